@@ -1,0 +1,152 @@
+"""What a component is: its configuration, and the protocols of receivers, processors and exporters.
+
+A component's id is `type` or `type/name` (`forward`, `forward/secure`, `otlp_http/dash0`) and is the same word in configuration, logs
+and metrics. Its config class is frozen and stands beside it, in the same file. Read next: `pipeline.py`, which wires them together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from emp_pipe._core import Batch, Block
+from emp_pipe.log.protocol import ChunkKey, DeadLetter
+
+
+class Signal(StrEnum):
+    LOGS = "logs"
+    TRACES = "traces"
+    METRICS = "metrics"
+
+
+class ComponentConfig(BaseModel):
+    """The base of every component's settings: frozen, and a misspelt key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class SelectionConfig(ComponentConfig):
+    """Which rows: every condition given must hold (within one condition any value will do)."""
+
+    signals: tuple[Signal, ...] = Field((), description="logs, traces, metrics.")
+    tags: tuple[str, ...] = Field((), description="Fluent tags; `*` matches within a part, `**` any number of parts.")
+    min_severity: str | None = Field(None, description="The lowest level, such as warn. Rows without severity do not match.")
+    services: tuple[str, ...] = Field((), description="service.name values.")
+    attributes: Mapping[str, str] = Field(default_factory=dict, description="Attribute or resource key to the value that it must have.")
+
+
+class ExporterConfig(ComponentConfig):
+    """What every exporter can be told, beside its own settings. The delivery loop reads it."""
+
+    only: SelectionConfig | None = Field(None, description="Send only the rows that match.")
+    except_: SelectionConfig | None = Field(None, alias="except", description="Leave out the rows that match.")
+    required: bool | None = Field(None, description="Stop receivers rather than lose a record when this destination is behind.")
+    quota_bytes: Annotated[int, Field(gt=0)] = Field(8 << 30, description="What this destination may hold in the buffer.")
+    quota_age_s: Annotated[float, Field(gt=0)] | None = Field(None, description="Older blocks count as past the quota.")
+    start: Annotated[str, Field(pattern="^(oldest|newest)$")] = Field("oldest", description="Where a new destination begins.")
+    max_concurrency: Annotated[int, Field(gt=0)] = Field(16, description="The most requests under way at once.")
+    timeout_s: Annotated[float, Field(gt=0)] = Field(30.0, description="The time that one attempt may take.")
+    retry_initial_s: Annotated[float, Field(gt=0)] = Field(0.5, description="The first upper bound of the full-jitter wait.")
+    retry_max_s: Annotated[float, Field(gt=0)] = Field(30.0, description="The largest upper bound of the full-jitter wait.")
+
+
+@dataclass(slots=True)
+class Arrival:
+    """What a receiver got in one go and now owes an acknowledgement for.
+
+    `received` counts records, the invalid ones included. `dead` holds the invalid ones' bytes. `blocks` came whole from another emp-pipe.
+    `chunks` are remembered for an hour so that a repeat is acked and not appended (only set where duplicates are to be found).
+    """
+
+    receiver: str
+    batch: Batch | None = None
+    blocks: Sequence[Block] = ()
+    received: int = 0
+    invalid: int = 0
+    refused: int = 0
+    dead: Sequence[DeadLetter] = ()
+    chunks: Sequence[ChunkKey] = ()
+    checkpoints: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class Intake(Protocol):
+    """Where receivers hand over what arrived. It runs the processors, then appends to the log."""
+
+    def submit(self, arrival: Arrival) -> asyncio.Future[None]:
+        """Return a future that is done when the arrival is on stable storage: acknowledge in its callback, not before.
+
+        It fails with LogError (LOG_FULL, LOG_IO, LOG_CLOSED): then nothing may be acknowledged."""
+        ...
+
+    @property
+    def admitting(self) -> bool:
+        """False: stop reading (pause the sockets, answer 503) until `wait_admitting` returns."""
+        ...
+
+    async def wait_admitting(self) -> None: ...
+
+
+class Receiver(Protocol):
+    """Turns outside bytes into arrivals. `run` opens the sockets, calls `started.set()`, and owns every task until `stop`."""
+
+    id: str
+
+    async def run(self, intake: Intake, started: asyncio.Event) -> None: ...
+
+    async def stop(self, deadline_monotonic_s: float) -> None:
+        """Take nothing new, acknowledge what becomes durable before the deadline, close."""
+        ...
+
+
+class Processor(Protocol):
+    """Sees every batch before the log, in the order of the configuration. Vectorised: no per-record Python.
+
+    `process` may return the batch, a changed copy, or None to drop it whole (counted as dropped by rule). It may be called from a thread of
+    a pool, one call at a time for each processor."""
+
+    id: str
+
+    def process(self, batch: Batch) -> Batch | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """What an exporter is asked to send once: an export request, already selected, limited and merged for it."""
+
+    block: Block
+    attempt: int
+    deadline_monotonic_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A delivered parcel: `rejected_records` were refused by the destination in a partial success (never retried)."""
+
+    rejected_records: int = 0
+    message: str = ""
+
+
+class Exporter(Protocol):
+    """Sends parcels to one destination. No retry, queue or counting in here: the delivery loop does all that.
+
+    `send` raises DeliveryError. `codec` is what payload bytes it wants ("none", "gzip", "zstd"). `limits` are the destination's (None: none)."""
+
+    id: str
+    config: ExporterConfig
+    codec: str
+
+    async def open(self) -> None: ...
+
+    async def send(self, parcel: Parcel) -> Sent: ...
+
+    async def close(self, deadline_monotonic_s: float) -> None: ...
+
+    @property
+    def limits(self) -> Any | None:
+        """`_core.DestinationLimits` or None."""
+        ...

@@ -1,0 +1,276 @@
+"""The protocol of the durable log: topics, groups, deliveries, books, and the one atomic `commit`.
+
+One log, many groups: each destination (and each processor that needs memory of the past) reads at its own pace. A block is freed
+when every group that reads its topic has acked it or given it up. `append` and `commit` return when their effect is on stable storage,
+and only then is anything acknowledged upstream. Rules and reasons: `docs/decisions/001-log.md`.
+
+Not here: how blocks are made out of batches (`writer.py`), how they are stored (`emp_pipe/buffers/`), how they are sent (`delivery/`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, NamedTuple, Protocol
+
+from emp_pipe._core import Block
+
+
+class Topic(StrEnum):
+    """Where a block is filed. Who writes and who reads each: the table in `docs/decisions/001-log.md`."""
+
+    LOGS = "logs"
+    TRACES_IN = "traces.in"
+    TRACES = "traces"
+    METRICS_IN = "metrics.in"
+    METRICS = "metrics"
+    EVENTS = "events"
+    ERRORS = "errors"
+
+
+class LossReason(StrEnum):
+    """Why a record that the log held was given up by a group: a closed list, so that the books can be asserted."""
+
+    QUOTA = "quota"
+    """A best-effort group went past its quota and lost its oldest blocks."""
+    GROUP_DROPPED = "group_dropped"
+    """The group left the configuration, or `emp-pipe groups drop`."""
+    GROUP_RESET = "group_reset"
+    DEAD_LIMIT = "dead_limit"
+    """Dead letters past their own size or age limit."""
+
+
+class DeadReason(StrEnum):
+    """Why bytes or rows became a dead letter."""
+
+    ENTRY_INVALID = "entry_invalid"
+    FRAME_INVALID = "frame_invalid"
+    BODY_INVALID = "body_invalid"
+    BLOCK_INVALID = "block_invalid"
+    REFUSED = "refused"
+    EXPIRED = "expired"
+    TOO_LARGE = "too_large"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSpec:
+    """One reader of the log. `required` groups past their quota stop receivers; best-effort ones lose their oldest blocks."""
+
+    name: str
+    topics: frozenset[Topic]
+    required: bool = True
+    quota_bytes: int = 1 << 40
+    quota_age_s: float | None = None
+    start: Literal["oldest", "newest"] = "oldest"
+
+
+class ChunkKey(NamedTuple):
+    """What names a chunk for duplicate detection: the authenticated peer and the chunk id that it sent."""
+
+    peer: str
+    chunk: bytes
+
+
+@dataclass(slots=True)
+class ReceiverBooks:
+    """What one receiver took in, in records: received = appended + invalid + refused + dropped + duplicate."""
+
+    receiver: str
+    received: int = 0
+    appended: int = 0
+    invalid: int = 0
+    refused: int = 0
+    dropped: int = 0
+    duplicate: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        return self.received == self.appended + self.invalid + self.refused + self.dropped + self.duplicate
+
+
+@dataclass(slots=True)
+class GroupBooks:
+    """What became of a topic's records in one group: appended = acked + dead + sum(dropped) + skipped + held."""
+
+    topic: str
+    group: str
+    appended: int = 0
+    acked: int = 0
+    dead: int = 0
+    skipped: int = 0
+    held: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def balanced(self) -> bool:
+        return self.appended == self.acked + self.dead + sum(self.dropped.values()) + self.skipped + self.held
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Bytes that were given up, with all that is needed to understand or send them again.
+
+    `payload` is what could not be read (a torn entry, a frame) or an encoded block's payload; `header` is the block's header then, else b"".
+    """
+
+    component: str
+    reason: DeadReason
+    detail: str
+    payload: bytes
+    header: bytes = b""
+    records: int = 1
+    peer: str = ""
+    offset: int = 0
+    attempts: int = 0
+    time_unix_nano: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """One all-or-nothing append. `blocks` carry their topic in their header."""
+
+    blocks: Sequence[Block]
+    checkpoints: Mapping[str, bytes] = field(default_factory=dict)
+    books: Sequence[ReceiverBooks] = ()
+    dead: Sequence[DeadLetter] = ()
+    chunks: Sequence[ChunkKey] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """The offsets that the blocks of an append got, in order (a block of a topic that no group reads is not written: -1)."""
+
+    offsets: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A block handed to one group. It ends in ack (`commit(acks=…)`), defer, or reject; dropped without a word it is a defer."""
+
+    group: str
+    topic: str
+    offset: int
+    block: Block
+    attempts: int = 0
+    """How often it was deferred before, in this process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A delivery, or a part of it, that ends as dead letters: `records` of its rows are in `letters`, the others were acked or skipped."""
+
+    delivery: Delivery
+    letters: Sequence[DeadLetter]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupUsage:
+    """What a group still holds."""
+
+    spec: GroupSpec
+    held_blocks: int
+    held_bytes: int
+    held_records: int
+    oldest_append_unix_nano: int | None
+    in_flight_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How full the log is. `admitting` is what receivers are told: False means stop reading."""
+
+    held_bytes: int
+    limit_bytes: int
+    dead_bytes: int
+    admitting: bool
+    reason: str
+    oldest_append_unix_nano: int | None
+    groups: Sequence[GroupUsage]
+
+
+class Log(Protocol):
+    """A durable log. All methods are called from the event loop; implementations do their blocking work in a thread of their own.
+
+    Errors: `LogError` of kind LOG_FULL (admission only), LOG_IO, LOG_CLOSED; after LOG_IO nothing of the operation took effect.
+    """
+
+    async def open(self, groups: Sequence[GroupSpec]) -> None:
+        """Open or create the log, retire groups that are absent from `groups` (loudly), begin the new ones."""
+        ...
+
+    async def close(self, deadline_monotonic_s: float) -> None:
+        """Finish what was accepted, release the store. Operations after it raise LOG_CLOSED."""
+        ...
+
+    async def append(self, append: Append) -> Appended:
+        """Return when all of it is on stable storage. Raises LOG_FULL without effect when not `usage().admitting`."""
+        ...
+
+    async def seen(self, chunks: Sequence[ChunkKey]) -> set[ChunkKey]:
+        """Return those chunks that were appended within the last hour."""
+        ...
+
+    async def read(self, group: str, max_bytes: int, owner: str = "") -> list[Delivery]:
+        """Return the oldest deliverable blocks of a group, at least one if there is any, at most `max_bytes` of payload.
+
+        They are in flight until ack, defer or reject; a restart makes them deliverable again."""
+        ...
+
+    async def wait_readable(self, group: str) -> None:
+        """Return when `read` has something to give."""
+        ...
+
+    async def commit(
+        self,
+        group: str,
+        *,
+        acks: Sequence[Delivery] = (),
+        skipped_records: Mapping[int, int] | None = None,
+        rejections: Sequence[Rejection] = (),
+        outputs: Sequence[Block] = (),
+        state_puts: Mapping[str, bytes] | None = None,
+        state_ttl_s: float | None = None,
+        state_deletes: Sequence[str] = (),
+    ) -> None:
+        """The one atomic primitive: all of it or nothing, on stable storage when it returns.
+
+        `acks`: deliveries done; `skipped_records[offset]` of a delivery's rows were left out by selection (the rest count as acked).
+        `rejections`: deliveries of which some or all rows became dead letters. `outputs`: blocks derived from them, appended to the topic
+        of their header, from the reserve: never refused for admission. `state_*`: keyed state of the group."""
+        ...
+
+    def defer(self, deliveries: Sequence[Delivery]) -> None:
+        """Give deliveries back; the next `read` returns them again, in offset order."""
+        ...
+
+    async def state_get(self, group: str, key: str) -> bytes | None: ...
+
+    async def state_items(self, group: str, prefix: str = "") -> dict[str, bytes]: ...
+
+    async def checkpoint_get(self, name: str) -> bytes | None: ...
+
+    async def receiver_books(self) -> list[ReceiverBooks]: ...
+
+    async def group_books(self) -> list[GroupBooks]: ...
+
+    def usage(self) -> Usage:
+        """Return how full the log is, from memory, cheap enough to ask at every read of a socket."""
+        ...
+
+    async def wait_admitting(self) -> None:
+        """Return when receivers may append again."""
+        ...
+
+    async def reset_group(self, group: str, start: Literal["oldest", "newest"]) -> None: ...
+
+    async def drop_group(self, group: str) -> None: ...
+
+    async def dead_letters(self, limit: int = 100, after_id: int = 0) -> list[tuple[int, DeadLetter]]: ...
+
+    async def delete_dead_letters(self, ids: Sequence[int]) -> None: ...
+
+    @property
+    def durability(self) -> str:
+        """One sentence for start-up, `/readyz` and the documentation: what a power cut loses."""
+        ...

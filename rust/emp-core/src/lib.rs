@@ -1,0 +1,7 @@
+//! The pure core of emp-pipe: bytes to batches and batches to bytes.
+//!
+//! No sockets, no clock, no threads, no logging: bytes, times and limits come in as arguments, results and errors go out as values. Bytes
+//! from outside never panic here. Read [`batch`] first, then [`fluent`] (in), [`normalize`] (what a record means) and [`otlp`] (out).
+
+pub mod batch;
+pub mod error;
