@@ -10,12 +10,27 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from emp_pipe._core import Batch, Block
+from emp_pipe.clock import Clock
 from emp_pipe.log.protocol import ChunkKey, DeadLetter
+from emp_pipe.self_metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every component is given beside its id and its config: `ForwardReceiver(id, config, context)`."""
+
+    clock: Clock
+    metrics: Metrics
+    data_dir: Path
+    machine_id: str
+    role: str
+    """"edge", "central" or "run": said in handshakes and in `/readyz`."""
 
 
 class Signal(StrEnum):

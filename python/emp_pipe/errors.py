@@ -83,8 +83,12 @@ FACTS: dict[ErrorKind, KindFacts] = {
     ErrorKind.LOG_FULL: KindFacts(
         "the buffer is full", "a destination is behind: see `emp-pipe groups list`; senders wait and lose nothing", Retry.LATER
     ),
-    ErrorKind.LOG_IO: KindFacts("the disk refused a read or write", "free space or replace the disk; nothing of it was acknowledged", Retry.LATER),
-    ErrorKind.LOG_NEWER: KindFacts("the buffer was written by a newer emp-pipe", "start the newer version, or another `data_dir`", Retry.NEVER),
+    ErrorKind.LOG_IO: KindFacts(
+        "the disk refused a read or write", "free space or replace the disk; nothing of it was acknowledged", Retry.LATER
+    ),
+    ErrorKind.LOG_NEWER: KindFacts(
+        "the buffer was written by a newer emp-pipe", "start the newer version, or another `data_dir`", Retry.NEVER
+    ),
     ErrorKind.LOG_IN_USE: KindFacts("another emp-pipe uses this data directory", "stop it, or set another `data_dir`", Retry.NEVER),
     ErrorKind.LOG_CLOSED: KindFacts("emp-pipe is stopping", "send again after the restart", Retry.LATER),
     ErrorKind.BLOCK_INVALID: KindFacts("a block cannot be read", "it was set aside as a dead letter: `emp-pipe dlq list`", Retry.NEVER),
@@ -97,9 +101,13 @@ FACTS: dict[ErrorKind, KindFacts] = {
     ),
     ErrorKind.UNREACHABLE: KindFacts("no connection", "check that the destination is up and the address is right", Retry.LATER),
     ErrorKind.TIMED_OUT: KindFacts("no answer in time", "the destination is slow or the network is; it is tried again", Retry.LATER),
-    ErrorKind.THROTTLED: KindFacts("the destination asks to slow down", "nothing to do: it is tried again when the destination allows", Retry.LATER),
+    ErrorKind.THROTTLED: KindFacts(
+        "the destination asks to slow down", "nothing to do: it is tried again when the destination allows", Retry.LATER
+    ),
     ErrorKind.UNAUTHENTICATED: KindFacts("the key was refused", "set the right key or token for this exporter", Retry.AFTER_CONFIG_CHANGE),
-    ErrorKind.REFUSED: KindFacts("the destination refuses this data for good", "it becomes a dead letter: `emp-pipe dlq list`", Retry.NEVER),
+    ErrorKind.REFUSED: KindFacts(
+        "the destination refuses this data for good", "it becomes a dead letter: `emp-pipe dlq list`", Retry.NEVER
+    ),
     ErrorKind.TOO_LARGE: KindFacts("the request is too large for the destination", "it is split and sent again", Retry.SMALLER),
     ErrorKind.EXPIRED: KindFacts("the records are older than the destination accepts", "they become dead letters", Retry.NEVER),
     ErrorKind.SERVER_ERROR: KindFacts("the destination failed", "nothing to do: it is tried again", Retry.LATER),
