@@ -1,7 +1,9 @@
 """The native core: bytes to batches and batches to bytes. Held against the built module by stubtest in `make check`."""
 
-from collections.abc import Buffer, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, final
+
+from typing_extensions import Buffer
 
 _Codec = Literal["none", "gzip", "zstd"]
 
