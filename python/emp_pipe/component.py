@@ -11,14 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from emp_pipe._core import Batch, Block
 from emp_pipe.clock import Clock
 from emp_pipe.log.protocol import ChunkKey, DeadLetter
 from emp_pipe.self_metrics import Metrics
+
+if TYPE_CHECKING:  # a configuration can be checked without the native core
+    from emp_pipe._core import Batch, Block, Normalizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Context:
     machine_id: str
     role: str
     """"edge", "central" or "run": said in handshakes and in `/readyz`."""
+    normalizer: Normalizer | None = None
+    """The rules of this process, for every receiver the same; None: the defaults, `Normalizer()`."""
 
 
 class Signal(StrEnum):

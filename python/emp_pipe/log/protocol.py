@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from emp_pipe._core import Block
+if TYPE_CHECKING:
+    from emp_pipe._core import Block
 
 
 class Topic(StrEnum):
