@@ -68,6 +68,7 @@ class ExporterConfig(ComponentConfig):
     quota_bytes: Annotated[int, Field(gt=0)] = Field(8 << 30, description="What this destination may hold in the buffer.")
     quota_age_s: Annotated[float, Field(gt=0)] | None = Field(None, description="Older blocks count as past the quota.")
     start: Annotated[str, Field(pattern="^(oldest|newest)$")] = Field("oldest", description="Where a new destination begins.")
+    max_request_bytes: Annotated[int, Field(gt=0)] = Field(3_670_016, description="The most bytes of a request, before compression.")
     max_concurrency: Annotated[int, Field(gt=0)] = Field(16, description="The most requests under way at once.")
     timeout_s: Annotated[float, Field(gt=0)] = Field(30.0, description="The time that one attempt may take.")
     retry_initial_s: Annotated[float, Field(gt=0)] = Field(0.5, description="The first upper bound of the full-jitter wait.")
@@ -153,11 +154,24 @@ class Sent:
 class Exporter(Protocol):
     """Sends parcels to one destination. No retry, queue or counting in here: the delivery loop does all that.
 
-    `send` raises DeliveryError. `codec` is what payload bytes it wants ("none", "gzip", "zstd"). `limits` are the destination's (None: none)."""
+    `send` raises DeliveryError. `codec` is what payload bytes it wants ("none", "gzip", "zstd"; "any": as the block lies). `limits` are the
+    destination's (None: none). The loop opens it when it starts and closes it when it stops."""
 
     id: str
     config: ExporterConfig
-    codec: str
+
+    @property
+    def codec(self) -> str: ...
+
+    @property
+    def merges(self) -> bool:
+        """Several small blocks may become one request. False: each block goes alone and keeps its id."""
+        ...
+
+    @property
+    def ordered(self) -> bool:
+        """Parcels arrive one at a time, in the order of the log, also over retries."""
+        ...
 
     async def open(self) -> None: ...
 
