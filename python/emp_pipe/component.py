@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -75,6 +75,14 @@ class ExporterConfig(ComponentConfig):
     retry_max_s: Annotated[float, Field(gt=0)] = Field(30.0, description="The largest upper bound of the full-jitter wait.")
 
 
+class ProcessorConfig(ComponentConfig):
+    """What every processor can be told, beside its own settings. The pipeline reads it."""
+
+    on_error: Literal["pass", "stop"] = Field(
+        "pass", description="When the processor fails: pass the batch unchanged, counted and logged; or stop emp-pipe, with nothing acknowledged."
+    )
+
+
 @dataclass(slots=True)
 class Arrival:
     """What a receiver got in one go and now owes an acknowledgement for.
@@ -89,6 +97,8 @@ class Arrival:
     received: int = 0
     invalid: int = 0
     refused: int = 0
+    dropped: int = 0
+    """Rows that a processor left out by rule; the intake sets it, receivers do not."""
     dead: Sequence[DeadLetter] = ()
     chunks: Sequence[ChunkKey] = ()
     checkpoints: Mapping[str, bytes] = field(default_factory=dict)
