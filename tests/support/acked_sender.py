@@ -61,7 +61,13 @@ class AckedSender:
             msgpack.packb(
                 [
                     msgpack.ExtType(0, struct.pack(">II", 1_760_000_000 + number // 1000, number)),
-                    {"level": "info", "message": f"record {number}", "sequence": number, "machine_id": "gpu-chaos", "worker_id": "worker-001"},
+                    {
+                        "level": "info",
+                        "message": f"record {number}",
+                        "sequence": number,
+                        "machine_id": "gpu-chaos",
+                        "worker_id": "worker-001",
+                    },
                 ]
             )
             for number in self._unacked[chunk]
