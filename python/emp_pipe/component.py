@@ -79,7 +79,8 @@ class ProcessorConfig(ComponentConfig):
     """What every processor can be told, beside its own settings. The pipeline reads it."""
 
     on_error: Literal["pass", "stop"] = Field(
-        "pass", description="When the processor fails: pass the batch unchanged, counted and logged; or stop emp-pipe, with nothing acknowledged."
+        "pass",
+        description="When the processor fails: pass the batch unchanged, counted and logged; or stop emp-pipe, with nothing acknowledged.",
     )
 
 

@@ -1,7 +1,7 @@
 """Named places at which a chaos test ends this process with SIGKILL, so that a kill lands where it hurts and not where chance puts it.
 
-`EMP_PIPE_FAILPOINT=log.append:7` kills at the seventh pass of `log.append`. Without the variable `hit()` is one comparison. The points are a
-closed list, each between two steps whose order is a promise; `tests/chaos/` goes through all of them.
+`EMP_PIPE_FAILPOINT=log.append:7` kills at the seventh pass of `log.append`. Without the variable `hit()` is one comparison. The points are
+a closed list, each between two steps whose order is a promise; `tests/chaos/` goes through all of them.
 """
 
 from __future__ import annotations

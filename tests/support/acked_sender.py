@@ -15,7 +15,7 @@ import msgpack
 
 @dataclass
 class AckedSender:
-    """Sends `records_per_chunk` numbered records a chunk to `port` until `stop_sending`; `acked` holds the numbers that were acknowledged."""
+    """Sends `records_per_chunk` numbered records a chunk to `port` until `stop_sending`; `acked` holds the acknowledged numbers."""
 
     port: int
     connections: int = 2

@@ -112,7 +112,7 @@ class GroupBooks:
 class DeadLetter:
     """Bytes that were given up, with all that is needed to understand or send them again.
 
-    `payload` is what could not be read (a torn entry, a frame) or an encoded block's payload; `header` is the block's header then, else b"".
+    `payload` is what could not be read (a torn entry, a frame) or an encoded block's payload; `header` is the block's header, else b"".
     """
 
     component: str

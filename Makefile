@@ -1,0 +1,123 @@
+# Everything that is done with this project, by name. `make help` lists it.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+PY := $(VENV)/bin/python
+export PYO3_PYTHON := $(CURDIR)/$(PY)
+# One profile for the extension and for the Rust tests, so that every dependency is compiled once. `release` adds thin LTO: for
+# wheels that are published and for benchmarks.
+PROFILE ?= dev-release
+RUST_SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
+STAMP := .cache/core-$(PROFILE).stamp
+# Printed by every run of the tests; the same number gives the same random inputs again.
+ifndef SEED
+SEED := $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+endif
+export SEED
+FUZZ_CASES ?= 20000
+TEST_CASES ?= 256
+# The fast ones first.
+TEST_DIRS := $(wildcard tests/unit) $(wildcard tests/contract) $(wildcard tests/golden) $(wildcard tests/e2e)
+
+# $(call optional,component,command): runs the command, or says why it was not run.
+optional = @if tools/rust.sh $(1); then $(2); else code=$$?; [ $$code = 3 ] || exit $$code; echo "not run: $(2) ($(1) is missing)"; fi
+
+.PHONY: help
+help: ## List the targets
+	@echo "emp-pipe: a durable telemetry pipeline. Start with  make demo"
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+
+# --- build -----------------------------------------------------------------------------------------------------------------
+
+.PHONY: venv
+venv: $(VENV)/.ready ## Make the virtual environment .venv with everything pinned in requirements/
+
+$(VENV)/.ready: requirements/dev.txt tools/venv.sh
+	@tools/venv.sh $(VENV)
+	@touch $@
+
+.PHONY: build
+build: $(STAMP) ## Build the native core and install emp-pipe in .venv (only what changed; PROFILE=release for the fastest code)
+
+$(STAMP): $(RUST_SOURCES) pyproject.toml $(VENV)/.ready
+	@tools/rust.sh
+	@tools/build.sh $(VENV) $(PROFILE)
+	@rm -f .cache/core-*.stamp && touch $@
+
+# --- checks ----------------------------------------------------------------------------------------------------------------
+
+.PHONY: check
+check: check-format check-lint check-types check-stubs check-imports check-rust ## Formatting, lints, types, stubs, import rules
+	@echo "check: all passed"
+
+.PHONY: format
+format: $(VENV)/.ready ## Format Python and Rust
+	@$(VENV)/bin/ruff check --fix --quiet . && $(VENV)/bin/ruff format --quiet . && cargo fmt --all
+
+.PHONY: check-format
+check-format: $(VENV)/.ready
+	@echo "== formatting: ruff format, cargo fmt"
+	@$(VENV)/bin/ruff format --check --quiet . || { echo "run  make format"; exit 1; }
+	$(call optional,rustfmt,cargo fmt --all --check)
+
+.PHONY: check-lint
+check-lint: $(VENV)/.ready
+	@echo "== lints: ruff check"
+	@$(VENV)/bin/ruff check --quiet .
+
+.PHONY: check-types
+check-types: build
+	@echo "== types: mypy strict"
+	@$(VENV)/bin/mypy --no-error-summary
+
+.PHONY: check-stubs
+check-stubs: build
+	@echo "== stubs: _core.pyi against the built module"
+	@$(VENV)/bin/stubtest emp_pipe._core --mypy-config-file pyproject.toml
+
+.PHONY: check-imports
+check-imports: build
+	@echo "== import rules: import-linter"
+	@$(VENV)/bin/lint-imports --no-timings >.cache/lint-imports.log || { cat .cache/lint-imports.log; exit 1; }
+
+.PHONY: check-rust
+check-rust: $(VENV)/.ready
+	@echo "== lints: clippy, warnings are errors"
+	$(call optional,clippy,cargo clippy --quiet --workspace --all-targets --profile $(PROFILE) --locked -- -D warnings)
+
+# --- tests -----------------------------------------------------------------------------------------------------------------
+
+.PHONY: test
+test: test-rust test-python ## Every test that needs only Python and Rust, the fast ones first (SEED=n repeats a run)
+
+.PHONY: test-rust
+test-rust: $(VENV)/.ready
+	@tools/rust.sh
+	@echo "== Rust tests, seed $(SEED) (repeat with  make test SEED=$(SEED))"
+	@PROPTEST_RNG_SEED=$(SEED) PROPTEST_CASES=$(TEST_CASES) cargo test --quiet --profile $(PROFILE) --locked -p emp-core
+
+.PHONY: test-python
+test-python: build
+	@echo "== Python tests, seed $(SEED) (repeat with  make test SEED=$(SEED))"
+	@EMP_TEST_SEED=$(SEED) $(PY) -m pytest -q --hypothesis-seed=$(SEED) $(TEST_DIRS)
+
+.PHONY: fuzz
+fuzz: build ## The long form of the property tests (FUZZ_CASES=20000 each)
+	@echo "== property tests, $(FUZZ_CASES) cases each, seed $(SEED)"
+	@PROPTEST_RNG_SEED=$(SEED) PROPTEST_CASES=$(FUZZ_CASES) cargo test --quiet --profile $(PROFILE) --locked -p emp-core
+	@EMP_TEST_SEED=$(SEED) EMP_FUZZ_CASES=$(FUZZ_CASES) $(PY) -m pytest -q --timeout=0 --hypothesis-seed=$(SEED) --hypothesis-profile=fuzz -m "hypothesis" $(TEST_DIRS)
+
+.PHONY: interop
+interop: build ## Unmodified counterparts in Node and Go against ours, where they are present
+	@$(PY) -m pytest -q -rs --timeout=600 tests/interop
+
+# --- clean -----------------------------------------------------------------------------------------------------------------
+
+.PHONY: clean
+clean: ## Remove everything that was built, the virtual environment included
+	rm -rf target $(VENV) .cache dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis bench/out python/emp_pipe/*.so
