@@ -1,0 +1,29 @@
+"""The `emp-pipe` command's door: says what to install when only the base package is there, else hands over to `cli.py`."""
+
+from __future__ import annotations
+
+import sys
+
+_NEEDED = frozenset(
+    {"typer", "click", "pydantic", "pydantic_core", "yaml", "aiohttp", "prometheus_client", "apsw", "msgpack", "typing_extensions"}
+)
+
+
+def main() -> None:
+    """Run the command; exit code 2 with advice when the packages that it needs are not installed."""
+    try:
+        from emp_pipe.cli import run_command
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _NEEDED:
+            raise
+        print(
+            f"emp-pipe: this is the base install, which workers import; the command needs more ({error.name} is missing).\n"
+            'Install it with:  pip install "emp-pipe[edge]"   (or "emp-pipe[central]")',
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    run_command()
+
+
+if __name__ == "__main__":
+    main()

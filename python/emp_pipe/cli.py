@@ -1,0 +1,157 @@
+"""The `emp-pipe` command: reads the environment once, makes a configuration out of role, file and options, and starts what was asked for.
+
+Exit codes: 0 done, 1 it failed while it ran, 2 the command or its configuration is wrong. Own log lines and errors go to stderr.
+Not here: what runs (`pipeline.py`), what a role is (`roles/`), talking to a running process (`control.py`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from emp_pipe import __version__, environment
+from emp_pipe.config import COMPONENT_SECTIONS, PipelineConfig, build
+from emp_pipe.config_layer import Layer, merged, put_setting, read_yaml
+from emp_pipe.config_print import render
+from emp_pipe.errors import ConfigError, EmpPipeError, ErrorKind
+from emp_pipe.roles import central as central_role
+from emp_pipe.roles import edge as edge_role
+
+app = typer.Typer(
+    name="emp-pipe",
+    help="A durable telemetry pipeline: Fluent Forward in, OTLP out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+ROLES: dict[str, Callable[[environment.Environment], Layer]] = {"edge": edge_role.expand, "central": central_role.expand}
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """All that a configuration is made of; `load` can be called again when the file has changed."""
+
+    role: str
+    file: Path | None
+    settings: tuple[str, ...] = ()
+    data_dir: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def load(self) -> tuple[PipelineConfig, Layer]:
+        """Return the checked configuration and the layer that it came from. Raises ConfigError."""
+        written = read_yaml(self.file, self.environment) if self.file is not None else Layer()
+        layer = merged(self._base(written), written, COMPONENT_SECTIONS)
+        for setting in self.settings:
+            put_setting(layer, setting)
+        if self.data_dir is not None:
+            layer.put(("data_dir",), str(self.data_dir), place="--data-dir")
+        return build(layer), layer
+
+    def _base(self, written: Layer) -> Layer:
+        """Return what the file is laid over: this role, or the roles that the file names itself (`roles: [edge, central]`)."""
+        if self.role in ROLES:
+            return ROLES[self.role](self.environment)
+        base = Layer(origin="the command line")
+        environment.put_process(base, self.environment, self.role)
+        named = written.values.pop("roles", [])
+        if not isinstance(named, list) or not all(name in ROLES for name in named):
+            raise ConfigError(ErrorKind.CONFIG_INVALID, place=written.place(("roles",)), detail="roles must be a list of edge, central")
+        for name in named:
+            base = merged(ROLES[name](self.environment), base, COMPONENT_SECTIONS)
+        if len(named) > 1 and "exporters" in base.values:  # what the edge would send to central is here already
+            base.values["exporters"].pop("forward/central", None)
+        return base
+
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="A YAML file that is laid over the role.")]
+PrintOption = Annotated[bool, typer.Option("--print-config", help="Print every setting with where it came from, and exit.")]
+DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Where the buffer and the `file` exporter write.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="One setting, such as --set http.listen=127.0.0.1:9000. May be repeated.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(f"emp-pipe {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def edge(
+    config: ConfigOption = None, print_config: PrintOption = False, data_dir: DataDirOption = None, settings: SetOption = None
+) -> None:
+    """Run the edge: Forward in on loopback, out to central (FLUENTD_HOST), Dash0 (DASH0_AUTH_TOKEN), OTLP, or files."""
+    _start(Sources("edge", config, tuple(settings or ()), data_dir, dict(os.environ)), print_config)
+
+
+@app.command()
+def central(
+    config: ConfigOption = None, print_config: PrintOption = False, data_dir: DataDirOption = None, settings: SetOption = None
+) -> None:
+    """Run central: Forward in from edges (FLUENTD_SHARED_KEY), out to Dash0 (DASH0_AUTH_TOKEN), OTLP, or files."""
+    _start(Sources("central", config, tuple(settings or ()), data_dir, dict(os.environ)), print_config)
+
+
+@app.command()
+def run(
+    file: Annotated[Path, typer.Argument(help="The YAML file that says what to run.")],
+    print_config: PrintOption = False,
+    data_dir: DataDirOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Run any composition of receivers, processors and exporters."""
+    _start(Sources("run", file, tuple(settings or ()), data_dir, dict(os.environ)), print_config)
+
+
+@app.command()
+def validate(
+    file: Annotated[Path, typer.Argument(help="The YAML file to check.")],
+    role: Annotated[str, typer.Option(help="The role that the file is laid over: edge, central or run.")] = "run",
+) -> None:
+    """Check a configuration; opens no socket and no file but this one."""
+    if role not in ("run", *ROLES):
+        raise typer.BadParameter("must be edge, central or run", param_hint="--role")
+    config, _ = Sources(role, file, environment=dict(os.environ)).load()
+    typer.echo(f"{file}: ok ({_counted(config)})")
+
+
+def _counted(config: PipelineConfig) -> str:
+    parts = []
+    for word, section in (("receiver", config.receivers), ("processor", config.processors), ("exporter", config.exporters)):
+        parts.append(f"{len(section)} {word}{'' if len(section) == 1 else 's'}")
+    return ", ".join(parts)
+
+
+def _start(sources: Sources, print_config: bool) -> None:
+    config, layer = sources.load()
+    if print_config:
+        typer.echo(render(config, layer), nl=False)
+        return
+    if not config.receivers or not config.exporters:
+        missing = "receivers" if not config.receivers else "exporters"
+        raise ConfigError(
+            ErrorKind.CONFIG_INVALID, place=layer.place((missing,)), detail=f"no {missing} are set", advice="add at least one"
+        )
+    pipeline = importlib.import_module("emp_pipe.pipeline")  # what runs is heavy; a check needs none of it
+    sys.exit(pipeline.run_until_stopped(config, layer, sources.load))
+
+
+def run_command() -> None:
+    """Run the command line; errors that emp-pipe raises on purpose become their text and an exit code."""
+    try:
+        app()
+    except ConfigError as error:
+        typer.echo(f"emp-pipe: {error}", err=True)
+        sys.exit(2)
+    except EmpPipeError as error:
+        typer.echo(f"emp-pipe: {error}", err=True)
+        sys.exit(1)

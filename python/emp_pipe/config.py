@@ -1,0 +1,280 @@
+"""The configuration: what can be set, how a layer of values becomes a checked `PipelineConfig`, and how it is printed.
+
+Every component's settings are a frozen pydantic model beside the component; a misspelt key is an error that names file, line, key and the
+nearest valid key. Checking opens no socket and no file: a secret that is kept in a file is read when its component starts.
+Not here: YAML and its lines (`config_layer.py`), what a role expands to (`roles/`). Read next: `pipeline.py`.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ByteSize, Field, SecretStr, SerializeAsAny, ValidationError, field_validator
+
+from emp_pipe.component import ComponentConfig
+from emp_pipe.config_layer import KeyPath, Layer, path_text
+from emp_pipe.errors import ConfigError, ErrorKind
+from emp_pipe.registry import Kind, find, nearest, type_of
+from emp_pipe.secret import Secret
+
+COMPONENT_SECTIONS = frozenset({"receivers", "processors", "exporters"})
+MASK = "***"
+_URL_PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class HttpConfig(ComponentConfig):
+    """The one HTTP port: `/healthz`, `/readyz`, `/metrics`."""
+
+    enabled: bool = Field(True, description="Serve the HTTP port at all.")
+    listen: str = Field(
+        "127.0.0.1:8080", description="Address and port. On an address that others reach, all but the two health paths need `key`."
+    )
+    key: Secret | None = Field(None, description="Asked for as `Authorization: Bearer <key>` on all paths but the two health paths.")
+
+
+class NormalizeConfig(ComponentConfig):
+    """How what senders write becomes the standard schema; the same for every receiver."""
+
+    unfold: bool = Field(True, description="Unfold a JSON or logfmt object that stands inside `message` or `log`.")
+    aliases: Mapping[str, str] = Field(default_factory=dict, description="Further names of standard fields: `jobID: job_id`.")
+    stamp: Mapping[str, str] = Field(default_factory=dict, description="Resource attributes that every resource gets that lacks them.")
+
+
+class ShutdownConfig(ComponentConfig):
+    """How emp-pipe stops."""
+
+    deadline_s: Annotated[float, Field(gt=0)] = Field(
+        20.0, description="From SIGTERM to exit. What is not delivered by then stays in the buffer for the next start."
+    )
+
+
+class SelfMetricsConfig(ComponentConfig):
+    """emp-pipe's own metrics as OTLP, beside `/metrics`. They go straight to the endpoint, never through the pipeline."""
+
+    otlp_endpoint: str | None = Field(None, description="Such as http://127.0.0.1:4318; `/v1/metrics` is appended. Unset: not sent.")
+    headers: Mapping[str, Secret] = Field(default_factory=dict, description="Sent with every request, such as Authorization.")
+    interval_s: Annotated[float, Field(gt=0)] = Field(30.0, description="The time between two exports.")
+
+
+class BufferChoice(ComponentConfig):
+    """Stands for the buffer's own settings until its type is known; `type` is sqlite or memory."""
+
+    type: str = "sqlite"
+
+
+class PipelineConfig(ComponentConfig):
+    """All that one process does. Component ids are `type` or `type/name`."""
+
+    role: Literal["edge", "central", "run"] = Field("run", description="Said in handshakes and in `/readyz`.")
+    data_dir: Path = Field(Path("emp-pipe-data"), description="Where the buffer and the `file` exporter write.")
+    machine_id: str = Field("", description="`{type}-{identifier}`. Default: MACHINE_ID, else made of what identifies this machine.")
+    http: HttpConfig = Field(HttpConfig.model_validate({}), description="The HTTP port.")
+    buffer_type: str = Field("sqlite", description="sqlite or memory.")
+    buffer: SerializeAsAny[ComponentConfig] = Field(description="The durable log: `sqlite`, `memory`, or a map with `type`.")
+    receivers: Mapping[str, SerializeAsAny[ComponentConfig]] = Field(default_factory=dict, description="Where records come from.")
+    processors: Mapping[str, SerializeAsAny[ComponentConfig]] = Field(
+        default_factory=dict, description="What every batch passes before the buffer, in this order."
+    )
+    exporters: Mapping[str, SerializeAsAny[ComponentConfig]] = Field(default_factory=dict, description="Where records go.")
+    normalize: NormalizeConfig = Field(NormalizeConfig.model_validate({}), description="How records become the standard schema.")
+    shutdown: ShutdownConfig = Field(ShutdownConfig.model_validate({}), description="How emp-pipe stops.")
+    self_metrics: SelfMetricsConfig = Field(SelfMetricsConfig.model_validate({}), description="emp-pipe's own metrics as OTLP.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level of emp-pipe's own log lines.")
+
+    @field_validator("machine_id")
+    @classmethod
+    def _machine_id_is_one_word(cls, value: str) -> str:
+        if value and (not value.isprintable() or " " in value or len(value) > 200):
+            raise ValueError("must be one word of at most 200 characters, such as gpu-7f3a")
+        return value
+
+
+class ConfigErrors(ConfigError):
+    """Several errors of one configuration; the first stands for all, `errors` lists them."""
+
+    def __init__(self, errors: list[ConfigError]) -> None:
+        first = errors[0]
+        super().__init__(first.kind, place=first.place, detail=first.detail, advice=first.advice)
+        self.errors = errors
+
+    def __str__(self) -> str:
+        return "\n".join(str(error) for error in self.errors)
+
+
+def build(layer: Layer) -> PipelineConfig:
+    """Return the checked configuration that a layer describes.
+
+    Raises ConfigErrors with all that is wrong, each with file, line, key path, and the nearest valid key of an unknown one."""
+    errors: list[ConfigError] = []
+    values = dict(layer.values)
+    for section in sorted(COMPONENT_SECTIONS):
+        if section in values:
+            values[section] = _components(Kind(section), values[section], layer, errors)
+    values["buffer"], values["buffer_type"] = _buffer(values.get("buffer"), layer, errors)
+    for section in ("http", "normalize", "shutdown", "self_metrics"):
+        if section in values and values[section] is None:
+            values[section] = {}
+    if "buffer_type" in layer.values:
+        errors.append(_unknown_key(layer, ("buffer_type",), _top_level_keys()))
+    result = _validated(PipelineConfig, values, (), layer, errors)
+    if errors or result is None:
+        raise ConfigErrors(errors)
+    return result
+
+
+def _components(kind: Kind, section: Any, layer: Layer, errors: list[ConfigError]) -> dict[str, ComponentConfig]:
+    if section is None:
+        return {}
+    if isinstance(section, list) and all(isinstance(item, str) for item in section):
+        section = dict.fromkeys(section)
+    if not isinstance(section, dict):
+        errors.append(_invalid(layer, (kind,), f"{kind} must be a map of component ids, such as `{kind}: {{forward: }}`"))
+        return {}
+    configs: dict[str, ComponentConfig] = {}
+    for component_id, settings in section.items():
+        path: KeyPath = (kind, component_id)
+        _, slash, name = component_id.partition("/")
+        if slash and (not name or not name.isprintable() or " " in name):
+            errors.append(_invalid(layer, path, f"{path_text(path)}: a component id is `type` or `type/name`"))
+            continue
+        found = _component(kind, type_of(component_id), settings, path, layer, errors)
+        if found is not None:
+            configs[component_id] = found
+    return configs
+
+
+def _component(kind: Kind, type_name: str, settings: Any, path: KeyPath, layer: Layer, errors: list[ConfigError]) -> ComponentConfig | None:
+    try:
+        component_type = find(kind, type_name)
+    except ConfigError as error:
+        errors.append(ConfigError(error.kind, place=layer.place(path), detail=f"{path_text(path)}: {error.detail}", advice=error.advice))
+        return None
+    if settings is None:
+        settings = {}
+    if not isinstance(settings, dict):
+        errors.append(_invalid(layer, path, f"{path_text(path)} must be a map of settings, or empty for the defaults"))
+        return None
+    return _validated(component_type.config, settings, path, layer, errors)
+
+
+def _buffer(section: Any, layer: Layer, errors: list[ConfigError]) -> tuple[ComponentConfig, str]:
+    settings = {"type": section} if isinstance(section, str) else section if section is not None else {}
+    if not isinstance(settings, dict):
+        errors.append(_invalid(layer, ("buffer",), "buffer must be a type (sqlite, memory) or a map with `type`"))
+        settings = {}
+    type_name = str(settings.get("type", "sqlite"))
+    config = _component(Kind.BUFFERS, type_name, {k: v for k, v in settings.items() if k != "type"}, ("buffer",), layer, errors)
+    return config or BufferChoice(), type_name
+
+
+def _validated(model: type[_Model], values: Any, path: KeyPath, layer: Layer, errors: list[ConfigError]) -> _Model | None:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_context=False, include_input=False):
+            where = (*path, *_known_part(problem["loc"], path, layer))
+            if problem["type"] == "extra_forbidden":
+                valid = _top_level_keys() if not where[:-1] else _keys_at(model, problem["loc"][:-1])
+                errors.append(_unknown_key(layer, where, valid))
+            elif problem["type"] == "missing":
+                errors.append(_invalid(layer, where, f"{path_text(where)} must be set"))
+            else:
+                message = problem["msg"].removeprefix("Value error, ")
+                errors.append(_invalid(layer, where, f"{path_text(where)}: {message[:1].lower()}{message[1:]}"))
+        return None
+
+
+def _known_part(loc: tuple[str | int, ...], path: KeyPath, layer: Layer) -> tuple[str | int, ...]:
+    """Return pydantic's location without the names of union members and validators, which are no keys of the file."""
+    kept: list[str | int] = []
+    for index, key in enumerate(loc):
+        if index == 0 or (index == len(loc) - 1 and not _is_member_name(key)) or (*path, *kept, key) in layer.places:
+            kept.append(key)
+    return tuple(kept)
+
+
+def _is_member_name(key: str | int) -> bool:
+    return isinstance(key, str) and any(mark in key for mark in "[](")
+
+
+def _keys_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
+    """Return the keys that are valid where `loc` leads to."""
+    at: type[BaseModel] | None = model
+    for key in loc:
+        if at is None:
+            return []
+        by_key = {field.alias or name: field.annotation for name, field in at.model_fields.items()}
+        at = _model_in(by_key[str(key)]) if str(key) in by_key else at
+    return [field.alias or name for name, field in at.model_fields.items()] if at is not None else []
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (Union, types.UnionType, Annotated, tuple, list, dict, Mapping):
+        return next((found for argument in get_args(annotation) if (found := _model_in(argument)) is not None), None)
+    return next((found for argument in get_args(annotation) if (found := _model_in(argument)) is not None), None)
+
+
+def _top_level_keys() -> list[str]:
+    return [name for name in PipelineConfig.model_fields if name != "buffer_type"]
+
+
+def _unknown_key(layer: Layer, where: KeyPath, valid: list[str]) -> ConfigError:
+    like = nearest(str(where[-1]), valid)
+    suggestion = f"did you mean {like!r}? " if like else ""
+    return ConfigError(
+        ErrorKind.CONFIG_UNKNOWN_KEY,
+        place=layer.place(where),
+        detail=f"{path_text(where)} is not a setting",
+        advice=f"{suggestion}Valid here: {', '.join(sorted(valid))}" if valid else "",
+        key=path_text(where),
+    )
+
+
+def _invalid(layer: Layer, where: KeyPath, detail: str) -> ConfigError:
+    return ConfigError(ErrorKind.CONFIG_INVALID, place=layer.place(where), detail=detail, key=path_text(where))
+
+
+def explicit(config: PipelineConfig) -> Iterator[tuple[KeyPath, Any]]:
+    """Yield every setting with its path, defaults included, secrets masked; maps and models are walked, empty ones yielded as {}."""
+
+    def walk(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+        if isinstance(value, BaseModel) and not isinstance(value, Secret):
+            items = {field.alias or name: getattr(value, name) for name, field in type(value).model_fields.items()}
+            if isinstance(value, PipelineConfig):
+                items.pop("buffer_type")
+            if path == ("buffer",):
+                items = {"type": config.buffer_type, **items}
+        elif isinstance(value, Mapping):
+            items = {str(key): item for key, item in value.items()}
+        else:
+            yield path, _plain(value)
+            return
+        if not items:
+            yield path, {}
+        for key, item in items.items():
+            yield from walk(item, (*path, key))
+
+    yield from walk(config, ())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Secret):
+        return MASK if value.value is not None else {"env": value.env} if value.env else {"file": str(value.file)}
+    if isinstance(value, SecretStr):
+        return MASK
+    if isinstance(value, BaseModel):
+        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, (tuple, list, set, frozenset)):
+        return [_plain(item) for item in value]
+    if isinstance(value, ByteSize):
+        return int(value)
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return _URL_PASSWORD.sub(MASK, str(value))

@@ -1,0 +1,210 @@
+"""What environment variables mean: the one place that reads them, each put into a layer of configuration with its name as its place.
+
+`os.environ` is handed in once by the command; nothing else in emp-pipe looks at it. The job queue's own Redis (`HUB_REDIS_URL`,
+`REDIS_URL`) appears nowhere here: nothing is ever stored there.
+Not here: which of these a role uses (`roles/`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from urllib.parse import unquote
+
+from emp_pipe.config_layer import KeyPath, Layer
+from emp_pipe.errors import ConfigError, ErrorKind
+
+Environment = Mapping[str, str]
+_FALSE = frozenset({"false", "0", "no", "off"})
+_TRUE = frozenset({"true", "1", "yes", "on"})
+_GRPC_PORT = re.compile(r":4317/?$")
+
+
+def first(environment: Environment, *names: str) -> tuple[str, str]:
+    """Return the first of the variables that is set and not empty, and its name; ("", "") when none is."""
+    for name in names:
+        if value := environment.get(name, "").strip():
+            return value, name
+    return "", ""
+
+
+def flag(environment: Environment, name: str, default: bool) -> bool:
+    """Return a variable that is true or false. Raises ConfigError for anything else."""
+    value, _ = first(environment, name)
+    word = value.lower()
+    if not word:
+        return default
+    if word not in _TRUE | _FALSE:
+        raise ConfigError(
+            ErrorKind.CONFIG_INVALID, place=f"environment {name}", detail="is neither true nor false", advice="use true or false"
+        )
+    return word in _TRUE
+
+
+def put(layer: Layer, path: KeyPath, environment: Environment, *names: str) -> bool:
+    """Put the first set variable at a path; return whether one was set."""
+    value, name = first(environment, *names)
+    if name:
+        layer.put(path, value, variable=name)
+    return bool(name)
+
+
+def pairs(environment: Environment, name: str) -> dict[str, str]:
+    """Return a variable of the form `key=value,key=value`, percent-decoded (OTEL_RESOURCE_ATTRIBUTES, OTEL_EXPORTER_OTLP_HEADERS)."""
+    result: dict[str, str] = {}
+    for item in environment.get(name, "").split(","):
+        if not item.strip():
+            continue
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(
+                ErrorKind.CONFIG_INVALID,
+                place=f"environment {name}",
+                detail="has a part that is not key=value",
+                advice="separate pairs by commas",
+            )
+        result[unquote(key.strip())] = unquote(value.strip())
+    return result
+
+
+def put_process(layer: Layer, environment: Environment, role: str) -> None:
+    """Put what every process has: role, data_dir, machine_id, the HTTP port, log level, own metrics, the buffer's kind."""
+    layer.put(("role",), role)
+    if not put(layer, ("data_dir",), environment, "EMP_DATA_DIR"):
+        volume, name = first(environment, "RAILWAY_VOLUME_MOUNT_PATH")
+        if volume:
+            layer.put(("data_dir",), f"{volume.rstrip('/')}/emp-pipe", place=f"environment {name}")
+        else:
+            layer.put(("data_dir",), str(_state_dir(environment) / "emp-pipe" / role), place="the place for this user's state")
+    if not put(layer, ("machine_id",), environment, "MACHINE_ID"):
+        layer.put(("machine_id",), machine_id(environment), place="made of what identifies this machine")
+    port, name = first(environment, "PORT", "HEALTH_PORT")
+    if port:
+        layer.put(("http", "listen"), f"*:{port}", place=f"environment {name}")
+    put(layer, ("http", "key"), environment, "EMP_HTTP_KEY")
+    put(layer, ("log_level",), environment, "EMP_LOG_LEVEL")
+    put(layer, ("self_metrics", "otlp_endpoint"), environment, "EMP_SELF_METRICS_ENDPOINT")
+    if first(environment, "EMP_BUFFER_REDIS_URL")[0]:
+        layer.put(("buffer", "type"), "redis", place="environment EMP_BUFFER_REDIS_URL")
+
+
+def put_stamp(layer: Layer, environment: Environment) -> None:
+    """Put the resource attributes that an edge adds where a record lacks them: who this machine, worker and service are."""
+    stamp: dict[str, tuple[str, str]] = {}
+
+    def add(key: str, *names: str) -> None:
+        value, name = first(environment, *names)
+        if name:
+            stamp[key] = (value, name)
+
+    add("service.name", "SERVICE_NAME")
+    add("service_type", "SERVICE_TYPE")
+    add("service.version", "SERVICE_VERSION")
+    add("deployment.environment.name", "TELEMETRY_ENV", "NODE_ENV")
+    for key, value in pairs(environment, "OTEL_RESOURCE_ATTRIBUTES").items():
+        stamp[key] = (value, "OTEL_RESOURCE_ATTRIBUTES")
+    add("service.name", "OTEL_SERVICE_NAME")
+    add("machine_id", "MACHINE_ID")
+    add("worker_id", "WORKER_ID")
+    stamp.setdefault("machine_id", (machine_id(environment), ""))
+    stamp.setdefault("host.name", (socket.gethostname(), ""))
+    for key, (value, name) in stamp.items():
+        layer.put(("normalize", "stamp", key), value, variable=name)
+
+
+def put_secure_forward(layer: Layer, environment: Environment, *, key_name: str) -> None:
+    """Put the Forward receiver for other machines: TLS with a shared key on 24225."""
+    at = ("receivers", "forward/secure")
+    if not put(layer, (*at, "listen"), environment, "EMP_FORWARD_LISTEN"):
+        layer.put((*at, "listen"), "*:24225", place=f"environment {key_name}")
+    layer.put((*at, "shared_key", "env"), key_name, place=f"environment {key_name}")
+    if put(layer, (*at, "tls", "cert_file"), environment, "EMP_TLS_CERT_FILE"):
+        put(layer, (*at, "tls", "key_file"), environment, "EMP_TLS_KEY_FILE")
+        put(layer, (*at, "tls", "client_ca_file"), environment, "EMP_TLS_CLIENT_CA_FILE")
+
+
+def put_central(layer: Layer, environment: Environment) -> bool:
+    """Put an exporter to central where FLUENTD_HOST is set; return whether it was."""
+    host, name = first(environment, "FLUENTD_HOST")
+    if not host:
+        return False
+    at = ("exporters", "forward/central")
+    port, port_name = first(environment, "FLUENTD_PORT")
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    layer.put((*at, "endpoint"), f"{host}:{port or 24225}", place=f"environment {f'{name}, {port_name}' if port else name}")
+    if first(environment, "FLUENTD_SHARED_KEY")[0]:
+        layer.put((*at, "shared_key", "env"), "FLUENTD_SHARED_KEY", place="environment FLUENTD_SHARED_KEY")
+    if flag(environment, "FLUENTD_SECURE", port in ("", "24225")):
+        layer.put((*at, "tls"), {}, place="environment FLUENTD_SECURE")
+        put(layer, (*at, "tls", "ca_file"), environment, "EMP_TLS_CA_FILE")
+    return True
+
+
+def put_dash0(layer: Layer, environment: Environment) -> bool:
+    """Put an exporter to Dash0 where a token is set and DASH0_ENABLED does not say false; return whether it was."""
+    token, name = first(environment, "DASH0_AUTH_TOKEN", "DASH0_API_KEY")
+    if not token or not flag(environment, "DASH0_ENABLED", True):
+        return False
+    at = ("exporters", "otlp_http/dash0")
+    layer.put((*at, "preset"), "dash0", place=f"environment {name}")
+    layer.put((*at, "token", "env"), name, place=f"environment {name}")
+    put(layer, (*at, "dataset"), environment, "DASH0_DATASET")
+    endpoint, name = first(environment, "DASH0_ENDPOINT")
+    if endpoint:
+        layer.put((*at, "endpoint"), as_http_endpoint(endpoint), place=f"environment {name}")
+    return True
+
+
+def put_otlp(layer: Layer, environment: Environment) -> bool:
+    """Put an exporter to OTEL_EXPORTER_OTLP_ENDPOINT where it is set; return whether it was."""
+    endpoint, name = first(environment, "OTEL_EXPORTER_OTLP_ENDPOINT")
+    if not endpoint:
+        return False
+    layer.put(("exporters", "otlp_http", "endpoint"), endpoint, variable=name)
+    for key, value in pairs(environment, "OTEL_EXPORTER_OTLP_HEADERS").items():
+        layer.put(("exporters", "otlp_http", "headers", key), value, place="environment OTEL_EXPORTER_OTLP_HEADERS")
+    return True
+
+
+def put_file(layer: Layer) -> None:
+    """Put the exporter that keeps records under the data directory: what a role does when no destination is set."""
+    layer.put(("exporters", "file"), {}, place="no destination is set")
+
+
+def as_http_endpoint(endpoint: str) -> str:
+    """Return an OTLP/HTTP base address for a destination that may be given as people give it for gRPC: `host:4317`."""
+    if "://" not in endpoint:
+        endpoint = f"https://{endpoint}"
+    return _GRPC_PORT.sub("", endpoint)
+
+
+def machine_id(environment: Environment, machine_id_files: Iterable[str] = ("/etc/machine-id", "/var/lib/dbus/machine-id")) -> str:
+    """Return `{type}-{identifier}` for this machine, the same after every restart: MACHINE_ID, else what the platform or the host knows."""
+    given, _ = first(environment, "MACHINE_ID")
+    if given:
+        return given
+    replica, _ = first(environment, "RAILWAY_REPLICA_ID", "RAILWAY_SERVICE_ID")
+    if replica:
+        return f"railway-{replica[:12]}"
+    identity = socket.gethostname()
+    for name in machine_id_files:
+        try:
+            text = Path(name).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            continue
+        if text:
+            identity = f"{text}@{identity}"
+            break
+    kind = "gpu" if Path("/proc/driver/nvidia").exists() else "host"
+    return f"{kind}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+
+
+def _state_dir(environment: Environment) -> Path:
+    given, _ = first(environment, "STATE_DIRECTORY", "XDG_STATE_HOME")
+    if given:
+        return Path(given)
+    return Path("/var/lib") if os.geteuid() == 0 else Path("~/.local/state").expanduser()

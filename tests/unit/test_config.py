@@ -1,0 +1,176 @@
+"""The configuration: errors name file, line, key and the nearest valid key; what is printed can be run again and holds no secret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from emp_pipe.config import PipelineConfig, build
+from emp_pipe.config_layer import Layer, merged, parse_yaml
+from emp_pipe.config_print import render
+from emp_pipe.errors import ConfigError, ErrorKind
+
+HEAD = 'buffer: {type: "tests.support.sample_components:SampleBuffer"}\n'
+RECEIVER = "tests.support.sample_components:Sample"
+
+
+def layer(text: str, **environment: str) -> Layer:
+    return parse_yaml(HEAD + text, "emp.yaml", environment)
+
+
+def config(text: str, **environment: str) -> PipelineConfig:
+    return build(layer(text, **environment))
+
+
+def problems(text: str, **environment: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        config(text, **environment)
+    return str(caught.value).splitlines()
+
+
+def test_a_misspelt_top_level_key_is_named_with_file_line_and_nearest_key() -> None:
+    (problem,) = problems("data_dri: /tmp/x\n")
+    assert problem.startswith("emp.yaml:2: data_dri is not a setting; did you mean 'data_dir'?")
+
+
+def test_a_misspelt_key_of_a_component_is_named_with_its_line_and_the_nearest_key() -> None:
+    (problem,) = problems(f'receivers:\n  "{RECEIVER}/a":\n    size: 3\n    lisen: "127.0.0.1:1"\n')
+    assert problem.startswith(f"emp.yaml:5: receivers.{RECEIVER}/a.lisen is not a setting; did you mean 'listen'?")
+
+
+def test_a_misspelt_key_in_a_nested_map_is_named_with_its_line() -> None:
+    _, problem = problems(f'receivers:\n  "{RECEIVER}":\n    tls:\n      cert_fiel: /x\n')
+    assert problem.startswith("emp.yaml:5: ")
+    assert "tls.cert_fiel is not a setting; did you mean 'cert_file'?" in problem
+
+
+def test_an_unknown_component_type_is_named_with_the_nearest_type() -> None:
+    (problem,) = problems("processors:\n  enrihc: {attributes: {a: b}}\n")
+    assert problem.startswith("emp.yaml:3: processors.enrihc: there is no processor of type 'enrihc'; did you mean 'enrich'?")
+
+
+def test_a_wrong_value_is_named_with_its_line_and_without_the_value() -> None:
+    (problem,) = problems(f'receivers:\n  "{RECEIVER}":\n    size: "s3cret"\n')
+    assert problem.startswith(f"emp.yaml:4: receivers.{RECEIVER}.size: ")
+    assert "s3cret" not in problem
+
+
+def test_a_wrong_item_of_a_list_is_named_with_its_line_and_index() -> None:
+    (problem,) = problems(f'receivers:\n  "{RECEIVER}":\n    ports:\n      - 1\n      - none\n')
+    assert problem.startswith(f"emp.yaml:6: receivers.{RECEIVER}.ports[1]: ")
+
+
+def test_a_setting_that_must_be_set_is_named_with_the_line_of_its_component() -> None:
+    (problem,) = problems("processors:\n  enrich:\n")
+    assert problem.startswith("emp.yaml:3: processors.enrich.attributes must be set")
+
+
+def test_all_errors_of_a_file_are_told_at_once() -> None:
+    assert len(problems("data_dri: /tmp\nlog_level: loud\nprocessors: {nix: }\n")) == 3
+
+
+def test_a_key_that_stands_twice_is_an_error_with_both_lines() -> None:
+    (problem,) = problems("log_level: info\nlog_level: debug\n")
+    assert problem.startswith("emp.yaml:3: log_level stands twice (first in line 2)")
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: b: c", "\ta: 1", "'", "a: !!python/object:os.system x", "&a [*a]", "- 1", "just text"])
+def test_text_that_is_no_map_of_settings_is_an_error_with_its_place(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"emp\.yaml"):
+        build(parse_yaml(text, "emp.yaml", {}))
+
+
+def test_aliases_cannot_blow_up_the_memory() -> None:
+    levels = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))
+    with pytest.raises(ConfigError, match="repeats too much"):
+        parse_yaml(f"a0: &a0 [x]\n{levels}\n", "emp.yaml", {})
+
+
+def test_an_empty_component_has_its_defaults() -> None:
+    assert config(f'receivers:\n  "{RECEIVER}":\n').receivers[RECEIVER].model_dump()["size"] == 7
+
+
+def test_components_of_one_type_are_told_apart_by_their_names() -> None:
+    assert list(config(f'receivers: {{"{RECEIVER}/a": , "{RECEIVER}/b": }}').receivers) == [f"{RECEIVER}/a", f"{RECEIVER}/b"]
+
+
+def test_a_component_id_without_a_name_after_the_slash_is_an_error() -> None:
+    (problem,) = problems('processors: {"enrich/": {attributes: {a: b}}}')
+    assert "a component id is `type` or `type/name`" in problem
+
+
+def test_a_merge_key_brings_the_settings_of_its_anchor() -> None:
+    result = config(f'receivers:\n  "{RECEIVER}/a": &a {{size: 3}}\n  "{RECEIVER}/b":\n    <<: *a\n    ports: [1]\n')
+    assert result.receivers[f"{RECEIVER}/b"].model_dump()["size"] == 3
+
+
+def test_environment_variables_are_filled_in() -> None:
+    assert config("data_dir: ${BASE}/x${N:-5}", BASE="/srv").data_dir == Path("/srv/x5")
+
+
+def test_an_environment_variable_cannot_bring_yaml() -> None:
+    assert config("machine_id: ${ID}", ID="a:{b}").machine_id == "a:{b}"
+
+
+def test_two_dollar_signs_are_one() -> None:
+    assert config("machine_id: a$${b}").machine_id == "a${b}"
+
+
+def test_a_variable_that_is_not_set_is_an_error_that_names_it() -> None:
+    (problem,) = problems("machine_id: ${NOPE}")
+    assert problem.startswith("emp.yaml:2: machine_id needs the environment variable NOPE, which is not set; set NOPE")
+
+
+def test_a_malformed_variable_is_an_error() -> None:
+    (problem,) = problems("machine_id: ${not-a-name")
+    assert "is not a variable" in problem
+
+
+def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    from emp_pipe.config_layer import read_yaml
+
+    with pytest.raises(ConfigError, match=r"nix\.yaml: cannot be read") as caught:
+        read_yaml(tmp_path / "nix.yaml", {})
+    assert caught.value.kind is ErrorKind.CONFIG_NOT_FOUND
+
+
+def test_a_printed_configuration_reads_back_as_the_same_configuration() -> None:
+    given = layer(
+        f'receivers:\n  "{RECEIVER}/a": {{size: 3, text: "a: #$${{b}}\\n", tls: {{cert_file: /c}}}}\n'
+        "processors:\n  enrich: {attributes: {'yes': 'no', n: 1, f: 0.5, t: true}}\n"
+        "normalize: {stamp: {service.name: x}}\n"
+    )
+    first = build(given)
+    assert build(parse_yaml(render(first, given), "printed.yaml", {})) == first
+
+
+def test_a_printed_configuration_says_where_each_value_came_from() -> None:
+    given = layer("log_level: debug\n")
+    assert "log_level: debug  # emp.yaml:2" in render(build(given), given).splitlines()
+
+
+def test_a_printed_configuration_holds_no_secret() -> None:
+    given = layer(
+        f"http:\n  key: hunter2\n"
+        f'receivers:\n  "{RECEIVER}/a": {{secret: hunter3, url: "http://user:hunter4@host/"}}\n  "{RECEIVER}/b": {{secret: "${{KEY}}"}}\n',
+        KEY="hunter5",
+    )
+    text = render(build(given), given)
+    assert "hunter" not in text
+    assert 'key: "***"' in text
+    assert "secret: ${KEY}" in text
+
+
+def test_a_secret_in_an_error_is_not_told() -> None:
+    assert "hunter2" not in "\n".join(problems(f'receivers: {{"{RECEIVER}": {{secret: [hunter2]}}}}'))
+
+
+def test_a_component_of_the_upper_layer_replaces_the_lower_one_and_false_removes_it() -> None:
+    lower = parse_yaml("receivers: {a: {x: 1, y: 2}, b: {x: 1}}\nhttp: {listen: l, key: k}\n", "role", {})
+    upper = parse_yaml("receivers: {a: {x: 3}, b: false}\nhttp: {listen: m}\n", "file", {})
+    result = merged(lower, upper, frozenset({"receivers"}))
+    assert result.values == {"receivers": {"a": {"x": 3}}, "http": {"listen": "m", "key": "k"}}
+    assert result.place(("receivers", "a", "x")) == "file:1"
+    assert result.place(("http", "key")) == "role:2"
+    assert result.place(("http", "listen")) == "file:2"
