@@ -116,6 +116,17 @@ fuzz: build ## The long form of the property tests (FUZZ_CASES=20000 each)
 interop: build ## Unmodified counterparts in Node and Go against ours, where they are present
 	@$(PY) -m pytest -q -rs --timeout=600 tests/interop
 
+# --- benchmarks ------------------------------------------------------------------------------------------------------------
+
+.PHONY: bench
+bench: ## Speed and memory beside the OpenTelemetry Collector, about 12 minutes (BENCH_CASES=part,part BENCH_PAIRS=7 BENCH_LONG=1)
+	@$(MAKE) build PROFILE=release
+	@$(PY) -m bench
+
+.PHONY: bench-collector
+bench-collector: ## Build the benchmarks' peer, the OpenTelemetry Collector, where Go is present (make bench does it too)
+	@bench/collector/build.sh
+
 # --- clean -----------------------------------------------------------------------------------------------------------------
 
 .PHONY: clean

@@ -65,7 +65,7 @@ def _core_problem() -> str:
         from emp_pipe import _core
     except ImportError as error:
         return f"the native core is not built ({error}): make build"
-    return "this is a debug build of the core, whose figures mean nothing: make build-release" if _core.IS_DEBUG_BUILD else ""
+    return "this is a debug build of the core, whose figures mean nothing: make build PROFILE=release" if _core.IS_DEBUG_BUILD else ""
 
 
 def _build_collector() -> bool:
