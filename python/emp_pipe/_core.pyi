@@ -144,6 +144,12 @@ class Batch:
     def from_arrow(records: Any, *, resource: Mapping[str, str] = ..., tag: str = "", observed_time_unix_nano: int = 0) -> Batch:
         """Log rows out of columns named as in `to_arrow`; every other column becomes an attribute, typed as the column is."""
         ...
+    @staticmethod
+    def from_otlp(
+        data: bytes, *, signal: Literal["logs", "traces", "metrics"], codec: _Codec = "none", max_inflated_bytes: int = 268435456
+    ) -> Batch:
+        """The rows of an Export{Logs,Trace,Metrics}ServiceRequest; each keeps its own bytes. CoreError (body_invalid) has the offset."""
+        ...
     def slice(self, start: int, end: int) -> Batch: ...
     def filter(self, mask: Any) -> Batch:
         """The rows where `mask` (a boolean Arrow array, or a sequence of bools) is true."""
@@ -212,7 +218,7 @@ class Block:
     def aggregated(self) -> bool: ...
     @property
     def tags(self) -> tuple[str, ...] | None:
-        """None: too many to list (more than 16)."""
+        """Sorted, "" for rows without one. None: too many to list (more than 16)."""
         ...
     @property
     def services(self) -> tuple[str, ...] | None: ...

@@ -4,4 +4,7 @@
 //! from outside never panic here. Read [`batch`] first, then [`fluent`] (in), [`normalize`] (what a record means) and [`otlp`] (out).
 
 pub mod batch;
+pub mod block;
+pub mod compress;
 pub mod error;
+pub mod otlp;

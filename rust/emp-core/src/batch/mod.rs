@@ -5,8 +5,11 @@
 //! row ranges; a run of rows of one resource and scope is one copy. Columns beside it answer what routing and limits ask.
 //! Written once by a decoder ([`crate::fluent`], [`crate::otlp`]), never changed after: everything that changes a batch makes a new one.
 
+use serde::{Deserialize, Serialize};
+
 /// Which of OpenTelemetry's signals the rows are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Signal {
     /// Log records.
     Logs,
@@ -14,6 +17,22 @@ pub enum Signal {
     Traces,
     /// Metrics (a row is a metric with its data points).
     Metrics,
+}
+
+impl Signal {
+    /// The name in headers, configuration and Python.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Logs => "logs",
+            Self::Traces => "traces",
+            Self::Metrics => "metrics",
+        }
+    }
+
+    /// The signal of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Logs, Self::Traces, Self::Metrics].into_iter().find(|signal| signal.name() == name)
+    }
 }
 
 /// The row is an error: severity_number >= 17, or a span whose status is an error.
