@@ -83,7 +83,7 @@ check-stubs: build
 .PHONY: check-imports
 check-imports: build
 	@echo "== import rules: import-linter"
-	@$(VENV)/bin/lint-imports --no-timings >.cache/lint-imports.log || { cat .cache/lint-imports.log; exit 1; }
+	@$(VENV)/bin/lint-imports --no-logo >.cache/lint-imports.log || { cat .cache/lint-imports.log; exit 1; }
 
 .PHONY: check-rust
 check-rust: $(VENV)/.ready
