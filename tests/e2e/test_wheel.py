@@ -1,0 +1,140 @@
+"""What somebody gets who installs the wheel: a base that brings nothing, and with an extra a command that runs.
+
+The wheel is built from this checkout with the profile of `make build`, so nothing is compiled twice, and installed in empty environments.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# Building and installing depend on how busy the machine and the package index are; nothing here measures time.
+pytestmark = pytest.mark.timeout(600)
+
+
+def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}}
+    done = subprocess.run(
+        [str(part) for part in command], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=580
+    )
+    if options.get("check", True):
+        assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "maturin", "build", "--locked", "--profile", os.environ.get("PROFILE") or "dev-release", "--out", directory)
+    (built,) = directory.glob("*.whl")
+    return built
+
+
+def empty_environment(directory: Path) -> Path:
+    """Return the bin directory of a new virtual environment with nothing in it, not even pip."""
+    run(sys.executable, "-m", "venv", "--without-pip", directory)
+    return directory / "bin"
+
+
+def install(binaries: Path, *arguments: str | Path) -> None:
+    run(sys.executable, "-m", "pip", "--python", binaries / "python", "install", "--quiet", "--disable-pip-version-check", *arguments)
+
+
+@pytest.fixture(scope="module")
+def base(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    binaries = empty_environment(tmp_path_factory.mktemp("base") / "venv")
+    install(binaries, "--no-index", wheel)  # without an index nothing else can come along
+    return binaries
+
+
+@pytest.fixture(scope="module", params=["edge", "central"])
+def with_extra(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    extra = str(request.param)
+    binaries = empty_environment(tmp_path_factory.mktemp(extra) / "venv")
+    # The versions that the other tests ran with; the constraint installs nothing by itself.
+    install(binaries, "--constraint", ROOT / "requirements/dev.txt", f"emp-pipe[{extra}] @ {wheel.as_uri()}")
+    return extra, binaries
+
+
+def test_the_wheel_fits_every_python_from_3_11_on(wheel: Path) -> None:
+    assert wheel.name.startswith("emp_pipe-")
+    assert "-cp311-abi3-" in wheel.name
+
+
+def test_the_base_install_imports_with_nothing_beside_it(base: Path) -> None:
+    code = "import importlib.metadata as m, emp_pipe, emp_pipe._core as c; print(sorted(d.name for d in m.distributions()), c.__version__)"
+    done = run(base / "python", "-c", code)
+    assert done.stdout.split("] ")[0] + "]" == "['emp-pipe']"
+    assert done.stdout.split()[-1] == "0.1.0"
+
+
+def test_the_base_install_carries_its_types(base: Path) -> None:
+    code = (
+        "import emp_pipe, pathlib; d = pathlib.Path(emp_pipe.__file__).parent; print((d / 'py.typed').exists(), (d / '_core.pyi').exists())"
+    )
+    assert run(base / "python", "-c", code).stdout.split() == ["True", "True"]
+
+
+def test_the_bare_command_says_what_to_install(base: Path) -> None:
+    done = run(base / "emp-pipe", "edge", check=False)
+    assert done.returncode == 2
+    assert "emp-pipe[edge]" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_command_says_its_version(with_extra: tuple[str, Path]) -> None:
+    _, binaries = with_extra
+    assert run(binaries / "emp-pipe", "--version").stdout.split() == ["emp-pipe", "0.1.0"]
+
+
+def test_a_role_starts_becomes_ready_and_ends_at_sigterm(with_extra: tuple[str, Path], tmp_path: Path) -> None:
+    role, binaries = with_extra
+    http_port, forward_port = free_port(), free_port()
+    settings = [f"http.listen=127.0.0.1:{http_port}", f"receivers.forward.listen=127.0.0.1:{forward_port}"]
+    options = [word for setting in settings for word in ("--set", setting)]
+    log_file = tmp_path / "log"
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            [str(binaries / "emp-pipe"), role, "--data-dir", str(tmp_path / "data"), *options],
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_ready(http_port, process, log_file)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, log_file.read_text()
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in log_file.read_text()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_ready(port: int, process: subprocess.Popen[bytes], log_file: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log_file.read_text()
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.05)
+    pytest.fail(f"not ready within 60 s\n{log_file.read_text()}")
