@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fluent import handler as fluent_handler
 from fluent import sender as fluent_sender
+
 from story import Entry
 
 NODE_PACKAGE = "@fluent-org/logger@1.0.10"
