@@ -196,8 +196,14 @@ class Log(Protocol):
     Errors: `LogError` of kind LOG_FULL (admission only), LOG_IO, LOG_CLOSED; after LOG_IO nothing of the operation took effect.
     """
 
-    async def open(self, groups: Sequence[GroupSpec]) -> None:
-        """Open or create the log, retire groups that are absent from `groups` (loudly), begin the new ones."""
+    async def open(self, groups: Sequence[GroupSpec] | None) -> None:
+        """Open or create the log, retire groups that are absent from `groups` (loudly), begin the new ones.
+
+        None: leave the groups as they were stored (`emp-pipe groups` on a log that no process uses)."""
+        ...
+
+    async def set_groups(self, groups: Sequence[GroupSpec]) -> None:
+        """Do on an open log what `open` does with the groups: retire the absent, begin the new, adopt changed quotas (a reload)."""
         ...
 
     async def close(self, deadline_monotonic_s: float) -> None:
