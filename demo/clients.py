@@ -13,7 +13,7 @@ from pathlib import Path
 from fluent import handler as fluent_handler
 from fluent import sender as fluent_sender
 
-from story import Entry
+from demo.story import Entry
 
 NODE_PACKAGE = "@fluent-org/logger@1.0.10"
 NODE_CLIENT = Path(__file__).with_name("node_client.cjs")

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import trustme
@@ -50,14 +51,24 @@ def write_certificates(directory: Path) -> None:
 
 
 class EmpPipe:
-    """One running `emp-pipe ROLE`; its own log goes to `<directory>/<role>.log`."""
+    """One running `emp-pipe ROLE`; its data is in `<directory>/<role>`, its own log in `<directory>/<role>.log`."""
 
-    def __init__(self, role: str, directory: Path, settings: dict[str, str], environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        role: str,
+        directory: Path,
+        settings: Mapping[str, str],
+        environment: Mapping[str, str],
+        program: Sequence[str] = (sys.executable, "-m", "emp_pipe"),
+        config_file: Path | None = None,
+    ) -> None:
         self.role = role
         self.http_port = free_port()
         self.log_file = directory / f"{role}.log"
         clean = {name: value for name, value in os.environ.items() if not name.startswith(OWN_VARIABLES) and name not in OWN_NAMES}
-        command = [sys.executable, "-m", "emp_pipe", role, "--data-dir", str(directory / role)]
+        command = [*program, role, "--data-dir", str(directory / role)]
+        if config_file is not None:
+            command += ["--config", str(config_file)]
         for key, value in {**settings, "http.listen": f"127.0.0.1:{self.http_port}"}.items():
             command += ["--set", f"{key}={value}"]
         with self.log_file.open("wb") as log:

@@ -6,7 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from otlp_endpoint import LogRow
+from demo.otlp_endpoint import LogRow
 
 COLUMNS = ("machine", "worker", "level", "job", "message")
 

@@ -6,16 +6,13 @@ The wheel is built from this checkout with the profile of `make build`, so nothi
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
+
+from demo.processes import EmpPipe, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 # Building and installing depend on how busy the machine and the package index are; nothing here measures time.
@@ -99,42 +96,11 @@ def test_the_command_says_its_version(with_extra: tuple[str, Path]) -> None:
 
 def test_a_role_starts_becomes_ready_and_ends_at_sigterm(with_extra: tuple[str, Path], tmp_path: Path) -> None:
     role, binaries = with_extra
-    http_port, forward_port = free_port(), free_port()
-    settings = [f"http.listen=127.0.0.1:{http_port}", f"receivers.forward.listen=127.0.0.1:{forward_port}"]
-    options = [word for setting in settings for word in ("--set", setting)]
-    log_file = tmp_path / "log"
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(
-            [str(binaries / "emp-pipe"), role, "--data-dir", str(tmp_path / "data"), *options],
-            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
+    settings = {"receivers.forward.listen": f"127.0.0.1:{free_port()}"}
+    process = EmpPipe(role, tmp_path, settings, {"HOME": str(tmp_path)}, program=[str(binaries / "emp-pipe")])
     try:
-        wait_ready(http_port, process, log_file)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0, log_file.read_text()
+        process.wait_ready()
     finally:
-        process.kill()
-        process.wait()
-    assert "Traceback" not in log_file.read_text()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_ready(port: int, process: subprocess.Popen[bytes], log_file: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log_file.read_text()
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
-                if answer.status == 200:
-                    return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.05)
-    pytest.fail(f"not ready within 60 s\n{log_file.read_text()}")
+        exit_code = process.stop()
+    assert exit_code == 0, process.last_lines()
+    assert "Traceback" not in process.log_file.read_text()

@@ -20,11 +20,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-from clients import ClientError, install_node_client, log_with_fluent_logger, log_with_node, log_with_standard_logging
-from otlp_endpoint import LogRow, OtlpEndpoint
-from processes import EmpPipe, ProcessError, free_port, write_certificates
-from story import Entry, Machine, machine_entries
-from table import print_counts, print_jobs
+from demo.clients import ClientError, install_node_client, log_with_fluent_logger, log_with_node, log_with_standard_logging
+from demo.otlp_endpoint import LogRow, OtlpEndpoint
+from demo.processes import EmpPipe, ProcessError, free_port, write_certificates
+from demo.story import Entry, Machine, machine_entries
+from demo.table import print_counts, print_jobs
 
 NODE_CACHE = Path(".cache/demo-node")
 ARRIVAL_TIMEOUT_S = 30.0
