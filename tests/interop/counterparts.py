@@ -91,7 +91,7 @@ def go_client() -> Path:
     if not binary.is_file() or any(path.stat().st_mtime > binary.stat().st_mtime for path in sources.iterdir()):
         CACHE.mkdir(parents=True, exist_ok=True)
         try:
-            environment = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly"}
+            environment = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly -buildvcs=false"}
             output(go, "build", "-o", binary, ".", cwd=sources, environment=environment)
         except (RuntimeError, subprocess.TimeoutExpired) as error:
             raise absent("go", f"the client could not be built ({error})") from error
