@@ -145,9 +145,11 @@ class Appended:
     offsets: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Delivery:
-    """A block handed to one group. It ends in ack (`commit(acks=…)`), defer, or reject; dropped without a word it is a defer."""
+    """A block handed to one group. It ends in ack (`commit(acks=…)`), defer, or reject; dropped without a word it is a defer.
+
+    The log holds it weakly: when the last reference to this very object goes, the block is deferred. Keep it until it has ended."""
 
     group: str
     topic: str
@@ -262,7 +264,12 @@ class Log(Protocol):
     async def group_books(self) -> list[GroupBooks]: ...
 
     def usage(self) -> Usage:
-        """Return how full the log is, from memory, cheap enough to ask at every read of a socket."""
+        """Return how full the log is, from memory: for `/metrics`, `/readyz` and `groups list`."""
+        ...
+
+    @property
+    def admitting(self) -> bool:
+        """Whether receivers may append: a plain attribute, cheap enough to ask at every read of a socket."""
         ...
 
     async def wait_admitting(self) -> None:

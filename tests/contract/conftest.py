@@ -1,0 +1,104 @@
+"""One fixture over all logs: a promise of `log/protocol.py` is tested on every implementation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emp_pipe.buffers.memory import MemoryConfig, MemoryLog
+from emp_pipe.buffers.sqlite import SqliteConfig, SqliteLog
+from emp_pipe.component import Context
+from emp_pipe.log.protocol import Append, Delivery, GroupSpec, Log, Topic
+from emp_pipe.self_metrics import Metrics
+from tests.support.blocks import block
+from tests.support.manual_clock import ManualClock
+
+DEADLINE_S = 30.0
+
+
+def group(name: str, *topics: Topic, **settings: Any) -> GroupSpec:
+    """Return a group that reads the topics, logs unless told otherwise."""
+    return GroupSpec(name, frozenset(topics or (Topic.LOGS,)), **settings)
+
+
+class OpenLog:
+    """A log under test with its clock. `reopen` is a restart: for the durable ones without any farewell to the groups."""
+
+    def __init__(self, kind: str, directory: Path, **settings: Any) -> None:
+        self.kind = kind
+        self.clock = ManualClock()
+        self.settings = settings
+        self._directory = directory
+        self.log: Log = self._make()
+
+    @property
+    def durable(self) -> bool:
+        return self.kind != "memory"
+
+    def _make(self) -> Log:
+        context = Context(self.clock, Metrics(), self._directory, "m1", "run")
+        if self.kind == "memory":
+            return MemoryLog("memory", MemoryConfig(**self.settings), context)
+        return SqliteLog("sqlite", SqliteConfig(**{"min_free_bytes": 0, **self.settings}), context)
+
+    async def open(self, *groups: GroupSpec) -> Log:
+        await self.log.open(groups)
+        return self.log
+
+    async def close(self) -> None:
+        await self.log.close(self.clock.monotonic_s() + DEADLINE_S)
+
+    async def reopen(self, *groups: GroupSpec) -> Log:
+        if not self.durable:
+            pytest.skip("memory forgets by design")
+        await self.close()
+        self.log = self._make()
+        return await self.open(*groups)
+
+    async def append(self, *numbers: int, topic: Topic = Topic.LOGS, padding_bytes: int = 0) -> Sequence[int]:
+        """Append one block a number."""
+        blocks = [block([number], topic=topic, padding_bytes=padding_bytes) for number in numbers]
+        return (await self.log.append(Append(blocks))).offsets
+
+    async def read(self, group: str, max_bytes: int = 1 << 30) -> list[Delivery]:
+        """Wait for something to read, and read it."""
+        async with asyncio.timeout(DEADLINE_S):
+            await self.log.wait_readable(group)
+            return await self.log.read(group, max_bytes)
+
+    async def until(self, condition: Any) -> None:
+        """Return when a condition holds that the log reaches in the background; time stands still meanwhile."""
+        async with asyncio.timeout(DEADLINE_S):
+            while not condition():  # noqa: ASYNC110 (what it waits for happens on threads of the log)
+                await asyncio.sleep(0.005)
+
+    async def check_books(self) -> None:
+        """Both equations hold now."""
+        for receiver in await self.log.receiver_books():
+            assert receiver.balanced, f"the receiver's books do not balance: {receiver}"
+        for books in await self.log.group_books():
+            assert books.balanced, f"the group's books do not balance: {books}"
+        held = {(books.topic, books.group): books.held for books in await self.log.group_books()}
+        for usage in self.log.usage().groups:
+            counted = sum(held[topic.value, usage.spec.name] for topic in usage.spec.topics)
+            assert counted == usage.held_records, f"{usage.spec.name} holds {usage.held_records} records, its books say {counted}"
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+async def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenLog]:
+    """A log that has been made and not opened yet. Whatever a test did, its books balance at the end, also after a restart."""
+    settings = getattr(request.node.get_closest_marker("log_settings"), "kwargs", {})
+    under_test = OpenLog(request.param, tmp_path, **settings)
+    yield under_test
+    await under_test.check_books()
+    specs = [usage.spec for usage in under_test.log.usage().groups]
+    await under_test.close()
+    if under_test.durable:
+        under_test.log = under_test._make()
+        await under_test.open(*specs)
+        await under_test.check_books()
+        await under_test.close()
