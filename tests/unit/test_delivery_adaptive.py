@@ -1,0 +1,196 @@
+"""Concurrency that follows capacity, and a breaker that costs a dead destination almost nothing; on virtual time, over several seeds."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+import pytest
+
+from emp_pipe.delivery.adaptive import AdaptiveLimit
+from emp_pipe.delivery.backoff import Backoff
+from emp_pipe.delivery.breaker import Breaker, BreakerState
+from emp_pipe.delivery.gate import Gate
+from tests.support.fake_clock import VirtualClock, run_virtual
+
+SEEDS = range(8)
+
+
+def test_the_limit_grows_by_one_per_window_that_used_it_up() -> None:
+    limit = AdaptiveLimit(16, start=4)
+    for request in range(8):
+        limit.succeeded(now_s=request + 0.1, started_s=request, size_bytes=1000, used_up=request == 2)
+    assert limit.limit == 5
+
+
+def test_the_limit_does_not_grow_while_nobody_needs_it() -> None:
+    limit = AdaptiveLimit(16, start=4)
+    for request in range(100):
+        limit.succeeded(now_s=request + 0.1, started_s=request, size_bytes=1000, used_up=False)
+    assert limit.limit == 4
+
+
+def test_sixteen_refusals_of_one_moment_halve_the_limit_once() -> None:
+    limit = AdaptiveLimit(16, start=16)
+    for _ in range(16):
+        limit.failed(now_s=1.0, started_s=0.9)
+    assert limit.limit == 8
+    limit.failed(now_s=1.2, started_s=1.1)
+    assert limit.limit == 4
+
+
+def test_latency_that_doubles_halves_the_limit_without_any_refusal() -> None:
+    limit = AdaptiveLimit(8, start=8)
+    for request in range(80):
+        limit.succeeded(now_s=request + 0.1, started_s=request, size_bytes=1000, used_up=True)
+    assert limit.limit == 8
+    for request in range(80, 88):
+        limit.succeeded(now_s=request + 0.25, started_s=request, size_bytes=1000, used_up=True)
+    assert limit.limit == 4
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_jitter_is_not_taken_for_congestion(seed: int) -> None:
+    print(f"seed {seed}")
+    random, limit = Random(seed), AdaptiveLimit(16, start=16)
+    lowest = 16
+    for request in range(5000):
+        limit.succeeded(now_s=request + 0.08 * random.lognormvariate(0, 0.5), started_s=request, size_bytes=1000, used_up=True)
+        lowest = min(lowest, limit.limit)
+    assert lowest >= 8
+    assert limit.limit >= 12
+
+
+def test_a_destination_that_became_slower_for_good_is_not_left_at_one_request() -> None:
+    limit = AdaptiveLimit(8, start=8)
+    for request in range(40):
+        limit.succeeded(now_s=request + 0.1, started_s=request, size_bytes=1000, used_up=True)
+    for request in range(40, 400):
+        limit.succeeded(now_s=request + 0.5, started_s=request, size_bytes=1000, used_up=True)
+    assert limit.limit == 8
+
+
+def test_large_requests_are_not_compared_with_small_ones() -> None:
+    limit = AdaptiveLimit(8, start=8)
+    for request in range(200):
+        large = request >= 100
+        limit.succeeded(now_s=request + (2.0 if large else 0.1), started_s=request, size_bytes=3_000_000 if large else 10_000, used_up=True)
+    assert limit.limit == 8
+
+
+def breaker(random: Random | None = None) -> Breaker:
+    return Breaker(Backoff(random or Random(1), initial_s=1.0, most_s=30.0))
+
+
+def test_the_breaker_opens_after_failures_in_a_row_and_lets_one_probe_through() -> None:
+    subject = breaker()
+    for _ in range(5):
+        assert subject.may_try(0.0)
+        subject.failed(now_s=0.0, started_s=0.0, slow=False)
+    assert subject.state is BreakerState.OPEN
+    later_s = subject.open_until_s + 0.01
+    assert not subject.may_try(subject.open_until_s - 1e-6)
+    assert subject.may_try(later_s)
+    assert not subject.may_try(later_s), "a second probe beside the first"
+    subject.succeeded()
+    assert subject.may_try(later_s)
+
+
+def test_a_success_in_between_keeps_the_breaker_closed() -> None:
+    subject = breaker()
+    for _ in range(50):
+        for _ in range(4):
+            subject.failed(now_s=0.0, started_s=0.0, slow=False)
+        subject.succeeded()
+    assert subject.state is BreakerState.CLOSED
+
+
+def test_a_refused_key_opens_the_breaker_at_once_and_at_the_slow_pace() -> None:
+    subject = breaker()
+    subject.failed(now_s=10.0, started_s=9.0, slow=True)
+    assert subject.open_until_s == 40.0
+
+
+def test_failed_probes_come_at_growing_waits_up_to_the_cap() -> None:
+    waits = []
+    for seed in range(200):
+        subject, now_s = breaker(Random(seed)), 0.0
+        for _ in range(5):
+            subject.failed(now_s=now_s, started_s=now_s, slow=False)
+        for _ in range(12):
+            now_s = subject.open_until_s
+            assert subject.may_try(now_s)
+            subject.failed(now_s=now_s, started_s=now_s, slow=False)
+        waits.append(subject.open_until_s - now_s)
+    assert max(waits) <= 30.0
+    assert 12.0 < sum(waits) / len(waits) < 18.0, "full jitter: half of the cap on average"
+
+
+def new_gate(clock: VirtualClock, random: Random, most: int = 16, start: int = 4) -> Gate:
+    return Gate(clock, AdaptiveLimit(most, start=start), Breaker(Backoff(random, initial_s=0.5, most_s=30.0)))
+
+
+def test_a_retry_enters_before_what_is_newer() -> None:
+    async def main(clock: VirtualClock, random: Random) -> list[int]:
+        gate = new_gate(clock, random, start=1)
+        entered: list[int] = []
+
+        async def one(order: int) -> None:
+            attempt = await gate.enter(order, attempts=0)
+            entered.append(order)
+            await clock.sleep(1.0)
+            gate.succeeded(attempt, 1000)
+
+        async with asyncio.TaskGroup() as tasks:
+            for order in (9, 7, 8, 3):
+                tasks.create_task(one(order))
+        return entered
+
+    assert run_virtual(main) == [9, 3, 7, 8]
+
+
+def test_a_cancelled_waiter_takes_no_place() -> None:
+    async def main(clock: VirtualClock, random: Random) -> None:
+        gate = new_gate(clock, random, start=1)
+        first = await gate.enter(0, 0)
+        waiting = [asyncio.ensure_future(gate.enter(order, 0)) for order in (1, 2)]
+        await clock.sleep(0)
+        gate.succeeded(first, 1000)  # admits 1 ...
+        waiting[0].cancel()  # ... which is cancelled before it runs
+        await asyncio.wait_for(waiting[1], 1.0)
+        assert gate.in_flight == 1
+
+    run_virtual(main)
+
+
+def test_a_pause_that_the_destination_asked_for_holds_for_everybody() -> None:
+    async def main(clock: VirtualClock, random: Random) -> float:
+        gate = new_gate(clock, random)
+        timer = asyncio.ensure_future(gate.run())
+        gate.failed(await gate.enter(0, 0), slow=False, pause_s=20.0)
+        await gate.enter(1, 0)
+        timer.cancel()
+        return clock.monotonic_s()
+
+    assert run_virtual(main) == pytest.approx(20.0)
+
+
+def test_a_probe_that_is_due_sooner_than_the_pause_before_it_is_not_late() -> None:
+    async def main(clock: VirtualClock, random: Random) -> float:
+        gate = new_gate(clock, random)
+        timer = asyncio.ensure_future(gate.run())
+        early, refused = await gate.enter(0, 0), await gate.enter(1, 0)
+        gate.failed(refused, slow=True, pause_s=None)  # open for 30 s
+        waiting = asyncio.ensure_future(gate.enter(2, 0))
+        await clock.sleep(1.0)
+        gate.succeeded(early, 1000)  # closed again
+        attempt = await waiting
+        gate.in_flight += 4  # as if there were five of it
+        for _ in range(5):
+            gate.failed(attempt, slow=False, pause_s=None)
+        started_s = clock.monotonic_s()
+        await gate.enter(3, 0)
+        timer.cancel()
+        return clock.monotonic_s() - started_s
+
+    assert run_virtual(main) <= 0.5
