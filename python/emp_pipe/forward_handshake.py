@@ -88,9 +88,11 @@ def random_salt() -> bytes:
 class ServerHandshake:
     """The server's side of one connection: send `helo`, then feed what comes until there is an outcome."""
 
-    def __init__(self, credentials: Credentials, hostname: str) -> None:
+    def __init__(self, credentials: Credentials, hostname: str, refuse: Refusal | None = None) -> None:
+        """`refuse`: whatever the PING says, for this reason; the peer is told in its own protocol all the same."""
         self._credentials = credentials
         self._hostname = hostname
+        self._refuse = refuse
         self._nonce = random_salt()
         self._auth = random_salt() if credentials.users is not None else b""
         self._reader = _FrameReader()
@@ -115,6 +117,8 @@ class ServerHandshake:
         if len(hostname) > MAX_NAME_BYTES or len(username) > MAX_NAME_BYTES:
             return self._refused(Refusal.MALFORMED)
         peer = hostname.decode("utf-8", "replace")
+        if self._refuse is not None:
+            return self._refused(self._refuse, peer)
         known_key: bytes | None = None
         for key in self._credentials.shared_keys:  # all of them, always: the time says nothing about which one matched
             if hmac.compare_digest(_hexdigest(salt, hostname, self._nonce, key), digest.lower()):

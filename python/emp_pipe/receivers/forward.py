@@ -1,0 +1,291 @@
+"""The Fluent Forward receiver: listens on TCP, TLS and a Unix socket, answers UDP heartbeats, and owns every connection's life.
+
+Fluentd, Fluent Bit, fluent-logger clients and other emp-pipes send here unmodified. What a connection does is in `forward_connection.py`,
+what they share in `forward_hub.py`, who may send in `forward_access.py`, the sockets in `forward_listen.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+from pydantic import Field, field_validator, model_validator
+
+from emp_pipe.component import Context, Intake
+from emp_pipe.forward_handshake import Refusal
+from emp_pipe.logs import RateLimitedLogger, get_logger
+from emp_pipe.receivers.forward_accept import Acceptor
+from emp_pipe.receivers.forward_access import Access, AccessConfig
+from emp_pipe.receivers.forward_connection import ForwardConnection
+from emp_pipe.receivers.forward_hub import Hub, HubSettings
+from emp_pipe.receivers.forward_listen import close_all, open_datagram, open_listeners, open_unix, parse_listen
+from emp_pipe.receivers.forward_skew import ClockSkew
+from emp_pipe.tls import TlsServerConfig, WatchedContext
+
+if TYPE_CHECKING:
+    from emp_pipe._core import ForwardDecoder, Normalizer
+
+_SWEEP_INTERVAL_S = 1.0
+_LOOK_NAMES_UP_EVERY_S = 60.0
+
+_PositiveInt = Annotated[int, Field(gt=0)]
+_PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class ForwardConfig(AccessConfig):
+    """Settings of a Fluent Forward receiver."""
+
+    listen: tuple[str, ...] = Field(
+        ("24224",),
+        description="host:port, *:port for all interfaces, or a port alone: all interfaces where clients have to show a key or a "
+        "certificate, else loopback. One or several.",
+    )
+    unix_path: Path | None = Field(None, description="A Unix socket to listen on as well.")
+    unix_mode: Annotated[int, Field(ge=0, le=0o777)] = Field(0o660, description="The permissions of the Unix socket.")
+    tls: TlsServerConfig | None = Field(None, description="Speak TLS on every TCP address of `listen`; with client_ca_file, mutual TLS.")
+    self_hostname: str | None = Field(
+        None, min_length=1, max_length=200, description="The name in the handshake; made of the machine's id."
+    )
+    udp_heartbeat: bool = Field(True, description="Answer fluentd's UDP heartbeats on the same ports.")
+    detect_duplicates: Literal["emp_pipe", "all", "none"] = Field(
+        "emp_pipe", description="Whose repeated chunks are acknowledged and not stored again. Fluent Bit's ids are hashes of the content."
+    )
+    correct_clock_skew: bool = Field(False, description="Move the times of a source whose clock is wrong; it is reported in any case.")
+    clock_behind_s: _PositiveFloat | None = Field(
+        None, description="A source with no younger record for a minute has a clock that is behind."
+    )
+    max_frame_bytes: _PositiveInt = Field(268_435_456, description="The largest message; fluentd's file chunks can be that big.")
+    max_inflated_bytes: _PositiveInt = Field(268_435_456, description="What a compressed message may inflate to.")
+    max_entry_bytes: _PositiveInt = Field(67_108_864, description="The largest record.")
+    max_read_bytes: Annotated[int, Field(ge=16_384)] = Field(262_144, description="The most bytes that one read of a socket takes.")
+    max_unacked_bytes: _PositiveInt = Field(16_777_216, description="What one connection may have under way to the log.")
+    max_total_unacked_bytes: _PositiveInt = Field(67_108_864, description="What all connections together may have under way to the log.")
+    max_connections: _PositiveInt = Field(4096, description="The most connections open at once.")
+    max_connections_per_address: _PositiveInt = Field(1024, description="The most connections open at once from one address.")
+    handshake_timeout_s: _PositiveFloat = Field(10.0, description="The time that TLS and the key's handshake may take.")
+    frame_timeout_s: _PositiveFloat = Field(120.0, description="A connection that is silent inside a message for so long is closed.")
+    idle_timeout_s: _PositiveFloat | None = Field(
+        None,
+        description="A connection that is silent between messages for so long is closed. Off: a client without acks would lose what it "
+        "sends next.",
+    )
+
+    @field_validator("listen", mode="before")
+    @classmethod
+    def _one_address_is_a_list(cls, given: Any) -> Any:
+        return [str(given)] if isinstance(given, str | int) else given
+
+    @field_validator("listen")
+    @classmethod
+    def _addresses_are_addresses(cls, listen: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in listen:
+            parse_listen(entry)
+        return listen
+
+    @model_validator(mode="after")
+    def _it_makes_sense(self) -> ForwardConfig:
+        if not self.listen and self.unix_path is None:
+            raise ValueError("there is nothing to listen on: give `listen` or `unix_path`")
+        if self.users and not self.shared_key and not any(client.shared_key for client in self.clients):
+            raise ValueError("`users` are asked for in the handshake, which needs a `shared_key`")
+        known = set(self.users)
+        for client in self.clients:
+            for name in client.users:
+                if name not in known:
+                    raise ValueError(f"clients: {client.network}: there is no user {name} in `users`")
+        return self
+
+    @property
+    def is_guarded(self) -> bool:
+        """Every peer on TCP has to show a key or a certificate."""
+        return self.asks_for_a_key or (self.tls is not None and self.tls.client_ca_file is not None)
+
+
+class ForwardReceiver:
+    """Takes Fluent Forward from sockets. `addresses` are those that it listens on, once started."""
+
+    def __init__(self, id: str, config: ForwardConfig, context: Context) -> None:
+        self.id = id
+        self.config = config
+        self.addresses: list[tuple[str, int]] = []
+        self._context = context
+        self._log = get_logger(id)
+        self._limited = RateLimitedLogger(self._log)
+        self._access = Access(config, id)
+        self._tls: WatchedContext | None = None
+        self._hub: Hub | None = None
+        self._stop_accepting = asyncio.Event()
+        self._finish = asyncio.Event()
+        self._finished = asyncio.Event()
+
+    async def run(self, intake: Intake, started: asyncio.Event) -> None:
+        """Listen until `stop`. Raises ConfigError where a file, a secret or an address cannot be used."""
+        config = self.config
+        try:
+            self._tls = WatchedContext.of_server(config.tls, self._context.clock, f"{self.id}: tls") if config.tls is not None else None
+            await self._access.prepare()
+            self._hub = hub = self._make_hub(intake)
+            async with contextlib.AsyncExitStack() as stack:
+                sockets = await self._listen(stack)
+                await self._serve(hub, sockets, started)
+        finally:
+            self._finished.set()
+
+    async def _serve(self, hub: Hub, sockets: list[socket.socket], started: asyncio.Event) -> None:
+        acceptor = Acceptor(hub, self._access, self._tls, self.config.handshake_timeout_s)
+        async with asyncio.TaskGroup() as tasks:
+            accepting = [tasks.create_task(acceptor.accept(sock, tasks), name=f"{self.id}: accept") for sock in sockets]
+            others = [
+                tasks.create_task(hub.run_admission(), name=f"{self.id}: admission"),
+                tasks.create_task(self._sweep(hub), name=f"{self.id}: sweep"),
+            ]
+            if self._access.looks_names_up:
+                others.append(tasks.create_task(self._look_names_up(), name=f"{self.id}: names"))
+            started.set()
+            try:
+                await self._stop_accepting.wait()
+                for task in accepting:
+                    task.cancel()
+                acceptor.close()
+                await self._finish.wait()
+            finally:
+                for task in (*accepting, *others):
+                    task.cancel()
+                acceptor.close()
+                for connection in list(hub.connections):
+                    connection.abort()
+                hub.publish()
+
+    async def stop(self, deadline_monotonic_s: float) -> None:
+        """Accept and read nothing new, acknowledge what becomes durable before the deadline, close."""
+        self._stop_accepting.set()
+        hub = self._hub
+        if hub is not None and not self._finished.is_set():
+            hub.stopping = True
+            for connection in list(hub.connections):
+                connection.drain()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(deadline_monotonic_s - self._context.clock.monotonic_s(), 0.0)):
+                    await hub.wait_idle()
+                    await hub.wait_closed()
+        self._finish.set()
+        if hub is not None:
+            await self._finished.wait()
+
+    async def reload(self) -> None:
+        """Read certificates and secrets again; open connections stay. Raises ConfigError; then everything stays as it was."""
+        await self._access.prepare()
+        if self._tls is not None:
+            self._tls.reload()
+
+    # --- set-up -------------------------------------------------------------------------------------
+
+    def _make_hub(self, intake: Intake) -> Hub:
+        config, context = self.config, self._context
+        decoder_class, normalizer = _core(context)
+
+        def make_decoder(peer: str, accept_blocks: bool) -> ForwardDecoder:
+            return decoder_class(
+                normalizer,
+                max_frame_bytes=config.max_frame_bytes,
+                max_inflated_bytes=config.max_inflated_bytes,
+                max_entry_bytes=config.max_entry_bytes,
+                accept_blocks=accept_blocks,
+                peer=peer,
+            )
+
+        settings = HubSettings(
+            receiver=self.id,
+            hostname=config.self_hostname or f"{context.machine_id}.{context.role}"[:200],
+            detect_duplicates=config.detect_duplicates,
+            max_read_bytes=config.max_read_bytes,
+            max_unacked_bytes=config.max_unacked_bytes,
+            max_total_unacked_bytes=config.max_total_unacked_bytes,
+            max_connections=config.max_connections,
+            max_connections_per_address=config.max_connections_per_address,
+            make_decoder=make_decoder,
+        )
+        skew = ClockSkew(self.id, context.metrics, self._limited, behind_s=config.clock_behind_s, correct=config.correct_clock_skew)
+        return Hub(settings, intake, context.clock, skew, context.metrics)
+
+    async def _listen(self, stack: contextlib.AsyncExitStack) -> list[socket.socket]:
+        """Open everything that the configuration names; the stack closes it."""
+        config = self.config
+        sockets: list[socket.socket] = []
+        stack.callback(close_all, sockets)
+        for entry in config.listen:
+            sockets += open_listeners(entry, guarded=config.is_guarded, place=f"{self.id}: listen")
+        self.addresses = [sock.getsockname()[:2] for sock in sockets]
+        if config.udp_heartbeat:
+            for host, port in self.addresses:
+                await self._answer_heartbeats(host, port, stack)
+        if config.unix_path is not None:
+            sockets.append(open_unix(config.unix_path, config.unix_mode, f"{self.id}: unix_path"))
+            stack.callback(config.unix_path.unlink, missing_ok=True)
+        shown = [f"{host}:{port}" for host, port in self.addresses] + ([str(config.unix_path)] if config.unix_path else [])
+        how = "TLS" if config.tls else "no TLS"
+        self._log.info("listening on %s (%s, %s)", ", ".join(shown), how, "shared key" if config.asks_for_a_key else "no shared key")
+        return sockets
+
+    async def _answer_heartbeats(self, host: str, port: int, stack: contextlib.AsyncExitStack) -> None:
+        sock = open_datagram(host, port, f"{self.id}: udp_heartbeat")
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(_Heartbeat, sock=sock)
+        stack.callback(transport.close)
+
+    # --- tasks --------------------------------------------------------------------------------------
+
+    async def _sweep(self, hub: Hub) -> None:
+        """Every second: close who is silent for too long, report clocks, publish the counts."""
+        while True:
+            await self._context.clock.sleep(_SWEEP_INTERVAL_S)
+            now_s = self._context.clock.monotonic_s()
+            for connection in list(hub.connections):
+                self._close_if_silent(connection, now_s)
+                connection.report_age(now_s)
+            hub.skew.publish()
+            hub.publish()
+
+    def _close_if_silent(self, connection: ForwardConnection, now_s: float) -> None:
+        config = self.config
+        if connection.in_handshake:  # a drip of bytes does not extend the handshake
+            if now_s - connection.waits_since_s >= config.handshake_timeout_s:
+                connection.turn_away(Refusal.TIMED_OUT)
+            return
+        if connection.heard or connection.is_paused or not connection.owes_nothing:
+            connection.heard = False
+            connection.waits_since_s = now_s
+            return
+        silent_s = now_s - connection.waits_since_s
+        limit_s = config.frame_timeout_s if connection.in_frame else config.idle_timeout_s
+        if limit_s is not None and silent_s >= limit_s:
+            self._limited.warning("silent", "%s: closed after %.0f s of silence", connection.peer, silent_s)
+            connection.close()
+
+    async def _look_names_up(self) -> None:
+        while True:
+            await self._context.clock.sleep(_LOOK_NAMES_UP_EVERY_S)
+            await self._access.prepare()
+
+
+class _Heartbeat(asyncio.DatagramProtocol):
+    """One zero byte is answered with one zero byte."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.DatagramTransport", transport)
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        if data == b"\0":
+            self._transport.sendto(b"\0", addr)
+
+
+def _core(context: Context) -> tuple[type[ForwardDecoder], Normalizer]:
+    from emp_pipe._core import ForwardDecoder, Normalizer  # on use: a configuration is checked without the native core
+
+    return ForwardDecoder, context.normalizer if context.normalizer is not None else Normalizer()
+
+
+CONFIG = ForwardConfig
+COMPONENT = ForwardReceiver

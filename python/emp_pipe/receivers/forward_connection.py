@@ -1,0 +1,403 @@
+"""One peer of a Forward receiver: handshake, reads that land in the core's memory, acks after the log's commit, backpressure.
+
+    socket ─▶ get_buffer / buffer_updated ─▶ ForwardDecoder ─▶ Arrival ─▶ intake.submit ┐
+    socket ◀── one write per ack ◀── in the order of the reads ◀── durable ◀────────────┘
+
+A fixed few calls per read, none per record. Transport-agnostic: TCP, TLS and Unix sockets are the same to it.
+Not here: listening and accepting (`forward.py`), what the connections share (`forward_hub.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+from emp_pipe.component import Arrival
+from emp_pipe.errors import ErrorKind, LogError, Retry
+from emp_pipe.forward_handshake import Credentials, Refusal, ServerHandshake, refused_pong
+from emp_pipe.receivers.forward_arrivals import Source, arrivals_of, unchunked_records
+from emp_pipe.receivers.forward_hub import Hub
+
+if TYPE_CHECKING:
+    from emp_pipe._core import ForwardDecoder, ForwardRead
+
+_SMALLEST_READ_BYTES = 16_384
+_HANDSHAKE_READ_BYTES = 4_096
+_LONG_AGO = 1 << 62
+
+# why a connection is not read from; bits of `_paused`
+_FOR_LOG, _FOR_ROOM, _FOR_WRITES, _FOR_GOOD = 1, 2, 4, 8
+
+_TLS_ALERT = b"\x15\x03\x01\x00\x02\x02\x46"
+"""A fatal protocol_version alert: what a TLS client understands from a port without TLS."""
+_HTTP_TEXT = b"This port speaks Fluent Forward, not HTTP.\n"
+_HTTP_REFUSAL = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (
+    len(_HTTP_TEXT),
+    _HTTP_TEXT,
+)
+
+
+class _Unacked:
+    """One read whose records are on their way to the log: its acks are due when nothing is waiting, here and in every read before it."""
+
+    __slots__ = ("acks", "connection", "is_lost", "read", "size_bytes", "waiting")
+
+    def __init__(self, connection: ForwardConnection, read: ForwardRead, size_bytes: int, acks: list[bytes]) -> None:
+        self.connection = connection
+        self.read = read
+        self.size_bytes = size_bytes
+        self.acks = acks
+        self.is_lost = False
+        self.waiting = 1  # not settled before all its parts are handed over
+
+    def done(self, arrival: Arrival, future: asyncio.Future[None]) -> None:
+        error = LogError(ErrorKind.LOG_CLOSED) if future.cancelled() else future.exception()
+        if error is not None and self.connection.log_failed(self, arrival, error):
+            return
+        self.waiting -= 1
+        if not self.waiting:
+            self.connection.settle(self)
+
+
+class ForwardConnection(asyncio.BufferedProtocol):
+    """The protocol object of one accepted connection. `refuse`: tell the peer so, in the handshake where there is one."""
+
+    def __init__(self, hub: Hub, address: str, credentials: Credentials | None, refuse: Refusal | None = None) -> None:
+        self.address = address
+        self.peer = address
+        self.waits_since_s = hub.clock.monotonic_s()
+        """When the peer was last heard of, to within a sweep."""
+        self.heard = False
+        self.is_made = False
+        self.closed = asyncio.Event()
+        self._hub = hub
+        self._refuse = refuse
+        self._handshake = ServerHandshake(credentials, hub.settings.hostname, refuse) if credentials is not None else None
+        self._decoder: ForwardDecoder | None = None
+        self._small = memoryview(bytearray(_HANDSHAKE_READ_BYTES)) if credentials is not None else memoryview(b"")
+        self._unsniffed: memoryview | None = None
+        self._is_emp_pipe = False
+        self._source: Source
+        self._transport: asyncio.Transport
+        self._paused = 0
+        self._read_bytes = _SMALLEST_READ_BYTES
+        self._unsubmitted_bytes = 0
+        self._unacked: deque[_Unacked] = deque()
+        self._unacked_bytes = 0
+        self._acks: deque[bytes] = deque()
+        self._ack_is_scheduled = False
+        self._saw_eof = False
+        self._least_age_ns = _LONG_AGO
+
+    # --- the transport's calls ----------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self.is_made = True
+        self._hub.connections.add(self)
+        self._hub.counts.connections += 1
+        if self._handshake is not None:
+            self._transport.write(self._handshake.helo)
+        elif self._refuse is not None:
+            self.turn_away(self._refuse)
+        else:
+            self._begin_stream()
+            self._unsniffed = memoryview(b"")
+        if self._paused:  # uvloop begins to read after this call, whatever was said in it
+            asyncio.get_running_loop().call_soon(self._stay_paused)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        decoder = self._decoder
+        if decoder is None:
+            return self._small
+        view = memoryview(decoder.reserve(self._read_bytes))
+        if self._unsniffed is not None:
+            self._unsniffed = view
+        return view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.heard = True
+        decoder = self._decoder
+        if decoder is None:
+            self._read_handshake(bytes(self._small[:nbytes]))
+            return
+        if self._unsniffed is not None:
+            view, self._unsniffed = self._unsniffed, None
+            if self._speaks_something_else(view, nbytes):
+                return
+            del view
+        if nbytes >= self._read_bytes < self._hub.settings.max_read_bytes:
+            self._read_bytes *= 4
+        self._took(decoder.received(nbytes, self._hub.clock.unix_nano()), nbytes)
+
+    def eof_received(self) -> bool:
+        """The peer sends no more. Without TLS it may still read: it is told what becomes durable, then the connection is closed."""
+        self._end_of_stream()
+        if not self._unacked and not self._acks:
+            return False
+        self._paused |= _FOR_GOOD
+        return self._transport.get_extra_info("sslcontext") is None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_of_stream()
+        self.report_age(self._hub.clock.monotonic_s())
+        self._acks.clear()
+        self._hub.forget(self)
+        self._decoder = None
+        self.closed.set()
+
+    def pause_writing(self) -> None:
+        self._pause(_FOR_WRITES)
+
+    def resume_writing(self) -> None:
+        self._resume(_FOR_WRITES)
+
+    # --- what the receiver asks ---------------------------------------------------------------------
+
+    @property
+    def in_handshake(self) -> bool:
+        return self._decoder is None
+
+    @property
+    def in_frame(self) -> bool:
+        return self._decoder is not None and self._decoder.pending_bytes > 0
+
+    @property
+    def is_paused(self) -> bool:
+        return self._paused != 0
+
+    @property
+    def owes_nothing(self) -> bool:
+        return not self._unacked and not self._acks
+
+    @property
+    def has_room(self) -> bool:
+        return self._unacked_bytes * 2 <= self._hub.settings.max_unacked_bytes
+
+    def report_age(self, now_s: float) -> None:
+        """Tell the table of clocks the least age since the last report."""
+        if self._least_age_ns != _LONG_AGO:
+            self._hub.skew.seen(self.address, self._least_age_ns, now_s)
+            self._least_age_ns = _LONG_AGO
+
+    def turn_away(self, refusal: Refusal, detail: str = "") -> None:
+        """Refuse the peer in its protocol, count it, say so once in a while, close."""
+        self._hub.refused(refusal, self.address, self.peer if self.peer != self.address else "", detail)
+        self._transport.write(refused_pong(refusal))
+        self.close()
+
+    def drain(self) -> None:
+        """Read no more; acknowledge what becomes durable, then close."""
+        self._pause(_FOR_GOOD)
+        if self.owes_nothing:
+            self._transport.close()
+
+    def close(self) -> None:
+        self._pause(_FOR_GOOD)
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def room_again(self) -> None:
+        self._resume(_FOR_ROOM)
+
+    def log_admits_again(self) -> None:
+        self._resume(_FOR_LOG)
+
+    # --- handshake ----------------------------------------------------------------------------------
+
+    def _read_handshake(self, data: bytes) -> None:
+        assert self._handshake is not None
+        if data[:1] == b"\x16":
+            self._transport.write(_TLS_ALERT)
+            self._hub.refused(Refusal.TLS_UNEXPECTED, self.address)
+            self.close()
+            return
+        outcome = self._handshake.received(data)
+        if outcome is None:
+            return
+        self._handshake = None
+        self.peer = outcome.peer or self.address
+        if outcome.refusal is not None:
+            self.turn_away(outcome.refusal)
+            return
+        self._transport.write(outcome.reply)
+        self._is_emp_pipe = outcome.emp_pipe_version > 0
+        self._begin_stream()
+        if outcome.rest and self._decoder is not None:
+            self._took(self._decoder.feed(outcome.rest, self._hub.clock.unix_nano()), len(outcome.rest))
+
+    def _begin_stream(self) -> None:
+        settings = self._hub.settings
+        shown = f"{self.peer} ({self.address})" if self.peer != self.address else self.address
+        self._source = Source(settings.receiver, self.peer, shown, settings.detect_duplicates)
+        self._decoder = settings.make_decoder(shown, self._is_emp_pipe)
+        self._small = memoryview(b"")
+        correction_ns = self._hub.skew.correction_ns(self.address)
+        if correction_ns:
+            self._decoder.set_time_correction_ns(correction_ns)
+        self._pause_where_needed()
+
+    def _speaks_something_else(self, view: memoryview, size_bytes: int) -> bool:
+        """A TLS or HTTP client on this port is refused in its own protocol, once in a while with a line in the log."""
+        if view[0] == 0x16:
+            self._transport.write(_TLS_ALERT)
+            self._hub.refused(Refusal.TLS_UNEXPECTED, self.address)
+        elif bytes(view[: min(size_bytes, 5)]) in (b"GET /", b"POST ", b"PUT /", b"HEAD ", b"OPTIO"):
+            self._transport.write(_HTTP_REFUSAL)
+            self._hub.refused(Refusal.NOT_FORWARD, self.address)
+        else:
+            return False
+        self._decoder = None
+        self._small = memoryview(bytearray(1))
+        self.close()
+        return True
+
+    # --- from a read to the log ---------------------------------------------------------------------
+
+    def _took(self, read: ForwardRead, size_bytes: int) -> None:
+        hub = self._hub
+        counts = hub.counts
+        counts.bytes += size_bytes
+        self._unsubmitted_bytes += size_bytes
+        frames, received, fatal = read.frames, read.received, read.fatal
+        if not frames and not received and fatal is None:
+            return
+        batch, chunks = read.batch, read.chunks
+        counts.frames += frames
+        counts.records += received
+        size_bytes, self._unsubmitted_bytes = self._unsubmitted_bytes, 0
+        if batch is not None:
+            size_bytes = max(size_bytes, batch.size_bytes)
+            if read.min_age_ns < self._least_age_ns:
+                self._least_age_ns = read.min_age_ns
+                if hub.skew.correct:
+                    self._correct_time()
+        if read.foreign_blocks:
+            self._refuse_blocks(read.foreign_blocks)
+        entry = _Unacked(self, read, size_bytes, [chunk.ack for chunk in chunks])
+        self._unacked.append(entry)
+        self._unacked_bytes += size_bytes
+        hub.took(size_bytes)
+        for arrival in arrivals_of(read, batch, chunks, self._source, hub.clock.unix_nano() if read.rejected or fatal else 0):
+            counts.blocks += len(arrival.blocks)
+            if arrival.dead:
+                counts.invalid += arrival.invalid
+                first = arrival.dead[0]
+                hub.log.warning("dead", "%s: %s at byte %d; set aside: `emp-pipe dlq list`", first.peer, first.detail, first.offset)
+            entry.waiting += 1
+            hub.submit(arrival, entry.done)
+        entry.waiting -= 1
+        if not entry.waiting:
+            self.settle(entry)
+        if fatal is not None:
+            self._give_up()
+        else:
+            self._pause_where_needed()
+
+    def _correct_time(self) -> None:
+        self.report_age(self._hub.clock.monotonic_s())
+        correction_ns = self._hub.skew.correction_ns(self.address)
+        if correction_ns and self._decoder is not None:
+            self._decoder.set_time_correction_ns(correction_ns)
+
+    def _refuse_blocks(self, blocks: int) -> None:
+        self._hub.counts.foreign_blocks += blocks
+        self._hub.log.warning(
+            "blocks", "%s: %d blocks refused: only another emp-pipe that knows the shared key may send any", self.peer, blocks
+        )
+
+    def _give_up(self) -> None:
+        """The stream cannot be followed any more: what was good is acknowledged when it is durable, then the connection is closed."""
+        self._hub.counts.unreadable += 1
+        self._decoder = None
+        self._small = memoryview(bytearray(1))
+        self.drain()
+
+    def _end_of_stream(self) -> None:
+        if self._saw_eof or self._decoder is None:
+            return
+        self._saw_eof = True
+        if self._decoder.pending_bytes:
+            self._hub.counts.torn += 1
+        self._took(self._decoder.eof(), 0)
+
+    # --- from the log to the ack --------------------------------------------------------------------
+
+    def settle(self, entry: _Unacked) -> None:
+        """A read is done with, durable or lost: free its budget, and acknowledge all reads up to the first one that is not."""
+        self._unacked_bytes -= entry.size_bytes
+        unacked = self._unacked
+        while unacked and not unacked[0].waiting:
+            acks = unacked.popleft().acks
+            if acks:
+                self._acks.extend(acks)
+        if self._acks and not self._ack_is_scheduled:
+            self._write_ack()
+        if self._paused & _FOR_ROOM and self.has_room:
+            self._resume(_FOR_ROOM)
+        self._hub.settled(entry.size_bytes)
+        if self._paused & _FOR_GOOD and self.owes_nothing:
+            self._transport.close()
+
+    def log_failed(self, entry: _Unacked, arrival: Arrival, error: BaseException) -> bool:
+        """Acknowledge nothing. Return whether the arrival is held and submitted again.
+
+        It is where the log is full, and where its sender has no chunk to send again; otherwise the connection is closed and the peer
+        sends its chunks again, maybe to another server."""
+        again = isinstance(error, LogError) and error.retry is Retry.LATER and error.kind is not ErrorKind.LOG_CLOSED
+        unchunked = unchunked_records(entry.read)
+        if again and not self._hub.stopping and (unchunked or cast("LogError", error).kind is ErrorKind.LOG_FULL):
+            self._hub.hold(arrival, entry.done, cast("LogError", error))
+            self._pause(_FOR_LOG)
+            self._hub.wait_for_log(self)
+            return True
+        entry.acks = []
+        if not entry.is_lost:
+            entry.is_lost = True
+            self._hub.counts.lost += unchunked
+        if not self._transport.is_closing():
+            self._hub.log.warning("log", "%s: closed without an ack, its chunks are sent again: %s", self.peer, error)
+            self._acks.clear()
+            self.abort()
+        return False
+
+    def _write_ack(self) -> None:
+        """Write one ack, the next one in the next turn of the loop: some peers read once and discard what follows the first value."""
+        if not self._acks or self._transport.is_closing():
+            self._ack_is_scheduled = False
+            self._acks.clear()
+            if self._paused & _FOR_GOOD and self.owes_nothing:
+                self._transport.close()
+            return
+        self._transport.write(self._acks.popleft())
+        self._hub.counts.acks += 1
+        self._ack_is_scheduled = True
+        asyncio.get_running_loop().call_soon(self._write_ack)
+
+    # --- backpressure -------------------------------------------------------------------------------
+
+    def _pause_where_needed(self) -> None:
+        hub = self._hub
+        if not hub.intake.admitting:
+            self._pause(_FOR_LOG)
+            hub.wait_for_log(self)
+        if self._unacked_bytes > hub.settings.max_unacked_bytes or hub.unacked_bytes > hub.settings.max_total_unacked_bytes:
+            self._pause(_FOR_ROOM)
+            hub.wait_for_room(self)
+
+    def _pause(self, reason: int) -> None:
+        if not self._paused and not self._transport.is_closing():
+            self._transport.pause_reading()
+        self._paused |= reason
+
+    def _stay_paused(self) -> None:
+        if self._paused and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def _resume(self, reason: int) -> None:
+        was, self._paused = self._paused, self._paused & ~reason
+        if was and not self._paused and not self._transport.is_closing():
+            self._transport.resume_reading()
