@@ -241,6 +241,19 @@ def _invalid(layer: Layer, where: KeyPath, detail: str) -> ConfigError:
     return ConfigError(ErrorKind.CONFIG_INVALID, place=layer.place(where), detail=detail, key=path_text(where))
 
 
+def revealed_secrets(value: Any) -> tuple[int, ...]:
+    """Return what stands for the secrets that settings name, as they are now where they are kept: it differs after a rotation."""
+    if isinstance(value, Secret):
+        return (hash(value.reveal("a secret")),)
+    if isinstance(value, BaseModel):
+        return tuple(part for name in type(value).model_fields for part in revealed_secrets(getattr(value, name)))
+    if isinstance(value, Mapping):
+        return tuple(part for item in value.values() for part in revealed_secrets(item))
+    if isinstance(value, (tuple, list)):
+        return tuple(part for item in value for part in revealed_secrets(item))
+    return ()
+
+
 def explicit(config: PipelineConfig) -> Iterator[tuple[KeyPath, Any]]:
     """Yield every setting with its path, defaults included, secrets masked; maps and models are walked, empty ones yielded as {}."""
 

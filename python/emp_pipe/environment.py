@@ -13,7 +13,7 @@ import re
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from emp_pipe.config_layer import KeyPath, Layer
 from emp_pipe.errors import ConfigError, ErrorKind
@@ -21,6 +21,7 @@ from emp_pipe.errors import ConfigError, ErrorKind
 Environment = Mapping[str, str]
 _FALSE = frozenset({"false", "0", "no", "off"})
 _TRUE = frozenset({"true", "1", "yes", "on"})
+_SIGNALS = ("logs", "traces", "metrics")
 _GRPC_PORT = re.compile(r":4317/?$")
 
 
@@ -75,11 +76,9 @@ def put_process(layer: Layer, environment: Environment, role: str) -> None:
     """Put what every process has: role, data_dir, machine_id, the HTTP port, log level, own metrics, the buffer's kind."""
     layer.put(("role",), role)
     if not put(layer, ("data_dir",), environment, "EMP_DATA_DIR"):
-        volume, name = first(environment, "RAILWAY_VOLUME_MOUNT_PATH")
-        if volume:
-            layer.put(("data_dir",), f"{volume.rstrip('/')}/emp-pipe", place=f"environment {name}")
-        else:
-            layer.put(("data_dir",), str(_state_dir(environment) / "emp-pipe" / role), place="the place for this user's state")
+        _, name = first(environment, "RAILWAY_VOLUME_MOUNT_PATH")
+        place = f"environment {name}" if name else "the place for this user's state"
+        layer.put(("data_dir",), str(default_data_dir(environment, role)), place=place)
     if not put(layer, ("machine_id",), environment, "MACHINE_ID"):
         layer.put(("machine_id",), machine_id(environment), place="made of what identifies this machine")
     port, name = first(environment, "PORT", "HEALTH_PORT")
@@ -153,9 +152,17 @@ def put_dash0(layer: Layer, environment: Environment) -> bool:
     layer.put((*at, "preset"), "dash0", place=f"environment {name}")
     layer.put((*at, "token", "env"), name, place=f"environment {name}")
     put(layer, (*at, "dataset"), environment, "DASH0_DATASET")
-    endpoint, name = first(environment, "DASH0_ENDPOINT")
-    if endpoint:
-        layer.put((*at, "endpoint"), as_http_endpoint(endpoint), place=f"environment {name}")
+    for setting, variable in (
+        ("endpoint", "DASH0_ENDPOINT"),
+        *((f"{signal}_endpoint", f"DASH0_{signal.upper()}_ENDPOINT") for signal in _SIGNALS),
+    ):
+        endpoint, name = first(environment, variable)
+        if endpoint:
+            layer.put(
+                (*at, setting),
+                as_http_endpoint(endpoint, "" if setting == "endpoint" else f"/v1/{setting[:-9]}"),
+                place=f"environment {name}",
+            )
     return True
 
 
@@ -165,6 +172,8 @@ def put_otlp(layer: Layer, environment: Environment) -> bool:
     if not endpoint:
         return False
     layer.put(("exporters", "otlp_http", "endpoint"), endpoint, variable=name)
+    for signal in _SIGNALS:
+        put(layer, ("exporters", "otlp_http", f"{signal}_endpoint"), environment, f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
     for key, value in pairs(environment, "OTEL_EXPORTER_OTLP_HEADERS").items():
         layer.put(("exporters", "otlp_http", "headers", key), value, place="environment OTEL_EXPORTER_OTLP_HEADERS")
     return True
@@ -175,11 +184,14 @@ def put_file(layer: Layer) -> None:
     layer.put(("exporters", "file"), {}, place="no destination is set")
 
 
-def as_http_endpoint(endpoint: str) -> str:
-    """Return an OTLP/HTTP base address for a destination that may be given as people give it for gRPC: `host:4317`."""
+def as_http_endpoint(endpoint: str, path: str = "") -> str:
+    """Return an OTLP/HTTP address for a destination that may be given as people give it for gRPC: `host:4317`.
+
+    `path` is what a full address must have and one for gRPC lacks."""
     if "://" not in endpoint:
         endpoint = f"https://{endpoint}"
-    return _GRPC_PORT.sub("", endpoint)
+    base = _GRPC_PORT.sub("", endpoint)
+    return base + path if not urlsplit(base).path.strip("/") else base
 
 
 def machine_id(environment: Environment, machine_id_files: Iterable[str] = ("/etc/machine-id", "/var/lib/dbus/machine-id")) -> str:
@@ -201,6 +213,12 @@ def machine_id(environment: Environment, machine_id_files: Iterable[str] = ("/et
             break
     kind = "gpu" if Path("/proc/driver/nvidia").exists() else "host"
     return f"{kind}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+
+
+def default_data_dir(environment: Environment, role: str) -> Path:
+    """Return where a role keeps its data when nobody says where: on the platform's volume, else in the place for the user's state."""
+    volume, _ = first(environment, "RAILWAY_VOLUME_MOUNT_PATH")
+    return (Path(volume) if volume else _state_dir(environment)) / "emp-pipe" / role
 
 
 def _state_dir(environment: Environment) -> Path:

@@ -46,6 +46,7 @@ class ErrorKind(StrEnum):
     LOG_NEWER = "log_newer"
     LOG_IN_USE = "log_in_use"
     LOG_CLOSED = "log_closed"
+    LOG_STALE = "log_stale"
     BLOCK_INVALID = "block_invalid"
     # input
     FRAME_INVALID = "frame_invalid"
@@ -91,6 +92,11 @@ FACTS: dict[ErrorKind, KindFacts] = {
     ),
     ErrorKind.LOG_IN_USE: KindFacts("another emp-pipe uses this data directory", "stop it, or set another `data_dir`", Retry.NEVER),
     ErrorKind.LOG_CLOSED: KindFacts("emp-pipe is stopping", "send again after the restart", Retry.LATER),
+    ErrorKind.LOG_STALE: KindFacts(
+        "a delivery was taken back before its commit",
+        "nothing to do: the commit had no effect and the block is read again",
+        Retry.NEVER,
+    ),
     ErrorKind.BLOCK_INVALID: KindFacts("a block cannot be read", "it was set aside as a dead letter: `emp-pipe dlq list`", Retry.NEVER),
     ErrorKind.FRAME_INVALID: KindFacts("the bytes are not Fluent Forward", "check what the sender speaks on this port", Retry.NEVER),
     ErrorKind.FRAME_TOO_LARGE: KindFacts("a frame exceeds the limit", "raise `max_frame_bytes`, or send smaller chunks", Retry.SMALLER),

@@ -145,9 +145,11 @@ class Appended:
     offsets: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Delivery:
-    """A block handed to one group. It ends in ack (`commit(acks=…)`), defer, or reject; dropped without a word it is a defer."""
+    """A block handed to one group. It ends in ack (`commit(acks=…)`), defer, or reject; dropped without a word it is a defer.
+
+    The log holds it weakly: when the last reference to this very object goes, the block is deferred. Keep it until it has ended."""
 
     group: str
     topic: str
@@ -196,8 +198,14 @@ class Log(Protocol):
     Errors: `LogError` of kind LOG_FULL (admission only), LOG_IO, LOG_CLOSED; after LOG_IO nothing of the operation took effect.
     """
 
-    async def open(self, groups: Sequence[GroupSpec]) -> None:
-        """Open or create the log, retire groups that are absent from `groups` (loudly), begin the new ones."""
+    async def open(self, groups: Sequence[GroupSpec] | None) -> None:
+        """Open or create the log, retire groups that are absent from `groups` (loudly), begin the new ones.
+
+        None: leave the groups as they were stored (`emp-pipe groups` on a log that no process uses)."""
+        ...
+
+    async def set_groups(self, groups: Sequence[GroupSpec]) -> None:
+        """Do on an open log what `open` does with the groups: retire the absent, begin the new, adopt changed quotas (a reload)."""
         ...
 
     async def close(self, deadline_monotonic_s: float) -> None:
@@ -256,7 +264,12 @@ class Log(Protocol):
     async def group_books(self) -> list[GroupBooks]: ...
 
     def usage(self) -> Usage:
-        """Return how full the log is, from memory, cheap enough to ask at every read of a socket."""
+        """Return how full the log is, from memory: for `/metrics`, `/readyz` and `groups list`."""
+        ...
+
+    @property
+    def admitting(self) -> bool:
+        """Whether receivers may append: a plain attribute, cheap enough to ask at every read of a socket."""
         ...
 
     async def wait_admitting(self) -> None:

@@ -1,0 +1,514 @@
+"""The durable log on SQLite: the default buffer of an edge, and of a central on one machine.
+
+This file is its face on the event loop: futures, deliveries, admission, upkeep. The rest is split by who runs it:
+`sqlite_thread.py` (the commit thread), `sqlite_store.py` (what a transaction writes), `sqlite_reader.py` (reading back),
+`sqlite_schema.py` (the file). A caught-up group is handed the very blocks that were appended and reads nothing from disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import shutil
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+import apsw
+from pydantic import Field
+
+from emp_pipe.buffers.sqlite_reader import Row
+from emp_pipe.buffers.sqlite_schema import FILE_NAME, DirectoryLock
+from emp_pipe.buffers.sqlite_store import DeadLimits, Effects, Store
+from emp_pipe.buffers.sqlite_thread import CommitThread, Operation, Outcome, fail_with
+from emp_pipe.component import ComponentConfig, Context
+from emp_pipe.errors import ErrorKind, LogError
+from emp_pipe.log.ledger import Ending, Entry, GroupLedger, Ledger
+from emp_pipe.log.protocol import (
+    Append,
+    Appended,
+    ChunkKey,
+    DeadLetter,
+    DeadReason,
+    Delivery,
+    GroupBooks,
+    GroupSpec,
+    ReceiverBooks,
+    Rejection,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    from emp_pipe._core import Block
+
+_T = TypeVar("_T")
+
+FRESH_BYTES = 4 << 20
+"""What a caught-up group may have waiting in memory, as it was appended; beyond it the group reads from disk."""
+TICK_S = 1.0
+EXPIRE_EVERY_TICKS = 30
+VACUUM_PAGES = 2048
+VACUUM_ABOVE_PAGES = 8192
+"""Free pages are kept for the next blocks; more than these (32 MiB) go back to the file system, all but a few when idle."""
+VACUUM_IDLE_ABOVE_PAGES = 512
+
+
+class SqliteConfig(ComponentConfig):
+    """Settings of the buffer on disk."""
+
+    directory: Path | None = Field(None, description="Where the buffer lies; by default `log` below the data directory.")
+    max_bytes: Annotated[int, Field(gt=0)] = Field(8 << 30, description="What the buffer may hold; 15 % of it is kept for draining.")
+    min_free_bytes: Annotated[int, Field(ge=0)] = Field(256 << 20, description="Receivers wait while the disk has less than this free.")
+    dead_max_bytes: Annotated[int, Field(gt=0)] = Field(256 << 20, description="What dead letters may take; the oldest go first.")
+    dead_max_age_s: Annotated[float, Field(gt=0)] = Field(7 * 86400.0, description="How long dead letters are kept.")
+
+
+class _Fresh:
+    """Blocks of a caught-up group that it has not read yet, as they were appended. `queue` is None while it reads from disk."""
+
+    __slots__ = ("lock", "queue", "size_bytes")
+
+    def __init__(self) -> None:
+        self.queue: deque[tuple[Entry, Block]] | None = None
+        self.size_bytes = 0
+        self.lock = asyncio.Lock()
+
+    def behind(self) -> None:
+        self.queue = None
+        self.size_bytes = 0
+
+    def caught_up(self) -> None:
+        if self.queue is None:
+            self.queue = deque()
+
+    def add(self, entry: Entry, block: Block) -> None:
+        if self.queue is None:
+            return
+        self.size_bytes += entry.size_bytes
+        self.queue.append((entry, block))
+        if self.size_bytes > FRESH_BYTES:
+            self.behind()
+
+
+class SqliteLog:
+    """A `Log` on one directory, which is this process's alone."""
+
+    def __init__(self, id: str, config: SqliteConfig, context: Context, *, vfs: str | None = None, synchronous: str = "FULL") -> None:
+        self.id = id
+        self.config = config
+        self.directory = config.directory or context.data_dir / "log"
+        self._clock = context.clock
+        self._ledger = Ledger(max_bytes=config.max_bytes, reserve_share=0.15)
+        self._fresh: dict[str, _Fresh] = {}
+        self._trimming: set[str] = set()
+        self._relieving = False
+        self._disk_error = ""
+        self._low_space = ""
+        self._closing = True
+        self._busy = False
+        self._has_chunks = True
+        self._lock: DirectoryLock | None = None
+        self._futures: dict[Operation, asyncio.Future[Effects]] = {}
+        self._thread = CommitThread(
+            self.directory / FILE_NAME,
+            self._from_thread,
+            dead_limits=DeadLimits(config.dead_max_bytes, config.dead_max_age_s),
+            vfs=vfs,
+            synchronous=synchronous,
+        )
+        self._reads = ThreadPoolExecutor(1, "emp-log-read")
+        self._upkeep: asyncio.Task[None] | None = None
+
+    @property
+    def durability(self) -> str:
+        return f"SQLite in {self.directory}, synced with every commit: a power cut loses nothing that was acknowledged"
+
+    @property
+    def admitting(self) -> bool:
+        return self._ledger.admitting
+
+    # opening and closing
+
+    async def open(self, groups: Sequence[GroupSpec] | None) -> None:
+        self._loop = asyncio.get_running_loop()
+        try:
+            self._lock = DirectoryLock(self.directory)
+            snapshot = await self._loop.run_in_executor(self._reads, self._thread.open, groups)
+        except (apsw.Error, OSError) as error:
+            self._release()
+            raise LogError(ErrorKind.LOG_IO, place=str(self.directory), detail=f"{type(error).__name__}: {error}") from error
+        except BaseException:
+            self._release()
+            raise
+        self._closing = False
+        self._ledger.load(snapshot)
+        self._meet_groups()
+        self._settle()
+        self._upkeep = self._loop.create_task(self._keep_up(), name=f"{self.id}: upkeep")
+
+    async def set_groups(self, groups: Sequence[GroupSpec]) -> None:
+        await self._submit(Operation(lambda store: store.begin_groups(groups), proves=True))
+
+    def _meet_groups(self) -> None:
+        for name in self._fresh.keys() - self._ledger.groups.keys():
+            del self._fresh[name]
+        for name, group in self._ledger.groups.items():
+            fresh = self._fresh.setdefault(name, _Fresh())
+            fresh.behind()
+            if not group.readable:
+                fresh.caught_up()
+
+    def _release(self) -> None:
+        self._reads.shutdown(wait=False)
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    async def close(self, deadline_monotonic_s: float) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        self._settle()
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            await asyncio.gather(self._upkeep, return_exceptions=True)
+        remaining_s = deadline_monotonic_s - self._clock.monotonic_s()
+        finished = await self._loop.run_in_executor(None, self._thread.stop, remaining_s)
+        await asyncio.sleep(0)  # let the thread's last words arrive
+        for operation in list(self._futures):
+            self._decide(operation, LogError(ErrorKind.LOG_CLOSED, place=self.id))
+        self._release() if finished else self._reads.shutdown(wait=False)
+
+    # operations
+
+    def _submit(self, operation: Operation) -> asyncio.Future[Effects]:
+        if self._closing:
+            raise LogError(ErrorKind.LOG_CLOSED, place=self.id)
+        future: asyncio.Future[Effects] = self._loop.create_future()
+        self._futures[operation] = future
+        self._ledger.queued_bytes += operation.size_bytes
+        self._busy = True
+        self._thread.put(operation)
+        return future
+
+    async def append(self, append: Append) -> Appended:
+        if self._closing:
+            raise LogError(ErrorKind.LOG_CLOSED, place=self.id)
+        ledger = self._ledger
+        if not ledger.admitting:
+            kind = ErrorKind.LOG_IO if self._disk_error else ErrorKind.LOG_FULL
+            raise LogError(kind, place=self.id, detail=ledger.reason)
+        now = self._clock.unix_nano()
+        if append.chunks:
+            self._has_chunks = True
+        size = sum([block.payload_bytes for block in append.blocks])
+        effects = await self._submit(Operation(lambda store: store.append(append, now), size_bytes=size))
+        return Appended(effects.offsets)
+
+    async def commit(
+        self,
+        group: str,
+        *,
+        acks: Sequence[Delivery] = (),
+        skipped_records: Mapping[int, int] | None = None,
+        rejections: Sequence[Rejection] = (),
+        outputs: Sequence[Block] = (),
+        state_puts: Mapping[str, bytes] | None = None,
+        state_ttl_s: float | None = None,
+        state_deletes: Sequence[str] = (),
+    ) -> None:
+        endings = self._ledger.endings(group, acks, rejections, skipped_records or {}, derives=bool(outputs or state_puts or state_deletes))
+        if outputs and not endings and not self._ledger.has_space:
+            raise LogError(ErrorKind.LOG_FULL, place=self.id, detail="the reserve is kept for commits that also ack")
+        now = self._clock.unix_nano()
+        expires = None if state_ttl_s is None else now + int(state_ttl_s * 1e9)
+        puts = dict(state_puts or {})
+
+        def run(store: Store) -> Effects:
+            return store.commit_group(group, now, endings, outputs, puts, expires, state_deletes)
+
+        size = sum([block.payload_bytes for block in outputs])
+        await self._submit(Operation(run, size_bytes=size, proves=True))
+
+    async def reset_group(self, group: str, start: Literal["oldest", "newest"]) -> None:
+        ledger = self._ledger.groups[group]
+        future = self._submit(Operation(lambda store: store.reset_group(group, start), proves=True))
+        self._fresh[group].behind()
+        self._ledger.rewind(ledger, ledger.last, self._clock.unix_nano())
+        try:
+            await future
+        finally:
+            self._ledger.rewind(ledger, 0, self._clock.unix_nano())
+
+    async def drop_group(self, group: str) -> None:
+        if group not in self._ledger.groups:
+            raise ValueError(f"the log has no group {group!r}")
+        await self._submit(Operation(lambda store: store.drop_group(group), proves=True))
+
+    async def delete_dead_letters(self, ids: Sequence[int]) -> None:
+        await self._submit(Operation(lambda store: store.delete_dead_letters(ids), proves=True))
+
+    # what the commit thread says
+
+    def _from_thread(self, outcome: Outcome) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._told, outcome)
+
+    def _told(self, outcome: Outcome) -> None:
+        """Take in what became durable, in order, then tell those who wait."""
+        if outcome.snapshot is not None:
+            self._reload(outcome)
+        for operation in outcome.operations:
+            self._ledger.queued_bytes -= operation.size_bytes
+            if operation.effects is not None:
+                self._take_in(operation.effects)
+        if outcome.disk_error is not None:
+            self._disk_error = outcome.disk_error
+        self._settle()
+        for operation in outcome.operations:
+            self._decide(operation, operation.error)
+
+    def _decide(self, operation: Operation, error: Exception | None) -> None:
+        future = self._futures.pop(operation, None)
+        if future is None or future.done():
+            return
+        if error is None and operation.effects is not None:
+            future.set_result(operation.effects)
+        else:
+            future.set_exception(error or LogError(ErrorKind.LOG_CLOSED, place=self.id))
+
+    def _reload(self, outcome: Outcome) -> None:
+        assert outcome.snapshot is not None
+        self._ledger.load(outcome.snapshot)
+        self._meet_groups()
+
+    def _take_in(self, effects: Effects) -> None:
+        ledger = self._ledger
+        if effects.snapshot is not None:
+            self._reload(Outcome((), effects.snapshot))
+        ledger.received(effects.received)
+        for entry, block in effects.filed:
+            for group in ledger.readers.get(entry.topic, ()):
+                self._fresh[group.spec.name].add(entry, block)
+            ledger.file(entry)
+        for name, ending in effects.ended:
+            if group_ledger := ledger.groups.get(name):
+                ledger.end(group_ledger, ending)
+        for name, entry, reason in effects.lost:
+            if group_ledger := ledger.groups.get(name):
+                ledger.lose(group_ledger, entry, reason)
+        ledger.held_bytes -= effects.freed_bytes
+        for records, size in effects.dead_added:
+            ledger.dead_added(records, size)
+        for records, size, why in effects.dead_removed:
+            ledger.dead_removed(records, size, why)
+
+    def _settle(self) -> None:
+        """After any change: what is past its quota goes, then admission is said anew."""
+        ledger = self._ledger
+        now = self._clock.unix_nano()
+        ledger.stop_reason = "emp-pipe is stopping" if self._closing else self._disk_error or self._low_space
+        if not ledger.stop_reason:
+            for group in ledger.groups.values():
+                if not group.spec.required and group.past_quota(now):
+                    self._trim(group, now)
+            if not ledger.has_space:
+                self._relieve()
+        ledger.recompute(now)
+
+    def _trim(self, group: GroupLedger, now: int) -> None:
+        name = group.spec.name
+        in_flight = frozenset(group.in_flight)
+        if name in self._trimming or group.held_blocks == len(in_flight):
+            return
+        self._trimming.add(name)
+        future = self._submit(Operation(lambda store: store.trim(name, in_flight, now)))
+        future.add_done_callback(lambda done: self._trimmed(name, done))
+
+    def _trimmed(self, name: str, done: asyncio.Future[Effects]) -> None:
+        self._trimming.discard(name)
+        if not done.cancelled() and done.exception() is None and (done.result().lost or done.result().more):
+            self._settle()
+
+    def _relieve(self) -> None:
+        """Rather than stop receivers, give up the oldest blocks that only best-effort groups still hold."""
+        groups = self._ledger.groups.values()
+        if self._relieving or not any(group.held_blocks > len(group.in_flight) for group in groups if not group.spec.required):
+            return
+        self._relieving = True
+        in_flight = frozenset[int]().union(*(group.in_flight for group in groups))
+        wanted = self._ledger.held_bytes + self._ledger.dead_bytes - self._ledger.admit_below_bytes + 1
+        future = self._submit(Operation(lambda store: store.relieve(in_flight, max(wanted, 1))))
+        future.add_done_callback(self._relieved)
+
+    def _relieved(self, done: asyncio.Future[Effects]) -> None:
+        # When nothing could be freed the next look is the upkeep's, a second later: the search is not free.
+        self._relieving = done.cancelled() or done.exception() is not None or not done.result().freed_bytes
+
+    # reading
+
+    async def _in_reader(self, function: Callable[..., _T], *arguments: object) -> _T:
+        if self._closing:
+            raise LogError(ErrorKind.LOG_CLOSED, place=self.id)
+        try:
+            return await self._loop.run_in_executor(self._reads, partial(function, *arguments))
+        except apsw.Error as error:
+            self._thread.put(Operation(fail_with(error)))
+            raise LogError(ErrorKind.LOG_IO, place=str(self.directory), detail=f"{type(error).__name__}: {error}") from error
+
+    async def read(self, group: str, max_bytes: int, owner: str = "") -> list[Delivery]:
+        if self._closing:
+            raise LogError(ErrorKind.LOG_CLOSED, place=self.id)
+        ledger = self._ledger.groups.get(group)
+        if ledger is None:
+            return []
+        fresh = self._fresh[group]
+        async with fresh.lock:
+            if not ledger.deferred and fresh.queue is not None:
+                return self._read_fresh(ledger, fresh, max_bytes)
+            return await self._read_disk(ledger, fresh, max_bytes)
+
+    def _read_fresh(self, ledger: GroupLedger, fresh: _Fresh, max_bytes: int, at_least_one: bool = True) -> list[Delivery]:
+        deliveries: list[Delivery] = []
+        queue = fresh.queue
+        while queue:
+            entry, block = queue[0]
+            max_bytes -= block.payload_bytes
+            if max_bytes < 0 and (deliveries or not at_least_one):
+                break
+            queue.popleft()
+            fresh.size_bytes -= entry.size_bytes
+            deliveries.append(self._ledger.hand_out(ledger, entry, block))
+        return deliveries
+
+    async def _read_disk(self, ledger: GroupLedger, fresh: _Fresh, max_bytes: int) -> list[Delivery]:
+        again: list[tuple[int, Entry]] = []
+        budget = max_bytes
+        while ledger.deferred and (not again or budget >= ledger.deferred[0][1].size_bytes):
+            again.append(heapq.heappop(ledger.deferred))
+            budget -= again[-1][1].size_bytes
+        generation = ledger.generation
+        from_disk = fresh.queue is None and budget > 0
+        after, up_to = (ledger.cursor, ledger.last) if from_disk else (0, 0)
+        offsets = [offset for offset, _ in again]
+        try:
+            group_id = self._thread.group_id(ledger.spec.name)
+            fetched = await self._in_reader(self._thread.reader.blocks, group_id, offsets, after, up_to, max_bytes)
+        except BaseException:
+            if generation == ledger.generation:
+                for pair in again:
+                    heapq.heappush(ledger.deferred, pair)
+            raise
+        if generation != ledger.generation:
+            return []
+        held_back = {offset for offset, _ in ledger.deferred} | ledger.in_flight.keys()  # met again after a change of topics
+        rows = [row for row in fetched.rows if row.entry.offset not in held_back]
+        deliveries = [delivery for row in rows if (delivery := self._hand_out(ledger, row)) is not None]
+        if from_disk:
+            ledger.read_up_to(up_to if fetched.complete else fetched.rows[-1].entry.offset)
+        if ledger.cursor >= ledger.last:
+            fresh.caught_up()
+        left = max_bytes - sum(len(row.payload) for row in rows)
+        if fresh.queue and not ledger.deferred and left > 0:
+            deliveries += self._read_fresh(ledger, fresh, left, not deliveries)
+        return deliveries
+
+    def _hand_out(self, ledger: GroupLedger, row: Row) -> Delivery | None:
+        """Return a delivery of a block as it lies; one that cannot be read becomes a dead letter."""
+        from emp_pipe._core import Block, CoreError
+
+        try:
+            block = Block(row.header, row.payload)
+        except CoreError as error:
+            letter = DeadLetter(
+                self.id,
+                DeadReason.BLOCK_INVALID,
+                str(error),
+                row.payload,
+                row.header,
+                row.entry.records,
+                time_unix_nano=self._clock.unix_nano(),
+            )
+            name, now = ledger.spec.name, self._clock.unix_nano()
+            ending = Ending(row.entry, 0, row.entry.records, (letter,))
+            future = self._submit(Operation(lambda store: store.commit_group(name, now, (ending,), (), {}, None, ())))
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            return None
+        return self._ledger.hand_out(ledger, row.entry, block)
+
+    async def wait_readable(self, group: str) -> None:
+        await self._ledger.wait_readable(group)
+
+    def defer(self, deliveries: Sequence[Delivery]) -> None:
+        self._ledger.defer(deliveries)
+        if not self._closing:
+            self._settle()
+
+    # questions
+
+    async def seen(self, chunks: Sequence[ChunkKey]) -> set[ChunkKey]:
+        if not self._has_chunks or not chunks:
+            return set()
+        return await self._in_reader(self._thread.reader.seen, chunks, self._clock.unix_nano())
+
+    async def state_get(self, group: str, key: str) -> bytes | None:
+        return (await self._in_reader(self._thread.reader.state, group, key, None, self._clock.unix_nano())).get(key)
+
+    async def state_items(self, group: str, prefix: str = "") -> dict[str, bytes]:
+        return await self._in_reader(self._thread.reader.state, group, prefix, prefix + "\U0010ffff", self._clock.unix_nano())
+
+    async def checkpoint_get(self, name: str) -> bytes | None:
+        return await self._in_reader(self._thread.reader.checkpoint, name)
+
+    async def dead_letters(self, limit: int = 100, after_id: int = 0) -> list[tuple[int, DeadLetter]]:
+        return await self._in_reader(self._thread.reader.dead_letters, limit, after_id)
+
+    async def receiver_books(self) -> list[ReceiverBooks]:
+        return list(self._ledger.receivers.values())
+
+    async def group_books(self) -> list[GroupBooks]:
+        return list(self._ledger.books.values())
+
+    def usage(self) -> Usage:
+        return self._ledger.usage()
+
+    async def wait_admitting(self) -> None:
+        await self._ledger.wait_admitting()
+
+    # upkeep
+
+    async def _keep_up(self) -> None:
+        ticks = 0
+        while True:
+            await self._clock.sleep(TICK_S)
+            ticks += 1
+            try:
+                await self._tick(expire=ticks % EXPIRE_EVERY_TICKS == 0)
+            except (LogError, apsw.Error, OSError):
+                continue  # the commit thread says it, once
+
+    async def _tick(self, *, expire: bool) -> None:
+        idle, self._busy = not self._busy, False
+        self._relieving = False
+        free = shutil.disk_usage(self.directory).free
+        wanted = self.config.min_free_bytes
+        self._low_space = f"the disk has {free:,} bytes free; receivers wait below {wanted:,}" if free < wanted else ""
+        self._settle()
+        now = self._clock.unix_nano()
+        if expire:
+            await self._submit(Operation(lambda store: store.expire(now)))
+        if idle and self._thread.wal_bytes:
+            self._thread.checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        free_pages = await self._loop.run_in_executor(None, self._thread.free_pages)
+        above = VACUUM_IDLE_ABOVE_PAGES if idle else VACUUM_ABOVE_PAGES
+        slices = min((free_pages - above) // VACUUM_PAGES + 1, 16) if free_pages > above else 0
+        for _ in range(slices):
+            await self._submit(Operation(lambda store: store.vacuum(VACUUM_PAGES)))
+        self._busy = self._busy and not slices
+
+
+CONFIG = SqliteConfig
+COMPONENT = SqliteLog

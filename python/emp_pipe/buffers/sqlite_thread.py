@@ -1,0 +1,375 @@
+"""The commit thread of the SQLite log: everything that waits goes into one transaction with one fsync.
+
+    event loop ── Operation ──▶ queue ──▶ commit thread ── one transaction ──▶ `on_done` (one call_soon_threadsafe)
+
+After an error from the disk the connection is closed, the file opened and verified anew, and nothing of that transaction is acknowledged:
+the kernel may have thrown the unwritten pages away, and a second fsync would lie. Until that succeeds every operation fails with LOG_IO.
+Checkpoints run on a thread of their own. Not here: what an operation writes (`sqlite_store.py`), futures and admission (`sqlite.py`).
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import monotonic
+
+import apsw
+
+from emp_pipe import failpoints
+from emp_pipe.buffers.sqlite_reader import Reader
+from emp_pipe.buffers.sqlite_schema import PAGE_BYTES, connect, open_file, set_aside
+from emp_pipe.buffers.sqlite_store import DeadLimits, Effects, Store
+from emp_pipe.errors import ErrorKind, LogError
+from emp_pipe.log.ledger import Snapshot
+from emp_pipe.log.protocol import GroupSpec
+from emp_pipe.logs import RateLimitedLogger, get_logger
+
+CHECKPOINT_PAGES = (4 << 20) // PAGE_BYTES
+"""The write-ahead log is copied into the file when it has grown by this much."""
+FINISH_PAGES = (12 << 20) // PAGE_BYTES
+"""Beyond it the commit thread copies the last pages itself, for under constant load only it can bring the log to its end."""
+RETRY_S = 1.0
+_MOST_OPERATIONS = 512
+
+_DISK_ERRORS = (
+    apsw.IOError,
+    apsw.FullError,
+    apsw.CorruptError,
+    apsw.NotADBError,
+    apsw.CantOpenError,
+    apsw.ReadOnlyError,
+    apsw.PermissionsError,
+    apsw.BusyError,
+    apsw.LockedError,
+    apsw.NoMemError,
+    apsw.ProtocolError,
+    apsw.InterruptError,
+    OSError,
+)
+
+_log = get_logger("sqlite")
+
+
+class Operation:
+    """One change that waits for its transaction; `effects` or `error` is set when it has been decided.
+
+    `proves`: its caller must know whether it took effect (a commit, which may have derived something), so that after a failure the
+    file itself is asked. An append never does: it is sent again, and recognised by its chunk."""
+
+    __slots__ = ("effects", "error", "proves", "run", "size_bytes")
+
+    def __init__(self, run: Callable[[Store], Effects], *, size_bytes: int = 0, proves: bool = False) -> None:
+        self.run = run
+        self.size_bytes = size_bytes
+        self.proves = proves
+        self.effects: Effects | None = None
+        self.error: Exception | None = None
+
+
+class Outcome:
+    """What the event loop is told after a transaction: its operations, and when all was read anew a snapshot or the disk's state."""
+
+    __slots__ = ("disk_error", "operations", "snapshot")
+
+    def __init__(self, operations: Sequence[Operation], snapshot: Snapshot | None = None, disk_error: str | None = None) -> None:
+        self.operations = operations
+        self.snapshot = snapshot
+        self.disk_error = disk_error
+        """None: nothing new; "": the disk works again; else what it said."""
+
+
+class CommitThread:
+    """Owns the database: the writing connection, the checkpoints, and what happens after an error."""
+
+    def __init__(
+        self, path: Path, on_done: Callable[[Outcome], None], *, dead_limits: DeadLimits, vfs: str | None, synchronous: str
+    ) -> None:
+        self._path = path
+        self._on_done = on_done
+        self._dead_limits = dead_limits
+        self._vfs = vfs
+        self._synchronous = synchronous
+        self._queue: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
+        self._store: Store | None = None
+        self._specs: Sequence[GroupSpec] | None = None
+        self._disk_error = ""
+        self._wal_pages = 0
+        self._finish_checkpoint = False
+        self._checkpoints = ThreadPoolExecutor(1, "emp-log-checkpoint")
+        self._checkpointing = False
+        self._checkpoint_lock = threading.Lock()
+        self._checkpointer: apsw.Connection | None = None
+        self._noisy = RateLimitedLogger(_log)
+        self.reader = Reader(self._connect)
+        self._thread = threading.Thread(target=self._run, name="emp-log-commit", daemon=True)
+
+    def _connect(self) -> apsw.Connection:
+        return connect(self._path, vfs=self._vfs, synchronous=self._synchronous)
+
+    # called from the event loop
+
+    def open(self, specs: Sequence[GroupSpec] | None) -> Snapshot:
+        """Open the file (blocking; run it in a thread), make the groups, start working."""
+        self._specs = specs
+        snapshot = self._open_store()
+        self._thread.start()
+        return snapshot
+
+    def put(self, operation: Operation) -> None:
+        self._queue.put(operation)
+
+    def stop(self, timeout_s: float) -> bool:
+        """Finish what waits, truncate the write-ahead log, close (blocking). False when the time was too short."""
+        self._queue.put(None)
+        self._thread.join(max(timeout_s, 0.0))
+        return not self._thread.is_alive()
+
+    @property
+    def wal_bytes(self) -> int:
+        return self._wal_pages * PAGE_BYTES
+
+    def group_id(self, name: str) -> int:
+        store = self._store
+        return -1 if store is None else store.group_ids.get(name, -1)
+
+    # the thread
+
+    def _run(self) -> None:
+        stopping = False
+        while not stopping:
+            operations: list[Operation] = []
+            try:
+                first = self._queue.get(timeout=RETRY_S if self._disk_error else None)
+                while first is not None:
+                    operations.append(first)
+                    if len(operations) == _MOST_OPERATIONS:
+                        break
+                    first = self._queue.get_nowait()
+                stopping = first is None
+            except queue.Empty:
+                pass
+            if self._disk_error and monotonic() >= self._retry_at_s and self._recover_disk():
+                self._report(Outcome([], self._snapshot(), ""))
+            if operations:
+                self._transact(operations)
+        self._close_store()
+        self._checkpoints.shutdown()
+
+    def _transact(self, operations: Sequence[Operation]) -> None:
+        store = self._store
+        if store is None:
+            self._report(self._failed(operations, self._disk_error))
+            return
+        try:
+            if self._finish_checkpoint:
+                self._finish_checkpoint = False
+                store.connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            store.begin()
+            for operation in operations:
+                try:
+                    operation.effects = operation.run(store)
+                except LogError as error:  # raised before anything was written
+                    operation.error = error
+            failpoints.hit("log.append")
+            store.commit()
+        except _DISK_ERRORS as error:
+            self._report(self._after_disk_error(operations, error))
+            return
+        except Exception as error:
+            self._after_refusal(operations, error)
+            return
+        failpoints.hit("log.commit")
+        self._report(Outcome(operations))
+        if self._wal_pages >= CHECKPOINT_PAGES:
+            self.checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def _after_refusal(self, operations: Sequence[Operation], error: Exception) -> None:
+        """One operation cannot be done (a value that SQLite refuses, a mistake of ours): the others go on without it."""
+        assert self._store is not None
+        try:
+            self._store.rollback()
+        except _DISK_ERRORS as disk_error:
+            self._report(self._after_disk_error(operations, disk_error))
+            return
+        if len(operations) == 1:
+            operations[0].effects, operations[0].error = None, error
+            self._report(Outcome(operations))
+            return
+        for operation in operations:
+            operation.effects = operation.error = None
+            self._transact([operation])
+
+    def _report(self, outcome: Outcome) -> None:
+        self._on_done(outcome)
+
+    # the file
+
+    def _open_store(self, at_least: int = 1, verify: bool = False) -> Snapshot:
+        connection = open_file(self._path, vfs=self._vfs, synchronous=self._synchronous, verify=verify)
+        try:
+            store = Store(connection, self._dead_limits)
+            store.load()
+            store.next_offset = max(store.next_offset, at_least)
+            store.begin()
+            snapshot = store.begin_groups(self._specs).snapshot
+            assert snapshot is not None
+            store.commit()  # also the probe: the disk takes a write again
+        except BaseException:
+            connection.close(True)
+            raise
+        connection.set_wal_hook(self._on_wal)
+        self._store = store
+        return snapshot
+
+    def _on_wal(self, connection: apsw.Connection, database: str, pages: int) -> int:
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
+
+    def _snapshot(self) -> Snapshot | None:
+        return self._store.snapshot() if self._store is not None else None
+
+    def _close_store(self) -> None:
+        """Let go of every connection; errors are no news here."""
+        store, self._store = self._store, None
+        try:
+            self.reader.close()
+        except apsw.Error as error:
+            _log.debug("closing the reader: %s", error)
+        with self._checkpoint_lock:
+            checkpointer, self._checkpointer = self._checkpointer, None
+            if checkpointer is not None:
+                try:
+                    checkpointer.close(True)
+                except apsw.Error as error:
+                    _log.debug("closing the checkpointer: %s", error)
+        if store is not None:
+            self._specs = list(store.specs.values())
+            try:
+                store.connection.close(True)  # the last one to close copies the write-ahead log into the file
+            except apsw.Error as error:
+                _log.debug("closing the log: %s", error)
+
+    # after an error
+
+    def _failed(self, operations: Sequence[Operation], detail: str) -> Outcome:
+        for operation in operations:
+            operation.effects = None
+            operation.error = LogError(ErrorKind.LOG_IO, place=str(self._path), detail=detail)
+        return Outcome(operations, None, detail)
+
+    def _after_disk_error(self, operations: Sequence[Operation], error: Exception) -> Outcome:
+        """Close, open anew, verify. Appends of the transaction have failed; commits are asked of the file."""
+        detail = f"{type(error).__name__}: {error}"
+        self._noisy.log(40, type(error).__name__, "%s: a transaction failed, nothing of it is acknowledged: %s", self._path, detail)
+        assert self._store is not None
+        meant, self._at_least = self._store.committing, self._store.next_offset
+        outcome = self._failed(operations, detail)
+        self._close_store()
+        self._suspect = isinstance(error, (apsw.CorruptError, apsw.NotADBError))
+        self._unsynced = self._unsynced or not isinstance(error, apsw.FullError)
+        self._disk_error = detail
+        if self._recover_disk():
+            took_effect = meant != 0 and self._found == meant
+            for operation in operations:
+                if took_effect and operation.proves:
+                    operation.error, operation.effects = None, Effects()
+            outcome.snapshot = self._snapshot()
+            outcome.disk_error = ""
+        return outcome
+
+    _at_least = 1
+    _found = 0
+    _suspect = False
+    _unsynced = False
+    _retry_at_s = 0.0
+
+    def _recover_disk(self) -> bool:
+        """Try to open the file anew and write to it; True when the log works again."""
+        self._retry_at_s = monotonic() + RETRY_S
+        try:
+            self._found = self._settle_wal()
+            self._open_store(self._at_least, self._suspect)
+        except LogError as error:
+            self._disk_error = str(error)
+        except _DISK_ERRORS as error:
+            self._disk_error = f"{type(error).__name__}: {error}"
+        else:
+            self._disk_error = ""
+            self._suspect = self._unsynced = False
+            _log.warning("%s: opened anew and verified", self._path)
+            return True
+        return False
+
+    def _settle_wal(self) -> int:
+        """Write all that the file shows once more, to the disk this time; return the number of its last transaction.
+
+        Pages of a failed fsync may stand in the kernel's memory and nowhere else. A whole checkpoint writes and syncs them again."""
+        if not self._path.exists():
+            return 0
+        connection = None
+        try:
+            connection = self._connect()
+            try:
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            except apsw.FullError:
+                if self._unsynced:
+                    raise
+            row = connection.execute("SELECT counts ->> 'next_offset' FROM books WHERE kind='log'").fetchone()
+            return int(row[0]) if row else 0
+        except (apsw.CorruptError, apsw.NotADBError) as error:
+            if connection is not None:
+                connection.close(True)
+                connection = None
+            set_aside(self._path, error)
+            return 0
+        finally:
+            if connection is not None:
+                connection.close(True)
+
+    # checkpoints
+
+    def checkpoint(self, mode: int) -> None:
+        """Copy the write-ahead log into the file, off this thread; one at a time."""
+        if not self._checkpointing:
+            self._checkpointing = True
+            try:
+                self._checkpoints.submit(self._checkpoint, mode)
+            except RuntimeError:  # closing: the last connection does it
+                self._checkpointing = False
+
+    def _checkpoint(self, mode: int) -> None:
+        try:
+            with self._checkpoint_lock:
+                if self._checkpointer is None:
+                    self._checkpointer = self._connect()
+                    self._checkpointer.set_busy_timeout(200)
+                pages, copied = self._checkpointer.wal_checkpoint(mode=mode)
+            if mode == apsw.SQLITE_CHECKPOINT_TRUNCATE:
+                self._wal_pages = 0
+            elif pages > copied and self._wal_pages >= FINISH_PAGES:
+                self._finish_checkpoint = True
+        except (apsw.BusyError, apsw.LockedError):
+            pass
+        except _DISK_ERRORS as error:
+            self.put(Operation(fail_with(error)))
+        finally:
+            self._checkpointing = False
+
+    def free_pages(self) -> int:
+        """Return how many pages of the file hold nothing (from the checkpointing connection)."""
+        with self._checkpoint_lock:
+            if self._checkpointer is None:
+                self._checkpointer = self._connect()
+            return int(self._checkpointer.pragma("freelist_count"))
+
+
+def fail_with(error: Exception) -> Callable[[Store], Effects]:
+    """Let an error that another thread met be handled where all are."""
+
+    def run(store: Store) -> Effects:
+        raise error
+
+    return run

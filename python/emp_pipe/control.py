@@ -1,0 +1,119 @@
+"""The control socket: how `emp-pipe tap`, `groups` and `dlq` talk to the process that uses a data directory.
+
+A Unix socket `control.sock` in the data directory, for its owner only. One JSON line asks, JSON lines answer, the last one of a refusal is
+`{"error": …}`. Not here: what a question does (`pipeline.py` hands in the handlers), how answers look (`cli_admin.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from emp_pipe.errors import EmpPipeError, ErrorKind
+from emp_pipe.logs import get_logger
+
+NAME = "control.sock"
+_MOST_QUESTION_BYTES = 65_536
+_MOST_PATH_BYTES = 100
+_LONGEST_SILENCE_S = 10.0
+Handler = Callable[[dict[str, Any]], AsyncIterator[bytes]]
+
+
+@contextlib.contextmanager
+def _short_path(data_dir: Path) -> Iterator[str]:
+    """Give a path that fits into a socket address, however deep the data directory lies."""
+    path = str(data_dir / NAME)
+    if len(os.fsencode(path)) <= _MOST_PATH_BYTES:
+        yield path
+        return
+    directory = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{directory}/{NAME}"
+    finally:
+        os.close(directory)
+
+
+class ControlServer:
+    """Answers questions from `start` to `stop`. The data directory must be this process's own (its lock is held)."""
+
+    def __init__(self, data_dir: Path, handlers: Mapping[str, Handler]) -> None:
+        self._data_dir = data_dir
+        self._handlers = handlers
+        self._server: asyncio.Server | None = None
+        self._connected: set[asyncio.StreamWriter] = set()
+        self._logger = get_logger("control")
+
+    async def start(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            (self._data_dir / NAME).unlink()  # of a process that was killed
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with _short_path(self._data_dir) as path:
+            listener.bind(path)
+            os.chmod(path, 0o600)
+        listener.listen(16)
+        listener.setblocking(False)
+        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=_MOST_QUESTION_BYTES)
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            for connected in tuple(self._connected):
+                connected.close()
+            self._server = None
+        with contextlib.suppress(FileNotFoundError):
+            (self._data_dir / NAME).unlink()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connected.add(writer)
+        try:
+            question = await asyncio.wait_for(reader.readline(), _LONGEST_SILENCE_S)
+            answering = asyncio.ensure_future(self._answer(question, writer))
+            hung_up = asyncio.ensure_future(reader.read(1))
+            await asyncio.wait([answering, hung_up], return_when=asyncio.FIRST_COMPLETED)
+            for task in (answering, hung_up):
+                task.cancel()
+            await asyncio.gather(answering, hung_up, return_exceptions=True)
+        except (OSError, ValueError, TimeoutError) as error:
+            self._logger.debug("a question was not understood: %s", error)
+        finally:
+            self._connected.discard(writer)
+            writer.close()
+
+    async def _answer(self, question: bytes, writer: asyncio.StreamWriter) -> None:
+        try:
+            asked = json.loads(question)
+            handler = self._handlers.get(str(asked.get("ask")))
+            if handler is None:
+                raise EmpPipeError(ErrorKind.CONFIG_INVALID, place="control", detail=f"there is no question {asked.get('ask')!r}")
+            async for line in handler(asked):
+                writer.write(line)
+                await writer.drain()
+        except OSError:
+            return
+        except (EmpPipeError, ValueError, AttributeError) as error:
+            writer.write(json.dumps({"error": str(error)}).encode() + b"\n")
+        with contextlib.suppress(OSError):
+            await writer.drain()
+
+
+def ask(data_dir: Path, question: dict[str, Any]) -> Iterator[bytes]:
+    """Yield the lines that the process on a data directory answers with. Raises ConnectionError when none runs there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            with _short_path(data_dir) as path:
+                connection.connect(path)
+        except OSError as error:
+            raise ConnectionError(f"no emp-pipe runs on {data_dir}") from error
+        connection.sendall(json.dumps(question).encode() + b"\n")
+        with connection.makefile("rb") as lines:
+            yield from lines
+
+
+def json_line(**fields: Any) -> bytes:
+    return json.dumps(fields, default=str).encode() + b"\n"

@@ -1,0 +1,166 @@
+"""The one HTTP port: `/healthz` (alive), `/readyz` (taking records, with the reasons), `/metrics` (Prometheus).
+
+On an address that only this machine reaches everything is open. On any other address all but the two health paths ask for the key, and
+without a key are not served; `/readyz` then says only yes or no. Not here: what the state is (`pipeline.py` answers `Observed`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hmac
+import ipaddress
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, Protocol
+
+from aiohttp import web
+
+from emp_pipe.config import HttpConfig
+from emp_pipe.errors import ConfigError, ErrorKind
+
+_MOST_HEADER_BYTES = 8190
+
+
+class Observed(Protocol):
+    """What the HTTP port asks of the pipeline."""
+
+    def readiness(self) -> Readiness: ...
+
+    async def state(self) -> dict[str, Any]: ...
+
+    async def metrics_text(self) -> bytes: ...
+
+
+class Readiness(NamedTuple):
+    """Whether records are taken now, and in one sentence why not."""
+
+    ready: bool
+    reason: str
+
+
+class ListenAddress(NamedTuple):
+    """`*:8080` (host None: all interfaces), `127.0.0.1:8080`, `[::1]:8080`."""
+
+    host: str | None
+    port: int
+
+    @property
+    def is_local(self) -> bool:
+        if self.host is None:
+            return False
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def parse_listen(text: str, place: str) -> ListenAddress:
+    """Return the address that a `listen` setting names. Raises ConfigError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise ConfigError(ErrorKind.CONFIG_INVALID, place=place, detail=f"{text!r} is not an address", advice="write host:port, or *:port")
+    host = host.removeprefix("[").removesuffix("]")
+    return ListenAddress(None if host in ("*", "") else host, int(port))
+
+
+class HttpServer:
+    """Serves the port from `start` to `stop`."""
+
+    def __init__(self, config: HttpConfig, observed: Observed) -> None:
+        self._listen = parse_listen(config.listen, "http.listen")
+        self._key = config.key.reveal("http.key").encode() if config.key is not None else None
+        self._observed = observed
+        self._runner: web.AppRunner | None = None
+        self.port = 0
+
+    async def start(self) -> None:
+        """Open the port. Raises ConfigError naming address and setting when it cannot be had."""
+        app = web.Application(client_max_size=65_536)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._guarded(self._metrics))
+        runner = web.AppRunner(
+            app, access_log=None, max_field_size=_MOST_HEADER_BYTES, keepalive_timeout=30.0, handle_signals=False, shutdown_timeout=1.0
+        )
+        await runner.setup()
+        site = web.TCPSite(runner, self._listen.host, self._listen.port)
+        try:
+            await site.start()
+        except OSError as error:
+            await runner.cleanup()
+            raise cannot_listen(
+                error, "http.listen", f"{self._listen.host or '*'}:{self._listen.port}", "--set http.listen or PORT"
+            ) from error
+        self._runner = runner
+        self.port = runner.addresses[0][1] if runner.addresses else self._listen.port
+
+    @property
+    def url(self) -> str:
+        host = self._listen.host or "127.0.0.1"
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        readiness = self._observed.readiness()
+        body: dict[str, Any] = {"ready": readiness.ready}
+        if self._allowed(request):
+            body |= {"reason": readiness.reason} | await self._observed.state()
+        return _json(body, 200 if readiness.ready else 503)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        text = await self._observed.metrics_text()
+        return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    def _guarded(self, handler: Callable[[web.Request], Awaitable[web.Response]]) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def guard(request: web.Request) -> web.Response:
+            if self._allowed(request):
+                return await handler(request)
+            if self._key is None:
+                return _json({"error": "not served on this address without a key; set http.key"}, 403)
+            return _json({"error": "needs the header Authorization: Bearer <http.key>"}, 401)
+
+        return guard
+
+    def _allowed(self, request: web.Request) -> bool:
+        if self._key is None:
+            return self._listen.is_local
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._key)
+
+
+def _json(body: dict[str, Any], status: int) -> web.Response:
+    return web.Response(text=json.dumps(body, default=str) + "\n", status=status, content_type="application/json")
+
+
+def cannot_listen(error: OSError, setting: str, address: str, how: str) -> ConfigError:
+    """Return the error of a port that cannot be opened, with the setting that names it."""
+    if error.errno == errno.EADDRINUSE:
+        return ConfigError(
+            ErrorKind.ADDRESS_IN_USE,
+            place=setting,
+            detail=f"another process listens on {address}",
+            advice=f"stop it, or set another address with {how}",
+        )
+    reason = error.strerror or str(error)
+    return ConfigError(
+        ErrorKind.CONFIG_INVALID, place=setting, detail=f"cannot listen on {address} ({reason})", advice=f"change it with {how}"
+    )
+
+
+async def watch_event_loop_delay(observe: Callable[[float], None], interval_s: float = 0.5) -> None:
+    """Tell `observe` again and again by how many seconds the event loop was late."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due_s = loop.time() + interval_s
+        await asyncio.sleep(interval_s)
+        observe(max(loop.time() - due_s, 0.0))

@@ -1,0 +1,225 @@
+"""Between receivers and the log: the processors, each guarded so that its failure loses nothing, in the order in which arrivals came.
+
+    receiver → submit → [processors: inline when small, else in one thread] → LogWriter.submit → future done when durable
+
+Without processors `submit` is the writer's own. Not here: what processors do (`processors/`), how blocks are made (`log/writer.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from emp_pipe.component import Arrival, Processor
+from emp_pipe.errors import EmpPipeError, ErrorKind, LogError
+from emp_pipe.logs import RateLimitedLogger, get_logger
+from emp_pipe.self_metrics import Metrics
+from emp_pipe.taps import Taps
+
+if TYPE_CHECKING:
+    from emp_pipe._core import Batch, Block
+
+_INLINE_BYTES = 65_536
+_MOST_WAITING_BYTES = 64 << 20
+
+
+class Writer(Protocol):
+    """What the intake needs of the log's writer."""
+
+    def submit(self, arrival: Arrival) -> asyncio.Future[None]: ...
+
+    @property
+    def admitting(self) -> bool: ...
+
+    async def wait_admitting(self) -> None: ...
+
+
+class GuardedProcessor:
+    """One processor whose failures are counted and named, and lose nothing."""
+
+    def __init__(self, id: str, processor: Processor, on_error: Literal["pass", "stop"], metrics: Metrics) -> None:
+        self.id = id
+        self._processor = processor
+        self._on_error = on_error
+        self._failed = metrics.counter(
+            "processor_failed",
+            unit="records",
+            help="Records of batches that passed unchanged because a processor failed.",
+            labels=["component"],
+        ).labels(self.id)
+        self._dropped = metrics.counter(
+            "processor_dropped", unit="records", help="Records that a processor left out by rule.", labels=["component"]
+        ).labels(self.id)
+        self._logger = RateLimitedLogger(get_logger(self.id))
+
+    def process(self, batch: Batch) -> Batch | None:
+        """Return what the processor made of a batch; the batch itself when it failed. Raises EmpPipeError where `on_error` is stop."""
+        try:
+            result = self._processor.process(batch)
+            if result is not None:
+                self._check(batch, result)
+        except Exception as error:  # a plugin may raise anything
+            self._failed.inc(len(batch))
+            failure = EmpPipeError(
+                ErrorKind.PROCESSOR_FAILED, place=self.id, detail=f"the processor failed on {len(batch):,} records ({_what(error)})"
+            )
+            if self._on_error == "stop":
+                failure.advice = "mend the plugin named, or set `on_error: pass`; nothing of the batch was acknowledged"
+                raise failure from error
+            failure.detail += ", which passed unchanged"
+            self._logger.log(logging.ERROR, type(error).__name__, "%s", failure)
+            return batch
+        left_out = len(batch) - (len(result) if result is not None else 0)
+        if left_out:
+            self._dropped.inc(left_out)
+        return result
+
+    @staticmethod
+    def _check(batch: Batch, result: Any) -> None:
+        if type(result) is not type(batch):
+            raise TypeError(f"it returned a {type(result).__name__}, not a Batch or None")
+        if result.signal != batch.signal:
+            raise ValueError(f"it made {result.signal} of {batch.signal}")
+        if len(result) > len(batch):
+            raise ValueError(f"it made {len(result)} records of {len(batch)}")
+
+
+def _what(error: Exception) -> str:
+    text = str(error).splitlines()
+    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
+
+
+class PipelineIntake:
+    """The `Intake` of a pipeline; `run` belongs to the pipeline's TaskGroup."""
+
+    def __init__(self, writer: Writer, taps: Taps, on_fatal: Callable[[EmpPipeError], None]) -> None:
+        self._writer = writer
+        self._taps = taps
+        self._on_fatal = on_fatal
+        self._processors: Sequence[GuardedProcessor] = ()
+        self._waiting: deque[tuple[Arrival, asyncio.Future[None], int]] = deque()
+        self._waiting_bytes = 0
+        self._wake = asyncio.Event()
+        self._less = asyncio.Event()
+
+    def set_processors(self, processors: Sequence[GuardedProcessor]) -> None:
+        """Use these from the next arrival on."""
+        self._processors = tuple(processors)
+
+    def submit(self, arrival: Arrival) -> asyncio.Future[None]:
+        if self._taps:
+            self._taps.offer_arrival(arrival)
+        if not self._processors and not self._waiting:
+            return self._writer.submit(arrival)
+        size_bytes = _size_bytes(arrival)
+        if not self._waiting and size_bytes <= _INLINE_BYTES:
+            try:
+                return self._writer.submit(self._processed(arrival))
+            except EmpPipeError as error:
+                return self._refused(asyncio.get_running_loop().create_future(), error)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((arrival, future, size_bytes))
+        self._waiting_bytes += size_bytes
+        self._wake.set()
+        return future
+
+    @property
+    def admitting(self) -> bool:
+        return self._waiting_bytes < _MOST_WAITING_BYTES and self._writer.admitting
+
+    async def wait_admitting(self) -> None:
+        while not self.admitting:
+            if self._waiting_bytes >= _MOST_WAITING_BYTES:
+                self._less.clear()
+                await self._less.wait()
+            else:
+                await self._writer.wait_admitting()
+
+    async def run(self) -> None:
+        """Process large arrivals one after another in a thread, so that order is kept and the sockets go on being read."""
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1, thread_name_prefix="processors") as thread:
+            while True:
+                while self._waiting:
+                    arrival, future, size_bytes = self._waiting[0]
+                    try:
+                        processed = await loop.run_in_executor(thread, self._processed, arrival)
+                    except EmpPipeError as error:
+                        self._refused(future, error)
+                    else:
+                        _follow(self._writer.submit(processed), future)
+                    self._waiting.popleft()
+                    self._waiting_bytes -= size_bytes
+                    self._less.set()
+                self._wake.clear()
+                await self._wake.wait()
+
+    async def drained(self) -> None:
+        """Return when every arrival has been handed to the writer."""
+        while self._waiting:
+            self._less.clear()
+            await self._less.wait()
+
+    def _refused(self, future: asyncio.Future[None], error: EmpPipeError) -> asyncio.Future[None]:
+        self._on_fatal(error)
+        if not future.done():
+            future.set_exception(LogError(ErrorKind.LOG_CLOSED, place=error.place, detail=error.detail))
+        return future
+
+    def _processed(self, arrival: Arrival) -> Arrival:
+        processors = self._processors
+        dropped = 0
+        batch = arrival.batch
+        if batch is not None:
+            before = len(batch)
+            batch = self._through(processors, batch)
+            dropped = before - (len(batch) if batch is not None else 0)
+        blocks: list[Block] = []
+        for block in arrival.blocks:
+            try:
+                opened = block.decode()
+            except ValueError:  # it cannot be read: the delivery loop sets it aside as a dead letter, with its bytes
+                blocks.append(block)
+                continue
+            passed = self._through(processors, opened)
+            dropped += len(opened) - (len(passed) if passed is not None else 0)
+            if passed is opened:
+                blocks.append(block)
+            elif passed is not None:
+                made = passed.to_block(block.codec, topic=block.topic, block_id=block.block_id)
+                blocks.append(made.with_flags(decided=block.decided, red_done=block.red_done, aggregated=block.aggregated))
+        return replace(arrival, batch=batch, blocks=blocks, dropped=arrival.dropped + dropped)
+
+    def _through(self, processors: Sequence[GuardedProcessor], batch: Batch) -> Batch | None:
+        passed: Batch | None = batch
+        for processor in processors:
+            if passed is None:
+                return None
+            passed = processor.process(passed)
+            if self._taps and passed is not None:
+                self._taps.offer(processor.id, passed)
+        return passed
+
+
+def _size_bytes(arrival: Arrival) -> int:
+    size_bytes = sum(block.uncompressed_bytes for block in arrival.blocks)
+    return size_bytes + (arrival.batch.size_bytes if arrival.batch is not None else 0)
+
+
+def _follow(source: asyncio.Future[None], follower: asyncio.Future[None]) -> None:
+    def settle(done: asyncio.Future[None]) -> None:
+        if follower.done():
+            return
+        if done.cancelled():
+            follower.cancel()
+        elif (error := done.exception()) is not None:
+            follower.set_exception(error)
+        else:
+            follower.set_result(None)
+
+    source.add_done_callback(settle)
