@@ -112,6 +112,10 @@ fuzz: build ## The long form of the property tests (FUZZ_CASES=20000 each)
 	@PROPTEST_RNG_SEED=$(SEED) PROPTEST_CASES=$(FUZZ_CASES) cargo test --quiet --profile $(PROFILE) --locked -p emp-core
 	@EMP_TEST_SEED=$(SEED) EMP_FUZZ_CASES=$(FUZZ_CASES) $(PY) -m pytest -q --timeout=0 --hypothesis-seed=$(SEED) --hypothesis-profile=fuzz -m "hypothesis" $(TEST_DIRS)
 
+.PHONY: demo
+demo: build ## The main job on this machine, with real clients (DASH0_AUTH_TOKEN=... sends to Dash0)
+	@$(PY) -m demo
+
 .PHONY: interop
 interop: build ## Unmodified counterparts in Node and Go against ours, where they are present
 	@$(PY) -m pytest -q -rs --timeout=600 tests/interop

@@ -39,7 +39,7 @@ def step(text: str) -> None:
     print(f"\n▸ {text}", flush=True)
 
 
-def send_everything(forward_port: int, jobs: int, seed: int) -> dict[str, Entry]:
+def send_everything(forward_port: int, jobs: int, seed: int, python_only: bool) -> dict[str, Entry]:
     """Let each client log its machine's jobs; return what was sent, by `demo_id`."""
     sent: dict[str, Entry] = {}
 
@@ -53,7 +53,7 @@ def send_everything(forward_port: int, jobs: int, seed: int) -> dict[str, Entry]
 
     log(COMFY, "fluent-logger (Python)", lambda entries: log_with_fluent_logger(entries, forward_port))
     log(API, "the standard library's logging (Python)", lambda entries: log_with_standard_logging(entries, forward_port))
-    missing = install_node_client(NODE_CACHE)
+    missing = "--python-only" if python_only else install_node_client(NODE_CACHE)
     if missing:
         print(f"  {NODE.machine_id:<15} not run: {missing}", flush=True)
     else:
@@ -108,7 +108,7 @@ def report(sent: dict[str, Entry], endpoint: OtlpEndpoint) -> bool:
     return complete and not wrong
 
 
-def run(jobs: int, seed: int, keep: Path | None) -> bool:
+def run(jobs: int, seed: int, keep: Path | None, python_only: bool) -> bool:
     with ExitStack() as stack:
         directory = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="emp-pipe-demo-")))
         directory.mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ def run(jobs: int, seed: int, keep: Path | None) -> bool:
         edge.wait_ready()
 
         step(f"Clients log jobs to the edge (seed {seed})")
-        sent = send_everything(edge_port, jobs, seed)
+        sent = send_everything(edge_port, jobs, seed, python_only)
 
         if endpoint is not None:
             step("The OTLP endpoint has received")
@@ -192,10 +192,11 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=6, help="jobs per worker")
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3)), help="the same seed logs the same jobs")
     parser.add_argument("--keep", type=Path, help="keep data, certificates and both processes' logs in this directory")
+    parser.add_argument("--python-only", action="store_true", help="leave the Node.js client out")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, interrupted)
     try:
-        return 0 if run(options.jobs, options.seed, options.keep) else 1
+        return 0 if run(options.jobs, options.seed, options.keep, options.python_only) else 1
     except KeyboardInterrupt:
         print("\nstopped; both processes have ended")
         return 130
