@@ -3,7 +3,7 @@
     clients ──Forward──▶ emp-pipe edge ──Forward, TLS, shared key──▶ emp-pipe central ──OTLP/HTTP, gzip──▶ endpoint (or Dash0)
 
 Exit code 0: every record that a client sent arrived exactly once. With DASH0_AUTH_TOKEN set, central exports to Dash0 instead of the local
-endpoint. The parts: `story.py` what is logged, `clients.py` who logs it, `processes.py` emp-pipe, `otlp_endpoint.py`, `table.py`.
+endpoint. The parts: `story.py`, `clients.py`, `processes.py` (emp-pipe), `otlp_endpoint.py`, `arrivals.py` (the check), `table.py`.
 """
 
 from __future__ import annotations
@@ -15,28 +15,22 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
+from demo.arrivals import report_dash0, report_endpoint
 from demo.clients import ClientError, install_node_client, log_with_fluent_logger, log_with_node, log_with_standard_logging
-from demo.otlp_endpoint import LogRow, OtlpEndpoint
+from demo.otlp_endpoint import OtlpEndpoint
 from demo.processes import EmpPipe, ProcessError, free_port, write_certificates
 from demo.story import Entry, Machine, machine_entries
-from demo.table import print_counts, print_jobs
+from demo.table import step
 
 NODE_CACHE = Path(".cache/demo-node")
-ARRIVAL_TIMEOUT_S = 30.0
-SEVERITY_NUMBERS = {"debug": 5, "info": 9, "warn": 13, "error": 17}
 
 COMFY = Machine("gpu-7f3a", "comfyui", ("worker-001", "worker-002"))
 API = Machine("railway-abc123", "api", ("worker-001",))
 NODE = Machine("gpu-b21c", "machine", ("worker-001", "worker-002"))
-
-
-def step(text: str) -> None:
-    print(f"\n▸ {text}", flush=True)
 
 
 def send_everything(forward_port: int, jobs: int, seed: int, python_only: bool) -> dict[str, Entry]:
@@ -59,53 +53,6 @@ def send_everything(forward_port: int, jobs: int, seed: int, python_only: bool) 
     else:
         log(NODE, "@fluent-org/logger (Node.js), with acks", lambda entries: log_with_node(entries, forward_port, NODE_CACHE))
     return sent
-
-
-def differences(sent: dict[str, Entry], rows: list[LogRow]) -> list[str]:
-    """Return what is wrong with what arrived: lost, repeated, strange or changed records. Empty: every record arrived exactly once."""
-    counts = Counter(str(row.attributes.get("demo_id")) for row in rows)
-    wrong = [f"lost: {entry.message} ({demo_id})" for demo_id, entry in sent.items() if not counts[demo_id]]
-    wrong += [f"arrived {count} times: {demo_id}" for demo_id, count in counts.items() if count > 1]
-    wrong += [f"never sent: {demo_id}" for demo_id in counts if demo_id not in sent]
-    for row in rows:
-        entry = sent.get(str(row.attributes.get("demo_id")))
-        if entry is None:
-            continue
-        identity = {"machine_id", "worker_id", "service_type"}
-        arrived = {**row.attributes, **{key: row.resource.get(key) for key in identity}, "message": row.body}
-        expected = {**entry.fields, "message": entry.message}
-        changed = {key: (value, arrived.get(key)) for key, value in expected.items() if key != "duration" and arrived.get(key) != value}
-        if row.severity_number != SEVERITY_NUMBERS[entry.level]:
-            changed["level"] = (entry.level, row.severity_number)
-        if changed:
-            wrong.append(f"changed on its way: {changed}")
-    return wrong
-
-
-def report(sent: dict[str, Entry], endpoint: OtlpEndpoint) -> bool:
-    """Print what arrived at the local endpoint; return whether it is what was sent."""
-    complete = endpoint.wait_for_rows(len(sent), ARRIVAL_TIMEOUT_S)
-    time.sleep(0.5)  # a repeat would come now
-    rows = list(endpoint.received.rows)
-    requests, zipped = endpoint.received.requests, endpoint.received.gzip_requests
-    print(f"  {len(rows)} records in {requests} requests, {zipped} of them gzip")
-    step("What arrived: two jobs of each machine")
-    print()
-    print_jobs(rows)
-    step("Records per machine and severity")
-    print()
-    print_counts(rows)
-    wrong = differences(sent, rows)
-    print()
-    for line in wrong[:10]:
-        print(f"  ✗ {line}")
-    if len(wrong) > 10:
-        print(f"  ✗ and {len(wrong) - 10} more")
-    if complete and not wrong:
-        print(f"✓ all {len(sent)} records arrived exactly once, with every field as it was sent")
-    else:
-        print(f"✗ {len(sent)} records were sent, {len(rows)} arrived")
-    return complete and not wrong
 
 
 def run(jobs: int, seed: int, keep: Path | None, python_only: bool) -> bool:
@@ -160,7 +107,7 @@ def run(jobs: int, seed: int, keep: Path | None, python_only: bool) -> bool:
 
         if endpoint is not None:
             step("The OTLP endpoint has received")
-            good = report(sent, endpoint)
+            good = report_endpoint(sent, endpoint)
         else:
             step("Sending to Dash0")
             good = report_dash0(sent, central)
@@ -177,10 +124,6 @@ def run(jobs: int, seed: int, keep: Path | None, python_only: bool) -> bool:
 
 def destination_text(endpoint: OtlpEndpoint | None) -> str:
     return f"OTLP at {endpoint.url}" if endpoint is not None else ""
-
-
-def report_dash0(sent: dict[str, Entry], central: EmpPipe) -> bool:
-    raise NotImplementedError
 
 
 def interrupted(signal_number: int, frame: FrameType | None) -> None:

@@ -11,6 +11,11 @@ from demo.otlp_endpoint import LogRow
 COLUMNS = ("machine", "worker", "level", "job", "message")
 
 
+def step(text: str) -> None:
+    """Say what happens next."""
+    print(f"\n▸ {text}", flush=True)
+
+
 def cells(row: LogRow) -> tuple[str, ...]:
     job = str(row.attributes.get("job_id", ""))
     return (

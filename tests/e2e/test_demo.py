@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from demo.__main__ import differences
-from demo.otlp_endpoint import LogRow
+from demo.arrivals import differences
+from demo.otlp_endpoint import LogRow, OtlpEndpoint
 from demo.story import Entry, Machine, machine_entries
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,10 +73,16 @@ def test_the_check_names_a_changed_record(sent: dict[str, Entry], rows: list[Log
 
 
 @pytest.fixture
-def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("DASH0_")}
+
+
+@pytest.fixture
+def demo(tmp_path: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "demo", "--jobs", "2", "--python-only", "--keep", str(tmp_path)],
         cwd=ROOT,
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -92,6 +99,25 @@ def test_the_demo_ends_well_and_says_that_all_arrived_exactly_once(demo: subproc
     assert "arrived exactly once" in output
     for word in ("railway-abc123", "gpu-7f3a", "worker-002", "Job received for", "error"):
         assert word in output
+
+
+@pytest.fixture
+def stand_in_for_dash0(environment: dict[str, str]) -> Iterator[OtlpEndpoint]:
+    endpoint = OtlpEndpoint()
+    environment |= {"DASH0_AUTH_TOKEN": "token-of-the-test", "DASH0_DATASET": "demo", "DASH0_ENDPOINT": endpoint.url}
+    yield endpoint
+    endpoint.close()
+
+
+def test_with_a_dash0_token_the_demo_sends_there_and_says_what_was_taken(
+    stand_in_for_dash0: OtlpEndpoint, demo: subprocess.Popen[str]
+) -> None:
+    output, _ = demo.communicate(timeout=100)
+    assert demo.returncode == 0, output
+    count = len(stand_in_for_dash0.received.rows)
+    assert count > 50
+    assert f"Dash0 has taken all {count} records" in output
+    assert "token-of-the-test" not in output
 
 
 def test_ctrl_c_ends_the_demo_and_both_processes(demo: subprocess.Popen[str]) -> None:
