@@ -22,7 +22,7 @@ NOT_OURS = {"__pycache__", "node_modules", "target", "out", "dist", "data"}
 
 
 def tracked_files() -> list[Path]:
-    """Return the project's files, relative to the root: what git knows and what is new and not ignored; without git, all but what is built."""
+    """Return the project's files, relative to the root: what git knows and does not ignore; without git, all but what is built."""
     try:
         command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
         listing = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
