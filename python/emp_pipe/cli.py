@@ -6,7 +6,6 @@ Not here: what runs (`pipeline.py`), what a role is (`roles/`), talking to a run
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -16,10 +15,11 @@ from typing import Annotated
 
 import typer
 
-from emp_pipe import __version__, environment
+from emp_pipe import __version__, cli_admin, environment
 from emp_pipe.config import COMPONENT_SECTIONS, PipelineConfig, build
 from emp_pipe.config_layer import Layer, merged, put_setting, read_yaml
 from emp_pipe.config_print import render
+from emp_pipe.control import NAME as CONTROL_SOCKET
 from emp_pipe.errors import ConfigError, EmpPipeError, ErrorKind
 from emp_pipe.roles import central as central_role
 from emp_pipe.roles import edge as edge_role
@@ -31,6 +31,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+cli_admin.use_locator(lambda directory, file: _locate(directory, file))
+app.command()(cli_admin.tap)
+app.add_typer(cli_admin.groups_app, name="groups")
+app.add_typer(cli_admin.dlq_app, name="dlq")
 ROLES: dict[str, Callable[[environment.Environment], Layer]] = {"edge": edge_role.expand, "central": central_role.expand}
 
 
@@ -141,8 +145,23 @@ def _start(sources: Sources, print_config: bool) -> None:
         raise ConfigError(
             ErrorKind.CONFIG_INVALID, place=layer.place((missing,)), detail=f"no {missing} are set", advice="add at least one"
         )
-    pipeline = importlib.import_module("emp_pipe.pipeline")  # what runs is heavy; a check needs none of it
-    sys.exit(pipeline.run_until_stopped(config, layer, sources.load))
+    from emp_pipe.process import run_until_stopped  # what runs is heavy; a check needs none of it
+
+    sys.exit(run_until_stopped(config, sources.load))
+
+
+def _locate(directory: Path | None, file: Path | None) -> PipelineConfig:
+    """Return the configuration of the process that an administrative command is about."""
+    variables = dict(os.environ)
+    if directory is None and file is None and not variables.get("EMP_DATA_DIR"):
+        found = [path for role in ("edge", "central", "run") if (path := environment.default_data_dir(variables, role)).is_dir()]
+        running = [path for path in found if (path / CONTROL_SOCKET).exists()] or found
+        if len(running) != 1:
+            what = f"several data directories are in use ({', '.join(map(str, running))})" if running else "no data directory was found"
+            raise ConfigError(ErrorKind.CONFIG_INVALID, place="--data-dir", detail=what, advice="name one with --data-dir")
+        directory = running[0]
+    config, _ = Sources("run", file, data_dir=directory, environment=variables).load()
+    return config
 
 
 def run_command() -> None:

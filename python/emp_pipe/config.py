@@ -7,11 +7,12 @@ Not here: YAML and its lines (`config_layer.py`), what a role expands to (`roles
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ByteSize, Field, SecretStr, SerializeAsAny, ValidationError, field_validator
 
@@ -27,6 +28,33 @@ _URL_PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
+class ListenAddress(NamedTuple):
+    """`*:8080` (host None: all interfaces), `127.0.0.1:8080`, `[::1]:8080`."""
+
+    host: str | None
+    port: int
+
+    @property
+    def is_local(self) -> bool:
+        if self.host is None:
+            return False
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def parse_listen(text: str) -> ListenAddress:
+    """Return the address that `http.listen` names. Raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise ValueError(f"{text!r} is not an address; write host:port, or *:port for all interfaces")
+    host = host.removeprefix("[").removesuffix("]")
+    return ListenAddress(None if host in ("*", "") else host, int(port))
+
+
 class HttpConfig(ComponentConfig):
     """The one HTTP port: `/healthz`, `/readyz`, `/metrics`."""
 
@@ -35,6 +63,12 @@ class HttpConfig(ComponentConfig):
         "127.0.0.1:8080", description="Address and port. On an address that others reach, all but the two health paths need `key`."
     )
     key: Secret | None = Field(None, description="Asked for as `Authorization: Bearer <key>` on all paths but the two health paths.")
+
+    @field_validator("listen")
+    @classmethod
+    def _listen_is_an_address(cls, value: str) -> str:
+        parse_listen(value)
+        return value
 
 
 class NormalizeConfig(ComponentConfig):

@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import hmac
-import ipaddress
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Protocol
 
 from aiohttp import web
 
-from emp_pipe.config import HttpConfig
+from emp_pipe.config import HttpConfig, parse_listen
 from emp_pipe.errors import ConfigError, ErrorKind
 
 _MOST_HEADER_BYTES = 8190
@@ -39,38 +38,11 @@ class Readiness(NamedTuple):
     reason: str
 
 
-class ListenAddress(NamedTuple):
-    """`*:8080` (host None: all interfaces), `127.0.0.1:8080`, `[::1]:8080`."""
-
-    host: str | None
-    port: int
-
-    @property
-    def is_local(self) -> bool:
-        if self.host is None:
-            return False
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-
-def parse_listen(text: str, place: str) -> ListenAddress:
-    """Return the address that a `listen` setting names. Raises ConfigError."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise ConfigError(ErrorKind.CONFIG_INVALID, place=place, detail=f"{text!r} is not an address", advice="write host:port, or *:port")
-    host = host.removeprefix("[").removesuffix("]")
-    return ListenAddress(None if host in ("*", "") else host, int(port))
-
-
 class HttpServer:
     """Serves the port from `start` to `stop`."""
 
     def __init__(self, config: HttpConfig, observed: Observed) -> None:
-        self._listen = parse_listen(config.listen, "http.listen")
+        self._listen = parse_listen(config.listen)
         self._key = config.key.reveal("http.key").encode() if config.key is not None else None
         self._observed = observed
         self._runner: web.AppRunner | None = None

@@ -1,0 +1,210 @@
+"""The commands that look at a data directory: `tap`, `groups`, `dlq`. A running process is asked over its control socket; a stopped one's
+log is opened here, under the directory's lock. Not here: starting anything (`cli.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from emp_pipe import control, data_dir
+from emp_pipe.clock import SystemClock
+from emp_pipe.component import Context
+from emp_pipe.config import PipelineConfig
+from emp_pipe.errors import EmpPipeError, ErrorKind
+from emp_pipe.log.protocol import Log
+from emp_pipe.registry import Kind, find
+from emp_pipe.self_metrics import Metrics
+
+groups_app = typer.Typer(help="The destinations' places in the buffer.", no_args_is_help=True)
+dlq_app = typer.Typer(help="Dead letters: what was given up, with its bytes.", no_args_is_help=True)
+
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The data directory of the process (default: the one that runs).")]
+FileOption = Annotated[Path | None, typer.Option("--config", "-c", help="The configuration of the process, for its data directory.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+Locate = Callable[[Path | None, Path | None], PipelineConfig]
+_locate: list[Locate] = []
+
+
+def use_locator(locate: Locate) -> None:
+    """Say how a data directory or a configuration file leads to a configuration; `cli.py` knows."""
+    _locate[:] = [locate]
+
+
+def _config(directory: Path | None, file: Path | None) -> PipelineConfig:
+    return _locate[0](directory, file)
+
+
+def _answers(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        answer = json.loads(line)
+        if set(answer) == {"error"}:
+            typer.echo(f"emp-pipe: {answer['error']}", err=True)
+            sys.exit(1)
+        yield answer
+
+
+def tap(
+    component: Annotated[str, typer.Argument(help="A component's id, such as forward or otlp_http/dash0.")],
+    directory: DataDir = None,
+    config: FileOption = None,
+    rows_per_s: Annotated[int, typer.Option("--rows-per-s", help="The most rows shown a second; the others are counted.")] = 1000,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="End after so many rows; 0: never.")] = 0,
+) -> None:
+    """Show the rows that pass a component of the running process, as JSON lines, until Ctrl-C."""
+    lines = control.ask(_config(directory, config).data_dir, {"ask": "tap", "component": component, "rows_per_s": rows_per_s})
+    shown = 0
+    try:
+        for line in lines:
+            if line.startswith((b'{"tapped"', b'{"error"', b'{"tap_left_out_rows"')):
+                for note in _answers(iter([line])):
+                    typer.echo(_tap_note(note), err=True)
+                continue
+            sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
+            shown += 1
+            if limit and shown >= limit:
+                return
+    except ConnectionError as error:
+        raise _not_running(error) from error
+    except (KeyboardInterrupt, BrokenPipeError):
+        return
+
+
+def _tap_note(note: dict[str, Any]) -> str:
+    if "tapped" in note:
+        return f"emp-pipe: rows that pass {note['tapped']} follow"
+    return f"emp-pipe: {note.get('tap_left_out_rows', 0):,} rows left out so far (see --rows-per-s)"
+
+
+def _not_running(error: ConnectionError) -> EmpPipeError:
+    return EmpPipeError(ErrorKind.CONFIG_INVALID, place="tap", detail=str(error), advice="start it, or name its --data-dir")
+
+
+@groups_app.command("list")
+def groups_list(directory: DataDir = None, config: FileOption = None, as_json: JsonOption = False) -> None:
+    """List the groups: what each still holds, and how its destination fares."""
+    rows = list(_ask(_config(directory, config), {"ask": "groups list"}, _list_stopped))
+    if as_json:
+        for row in rows:
+            typer.echo(json.dumps(row))
+        return
+    if not rows:
+        typer.echo("no groups: no exporter has been configured on this data directory yet")
+        return
+    typer.echo(f"{'GROUP':<28} {'KIND':<12} {'RECORDS HELD':>14} {'BYTES HELD':>14} {'OLDEST (s)':>11}  STATE")
+    for row in rows:
+        kind = "required" if row["required"] else "best effort"
+        state = f"{row['state']}{': ' + row['error'] if row.get('error') else ''}"
+        typer.echo(
+            f"{row['group']:<28} {kind:<12} {row['held_records']:>14,} {row['held_bytes']:>14,} {row['oldest_age_s']:>11.1f}  {state}"
+        )
+
+
+@groups_app.command("reset")
+def groups_reset(
+    group: Annotated[str, typer.Argument(help="The group: an exporter's id.")],
+    to: Annotated[str, typer.Option("--to", help="oldest: send again all that is held; newest: skip what is held, counted.")] = "newest",
+    directory: DataDir = None,
+    config: FileOption = None,
+) -> None:
+    """Move a group to the oldest or the newest block held."""
+    if to not in ("oldest", "newest"):
+        raise typer.BadParameter("must be oldest or newest", param_hint="--to")
+
+    async def on_stopped(log: Log) -> list[dict[str, Any]]:
+        await log.reset_group(_known(log, group), "oldest" if to == "oldest" else "newest")
+        return []
+
+    list(_ask(_config(directory, config), {"ask": "groups reset", "group": group, "start": to}, on_stopped))
+    typer.echo(f"{group}: reset to the {to} block held")
+
+
+@groups_app.command("drop")
+def groups_drop(
+    group: Annotated[str, typer.Argument(help="The group that no exporter reads any more.")],
+    directory: DataDir = None,
+    config: FileOption = None,
+) -> None:
+    """Forget a group; what only it still holds is given up, counted."""
+
+    async def on_stopped(log: Log) -> list[dict[str, Any]]:
+        await log.drop_group(_known(log, group))
+        return []
+
+    list(_ask(_config(directory, config), {"ask": "groups drop", "group": group}, on_stopped))
+    typer.echo(f"{group}: dropped")
+
+
+@dlq_app.command("list")
+def dlq_list(
+    directory: DataDir = None,
+    config: FileOption = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="The most letters shown.")] = 100,
+    after: Annotated[int, typer.Option("--after", help="Only letters with a higher id.")] = 0,
+) -> None:
+    """List dead letters as JSON lines: who gave them up, why, and how their bytes begin."""
+    from emp_pipe.observe import dead_letter_line
+
+    async def on_stopped(log: Log) -> list[dict[str, Any]]:
+        return [json.loads(dead_letter_line(number, letter)) for number, letter in await log.dead_letters(limit, after)]
+
+    for letter in _ask(_config(directory, config), {"ask": "dlq list", "limit": limit, "after": after}, on_stopped):
+        typer.echo(json.dumps(letter))
+
+
+def _ask(
+    config: PipelineConfig, question: dict[str, Any], on_stopped: Callable[[Log], Awaitable[list[dict[str, Any]]]]
+) -> Iterator[dict[str, Any]]:
+    """Yield the running process's answers; without one, do the same on the stopped log."""
+    try:
+        yield from _answers(control.ask(config.data_dir, question))
+        return
+    except ConnectionError:
+        pass
+    if not config.data_dir.is_dir():
+        raise EmpPipeError(
+            ErrorKind.CONFIG_INVALID, place=str(config.data_dir), detail="there is no such data directory", advice="name it with --data-dir"
+        )
+    with data_dir.owned(config.data_dir):
+        yield from asyncio.run(_with_log(config, on_stopped))
+
+
+async def _with_log(config: PipelineConfig, work: Callable[[Log], Awaitable[list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+    clock = SystemClock()
+    context = Context(clock, Metrics(), config.data_dir.absolute(), config.machine_id, config.role)
+    log: Log = find(Kind.BUFFERS, config.buffer_type).component("buffer", config.buffer, context)
+    await log.open(None)
+    try:
+        return await work(log)
+    finally:
+        await log.close(clock.monotonic_s() + 10.0)
+
+
+async def _list_stopped(log: Log) -> list[dict[str, Any]]:
+    now = SystemClock().unix_nano()
+    return [
+        {
+            "group": group.spec.name,
+            "required": group.spec.required,
+            "held_records": group.held_records,
+            "held_bytes": group.held_bytes,
+            "oldest_age_s": (now - group.oldest_append_unix_nano) / 1e9 if group.oldest_append_unix_nano else 0.0,
+            "state": "emp-pipe is stopped",
+            "error": "",
+        }
+        for group in log.usage().groups
+    ]
+
+
+def _known(log: Log, group: str) -> str:
+    known = [found.spec.name for found in log.usage().groups]
+    if group not in known:
+        raise EmpPipeError(ErrorKind.CONFIG_INVALID, place=group, detail="there is no such group", advice=f"there are {', '.join(known)}")
+    return group

@@ -1,0 +1,253 @@
+"""What can be seen of a running pipeline: the HTTP port, the control socket, the metrics, and the lines that start-up says.
+
+Not here: how they are served (`http_server.py`, `control.py`), what the metrics of components are (each component).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from emp_pipe import __version__
+from emp_pipe.control import ControlServer, json_line
+from emp_pipe.errors import EmpPipeError, ErrorKind
+from emp_pipe.http_server import HttpServer, Readiness, watch_event_loop_delay
+from emp_pipe.log_metrics import LogMetrics
+from emp_pipe.pipeline import Pipeline
+from emp_pipe.self_metrics_export import SelfMetricsExport
+
+_DELAY_BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_MOST_TAP_ROWS_PER_S = 10_000
+
+
+class Observer:
+    """Serves a pipeline's state while it is entered; `run` belongs to the process's TaskGroup."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._log_metrics = LogMetrics(pipeline.log, pipeline.clock, pipeline.metrics)
+        self._http = HttpServer(pipeline.config.http, self) if pipeline.config.http.enabled else None
+        self._control = ControlServer(
+            pipeline.config.data_dir,
+            {
+                "tap": self._tap,
+                "groups list": self._groups_list,
+                "groups reset": self._groups_reset,
+                "groups drop": self._groups_drop,
+                "dlq list": self._dlq_list,
+            },
+        )
+        self._delay = pipeline.metrics.histogram(
+            "event_loop_delay", unit="seconds", help="By how much the event loop was late.", buckets=_DELAY_BUCKETS_S
+        )
+
+    async def __aenter__(self) -> Observer:
+        if self._http is not None:
+            await self._http.start()
+        await self._control.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._control.stop()
+        if self._http is not None:
+            await self._http.stop()
+
+    async def run(self) -> None:
+        """Measure the event loop's delay, and send own metrics where a destination is set."""
+        settings = self._pipeline.config.self_metrics
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(watch_event_loop_delay(self._delay.observe))
+            if settings.otlp_endpoint:
+                export = SelfMetricsExport(settings, self._pipeline.context, self._log_metrics.refresh)
+                tasks.create_task(export.run())
+
+    # the HTTP port
+
+    def readiness(self) -> Readiness:
+        pipeline = self._pipeline
+        if pipeline.state != "running":
+            return Readiness(False, f"emp-pipe is {pipeline.state}")
+        failures = [*(slot.failure for slot in pipeline.receivers.values()), *(slot.failure for slot in pipeline.exporters.values())]
+        for failure in failures:
+            if failure is not None:
+                return Readiness(False, str(failure))
+        if not pipeline.intake.admitting:
+            return Readiness(False, pipeline.log.usage().reason or "the processors are behind")
+        return Readiness(True, "records are taken")
+
+    async def state(self) -> dict[str, Any]:
+        pipeline = self._pipeline
+        usage = pipeline.log.usage()
+        return {
+            "state": pipeline.state,
+            "version": __version__,
+            "role": pipeline.config.role,
+            "machine_id": pipeline.config.machine_id,
+            "durability": pipeline.log.durability,
+            "buffer": {
+                "held_bytes": usage.held_bytes,
+                "limit_bytes": usage.limit_bytes,
+                "dead_bytes": usage.dead_bytes,
+                "admitting": usage.admitting,
+                "reason": usage.reason,
+                "oldest_age_s": self._age_s(usage.oldest_append_unix_nano),
+            },
+            "components": self._components(),
+            "groups": self._groups(),
+        }
+
+    async def metrics_text(self) -> bytes:
+        if self._pipeline.state != "starting":
+            await self._log_metrics.refresh()
+        return self._pipeline.metrics.text()
+
+    def _components(self) -> list[dict[str, Any]]:
+        pipeline = self._pipeline
+        found = [
+            {"id": name, "kind": "receiver", "state": "failed" if slot.failure else "running" if slot.started.is_set() else "starting"}
+            for name, slot in pipeline.receivers.items()
+        ]
+        found += [{"id": name, "kind": "processor", "state": "running"} for name in pipeline.config.processors]
+        for name, slot in pipeline.exporters.items():
+            status = slot.loop.status()
+            found.append(
+                {
+                    "id": name,
+                    "kind": "exporter",
+                    "state": "failed" if slot.failure else status.state,
+                    "error": str(slot.failure or status.error),
+                }
+            )
+        return found
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "group": group.spec.name,
+                "required": group.spec.required,
+                "topics": sorted(group.spec.topics),
+                "held_records": group.held_records,
+                "held_blocks": group.held_blocks,
+                "held_bytes": group.held_bytes,
+                "quota_bytes": group.spec.quota_bytes,
+                "in_flight_blocks": group.in_flight_blocks,
+                "oldest_age_s": self._age_s(group.oldest_append_unix_nano),
+            }
+            for group in self._pipeline.log.usage().groups
+        ]
+
+    def _age_s(self, append_unix_nano: int | None) -> float:
+        if append_unix_nano is None:
+            return 0.0
+        return round(max(self._pipeline.clock.unix_nano() - append_unix_nano, 0) / 1e9, 3)
+
+    # the control socket
+
+    async def _tap(self, asked: dict[str, Any]) -> AsyncIterator[bytes]:
+        config = self._pipeline.config
+        known = [*config.receivers, *config.processors, *config.exporters]
+        component = str(asked.get("component"))
+        if component not in known:
+            raise EmpPipeError(
+                ErrorKind.CONFIG_INVALID, place=component, detail="there is no such component here", advice=f"there are {', '.join(known)}"
+            )
+        rows_per_s = max(1, min(int(asked.get("rows_per_s", 1000)), _MOST_TAP_ROWS_PER_S))
+        with self._pipeline.taps.watch(component, rows_per_s) as watcher:
+            yield json_line(tapped=component)
+            told = 0
+            async for lines in watcher.lines():
+                yield lines
+                if watcher.left_out_rows != told:
+                    told = watcher.left_out_rows
+                    yield json_line(tap_left_out_rows=told)
+
+    async def _groups_list(self, asked: dict[str, Any]) -> AsyncIterator[bytes]:
+        for group in self._groups():
+            slot = self._pipeline.exporters.get(group["group"])
+            status = slot.loop.status() if slot is not None else None
+            yield json_line(**group, state=status.state if status else "", error=status.error if status else "")
+
+    async def _groups_reset(self, asked: dict[str, Any]) -> AsyncIterator[bytes]:
+        start = asked.get("start")
+        if start not in ("oldest", "newest"):
+            raise EmpPipeError(ErrorKind.CONFIG_INVALID, place="groups reset", detail="start must be oldest or newest")
+        await self._pipeline.log.reset_group(self._known_group(asked), start)
+        yield json_line(done=True)
+
+    async def _groups_drop(self, asked: dict[str, Any]) -> AsyncIterator[bytes]:
+        group = self._known_group(asked)
+        if group in self._pipeline.exporters:
+            raise EmpPipeError(
+                ErrorKind.CONFIG_INVALID,
+                place=group,
+                detail="an exporter of this configuration reads this group",
+                advice="remove the exporter from the configuration and reload, or use `emp-pipe groups reset`",
+            )
+        await self._pipeline.log.drop_group(group)
+        yield json_line(done=True)
+
+    def _known_group(self, asked: dict[str, Any]) -> str:
+        known = [group.spec.name for group in self._pipeline.log.usage().groups]
+        group = str(asked.get("group"))
+        if group not in known:
+            raise EmpPipeError(
+                ErrorKind.CONFIG_INVALID, place=group, detail="there is no such group", advice=f"there are {', '.join(known)}"
+            )
+        return group
+
+    async def _dlq_list(self, asked: dict[str, Any]) -> AsyncIterator[bytes]:
+        limit = max(1, min(int(asked.get("limit", 100)), 10_000))
+        for number, letter in await self._pipeline.log.dead_letters(limit, int(asked.get("after", 0))):
+            yield dead_letter_line(number, letter)
+
+    # start-up
+
+    def start_up_lines(self) -> list[str]:
+        """Return what start-up says: what listens where, where records go, what a power cut loses, where to look."""
+        config = self._pipeline.config
+        lines = [f"emp-pipe {__version__} {config.role} on {config.machine_id}, data in {config.data_dir.absolute()}"]
+        lines += [f"receives: {name} on {_where(slot.config, 'listen')}" for name, slot in self._pipeline.receivers.items()]
+        for name, slot in self._pipeline.exporters.items():
+            lines.append(f"sends to: {name} {self._target(name, slot)}")
+        lines.append(f"buffer: {self._pipeline.log.durability}")
+        if self._http is not None:
+            lines.append(f"health: {self._http.url}/readyz")
+        return lines
+
+    def _target(self, name: str, slot: Any) -> str:
+        if name.startswith("file"):
+            return f"in {_where(slot.config, 'path', 'directory') or self._pipeline.context.data_dir}"
+        return f"at {_where(slot.config, 'endpoint', 'endpoints', 'hosts', 'preset')}"
+
+
+def _where(settings: Any, *names: str) -> str:
+    for name in names:
+        value = getattr(settings, name, None)
+        if value:
+            return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+    return ""
+
+
+def dead_letter_line(number: int, letter: Any) -> bytes:
+    """Return a dead letter as one JSON line, its payload shown as text as far as it is."""
+    shown = letter.payload[:256].decode("utf-8", "backslashreplace")
+    return (
+        json.dumps(
+            {
+                "id": number,
+                "component": letter.component,
+                "reason": letter.reason,
+                "detail": letter.detail,
+                "records": letter.records,
+                "peer": letter.peer,
+                "offset": letter.offset,
+                "attempts": letter.attempts,
+                "time_unix_nano": letter.time_unix_nano,
+                "payload_bytes": len(letter.payload),
+                "payload_start": shown,
+            }
+        ).encode()
+        + b"\n"
+    )

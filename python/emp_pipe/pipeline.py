@@ -1,0 +1,227 @@
+"""One process's components, wired: builds them from a `PipelineConfig`, starts and stops them in order, and swaps them on a reload.
+
+    start: log → exporters' loops → intake and processors → receivers → ready
+    stop:  receivers → intake → writer → drain the loops → loops → log, all under one absolute deadline
+
+One TaskGroup owns every task. Not here: signals and start-up lines (`process.py`), what the HTTP port and the control socket answer
+(`observe.py`), what may differ between two configurations (`reload.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from emp_pipe import failpoints
+from emp_pipe._core import Normalizer
+from emp_pipe.clock import Clock
+from emp_pipe.component import ComponentConfig, Context, Exporter, ExporterConfig, ProcessorConfig, Receiver
+from emp_pipe.config import PipelineConfig, revealed_secrets
+from emp_pipe.delivery.loop import DeliveryLoop
+from emp_pipe.errors import EmpPipeError
+from emp_pipe.intake import GuardedProcessor, PipelineIntake
+from emp_pipe.log.protocol import GroupSpec, Log, Topic
+from emp_pipe.log.writer import LogWriter
+from emp_pipe.logs import get_logger
+from emp_pipe.registry import Kind, find, type_of
+from emp_pipe.self_metrics import Metrics
+from emp_pipe.taps import TappedExporter, Taps
+
+_ALWAYS_REQUIRED = frozenset({"otlp_http", "forward"})
+_NEVER_REQUIRED_BESIDE_OTHERS = frozenset({"file", "stdout", "noop", "error"})
+_CLOSING_S = 1.0
+_SIGNAL_TOPICS = {"logs": Topic.LOGS, "traces": Topic.TRACES, "metrics": Topic.METRICS}
+
+_logger = get_logger("pipeline")
+
+
+@dataclass(slots=True)
+class ReceiverSlot:
+    """A receiver and its task; `failure` is set when it could not start or ended by an error."""
+
+    receiver: Receiver
+    config: ComponentConfig
+    secrets: tuple[int, ...] = ()
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+    failure: EmpPipeError | None = None
+
+
+@dataclass(slots=True)
+class ExporterSlot:
+    """An exporter, its delivery loop and its task."""
+
+    loop: DeliveryLoop
+    config: ExporterConfig
+    secrets: tuple[int, ...] = ()
+    task: asyncio.Task[None] | None = None
+    failure: EmpPipeError | None = None
+
+
+class Pipeline:
+    """See the module's head. `run` returns when everything has stopped."""
+
+    def __init__(self, config: PipelineConfig, clock: Clock, metrics: Metrics) -> None:
+        self.config = config
+        self.clock = clock
+        self.metrics = metrics
+        self.taps = Taps(clock)
+        self.context = self.make_context(config)
+        buffer = find(Kind.BUFFERS, config.buffer_type)
+        self.log: Log = buffer.component("buffer", config.buffer, self.context)
+        self.exporters = {name: self.build_exporter(name, settings) for name, settings in config.exporters.items()}
+        self.writer = LogWriter(self.log, topics=self.topics(), codec=self._codec())
+        self.intake = PipelineIntake(self.writer, self.taps, self._fail)
+        self.intake.set_processors(self.build_processors(config))
+        self.receivers = {name: self.build_receiver(name, settings) for name, settings in config.receivers.items()}
+        self.state = "starting"
+        self.started = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._fatal: EmpPipeError | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+
+    def make_context(self, config: PipelineConfig) -> Context:
+        """Return what components are given, with the configuration's rules for records."""
+        rules = config.normalize
+        normalizer = Normalizer(stamp=dict(rules.stamp), unfold=rules.unfold, aliases=dict(rules.aliases))
+        return Context(self.clock, self.metrics, config.data_dir.absolute(), config.machine_id, config.role, normalizer)
+
+    # building
+
+    def build_receiver(self, component_id: str, config: ComponentConfig) -> ReceiverSlot:
+        receiver: Receiver = find(Kind.RECEIVERS, type_of(component_id)).component(component_id, config, self.context)
+        return ReceiverSlot(receiver, config, revealed_secrets(config))
+
+    def build_exporter(self, component_id: str, config: ComponentConfig) -> ExporterSlot:
+        exporter: Exporter = find(Kind.EXPORTERS, type_of(component_id)).component(component_id, config, self.context)
+        tapped: Any = TappedExporter(exporter, self.taps)
+        assert isinstance(config, ExporterConfig)
+        return ExporterSlot(DeliveryLoop(tapped, self.log, component_id, self.context), config, revealed_secrets(config))
+
+    def build_processors(self, config: PipelineConfig) -> list[GuardedProcessor]:
+        guarded = []
+        for component_id, settings in config.processors.items():
+            processor = find(Kind.PROCESSORS, type_of(component_id)).component(component_id, settings, self.context)
+            on_error = settings.on_error if isinstance(settings, ProcessorConfig) else "pass"
+            guarded.append(GuardedProcessor(component_id, processor, on_error, self.metrics))
+        return guarded
+
+    def groups(self) -> list[GroupSpec]:
+        """Return one group per exporter, required or best effort as the configuration says, else as its type is."""
+        slots = self.exporters
+        others = any(type_of(name) not in _NEVER_REQUIRED_BESIDE_OTHERS for name in slots)
+        return [self._group(name, slot, required_by_default=not others) for name, slot in slots.items()]
+
+    def topics(self) -> frozenset[Topic]:
+        """Return the topics that some group reads: of the others nothing is written."""
+        return frozenset(topic for spec in self.groups() for topic in spec.topics)
+
+    def _group(self, name: str, slot: ExporterSlot, *, required_by_default: bool) -> GroupSpec:
+        config = slot.config
+        required = config.required
+        if required is None:
+            required = type_of(name) not in _NEVER_REQUIRED_BESIDE_OTHERS or required_by_default
+        topics: frozenset[Topic] = getattr(slot.loop.exporter, "topics", frozenset(_SIGNAL_TOPICS.values()))
+        if config.only is not None and config.only.signals:
+            unwanted = {topic for signal, topic in _SIGNAL_TOPICS.items() if signal not in config.only.signals}
+            topics = topics - unwanted
+        start: Any = config.start
+        return GroupSpec(name, topics, required, config.quota_bytes, config.quota_age_s, start)
+
+    def _codec(self) -> Any:
+        """Return the codec of the log's blocks: the first required exporter's, so that most blocks go out as they lie."""
+        required = {spec.name for spec in self.groups() if spec.required}
+        for name, slot in self.exporters.items():
+            if name in required or not required:
+                codec = slot.loop.exporter.codec
+                return codec if codec != "any" else "gzip" if type_of(name) == "forward" else "zstd"
+        return "gzip"
+
+    # running
+
+    def stop(self) -> None:
+        """Stop in order; `run` returns when done."""
+        self._stop.set()
+
+    def _fail(self, error: EmpPipeError) -> None:
+        if self._fatal is None:
+            self._fatal = error
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Run until `stop`. Raises what made it impossible to start, or what made it stop."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                await self._start(tasks)
+                await self._stop.wait()
+                await self._wind_down()
+        finally:
+            self.state = "stopped"
+            with contextlib.suppress(EmpPipeError):
+                await self.log.close(self.clock.monotonic_s() + _CLOSING_S)
+        if self._fatal is not None:
+            raise self._fatal
+
+    async def _start(self, tasks: asyncio.TaskGroup) -> None:
+        await self.log.open(self.groups())
+        self._background = [tasks.create_task(self.intake.run(), name="intake")]
+        for exporter in self.exporters.values():
+            self.start_exporter(exporter)
+        for receiver in self.receivers.values():
+            self.start_receiver(receiver)
+        for receiver in self.receivers.values():
+            await receiver.started.wait()
+        self.state = "running"
+        self.started.set()
+
+    def start_exporter(self, slot: ExporterSlot, *, contained: bool = False) -> None:
+        """Start a loop; `contained`: its failure is told and does not end the process."""
+        assert self._tasks is not None
+
+        async def deliver() -> None:
+            try:
+                await slot.loop.run()
+            except EmpPipeError as error:
+                slot.failure = error
+                if not contained:
+                    raise
+                _logger.error("%s", error)
+
+        slot.task = self._tasks.create_task(deliver(), name=slot.loop.exporter.id)
+
+    def start_receiver(self, slot: ReceiverSlot, *, contained: bool = False) -> None:
+        """Start a receiver; `contained`: its failure is told and does not end the process."""
+        assert self._tasks is not None
+
+        async def receive() -> None:
+            try:
+                await slot.receiver.run(self.intake, slot.started)
+            except EmpPipeError as error:
+                slot.failure = error
+                if not contained:
+                    raise
+                _logger.error("%s", error)
+                slot.started.set()
+
+        slot.task = self._tasks.create_task(receive(), name=slot.receiver.id)
+
+    async def _wind_down(self) -> None:
+        deadline_s = self.clock.monotonic_s() + self.config.shutdown.deadline_s
+        drain_until_s = deadline_s - min(_CLOSING_S, self.config.shutdown.deadline_s / 4)
+        self.state = "stopping"
+        await asyncio.gather(*(slot.receiver.stop(drain_until_s) for slot in self.receivers.values()))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.intake.drained(), max(drain_until_s - self.clock.monotonic_s(), 0.0))
+        await self.writer.close(drain_until_s)
+        failpoints.hit("pipeline.drain")
+        loops = [slot.loop for slot in self.exporters.values()]
+        drained = await asyncio.gather(*(loop.drain(drain_until_s) for loop in loops))
+        await asyncio.gather(*(loop.stop(deadline_s) for loop in loops))
+        for task in self._background:
+            task.cancel()
+        for loop, is_drained in zip(loops, drained, strict=True):
+            if not is_drained:
+                _logger.warning("%s: %s records stay in the buffer for the next start", loop.group, f"{loop.status().held_records:,}")

@@ -1,0 +1,109 @@
+"""The process: data directory, log lines, event loop, signals, and the few lines that start-up says.
+
+SIGTERM and SIGINT stop in order under one deadline, a second one at once; SIGHUP reloads. Exit code 0 after a stop, 1 after a failure.
+Not here: the components and their order (`pipeline.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from emp_pipe import data_dir, log_lines
+from emp_pipe.clock import SystemClock
+from emp_pipe.config import PipelineConfig
+from emp_pipe.config_layer import Layer
+from emp_pipe.errors import EmpPipeError
+from emp_pipe.logs import get_logger
+from emp_pipe.observe import Observer
+from emp_pipe.pipeline import Pipeline
+from emp_pipe.reload import reload
+from emp_pipe.self_metrics import Metrics
+
+Load = Callable[[], tuple[PipelineConfig, Layer]]
+_logger = get_logger("pipeline")
+
+
+def run_until_stopped(config: PipelineConfig, load: Load) -> int:
+    """Run a pipeline until a signal stops it; return the exit code. Raises EmpPipeError when it cannot start."""
+    log_lines.set_up(config.log_level, machine_id=config.machine_id, role=config.role)
+    with data_dir.owned(config.data_dir), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        try:
+            return runner.run(_Process(config, load).run())
+        except* EmpPipeError as errors:
+            raise next(_leaves(errors)) from None
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+class _Process:
+    def __init__(self, config: PipelineConfig, load: Load) -> None:
+        self._load = load
+        self._pipeline = Pipeline(config, SystemClock(), Metrics())
+        self._observer = Observer(self._pipeline)
+        self._running: asyncio.Task[None] | None = None
+        self._reload_asked = asyncio.Event()
+        self._stops_asked = 0
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked_to_stop, signal.Signals(number).name)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
+        async with self._observer, asyncio.TaskGroup() as tasks:
+            self._running = tasks.create_task(self._pipeline.run(), name="pipeline")
+            helpers = [
+                tasks.create_task(self._say_when_started()),
+                tasks.create_task(self._reload_when_asked()),
+                tasks.create_task(self._observer.run()),
+            ]
+            try:
+                await asyncio.wait([self._running])
+            finally:
+                for task in helpers:
+                    task.cancel()
+        if self._stops_asked > 1:
+            _logger.warning("stopped at once; what was not delivered stays in the buffer")
+        else:
+            _logger.info("stopped")
+        return 0
+
+    def _asked_to_stop(self, name: str) -> None:
+        self._stops_asked += 1
+        if self._stops_asked == 1:
+            _logger.info("%s: stopping within %g s; a second signal stops at once", name, self._pipeline.config.shutdown.deadline_s)
+            self._pipeline.stop()
+        elif self._running is not None:
+            self._running.cancel()
+
+    async def _say_when_started(self) -> None:
+        await self._pipeline.started.wait()
+        for line in self._observer.start_up_lines():
+            _logger.info("%s", line)
+
+    async def _reload_when_asked(self) -> None:
+        await self._pipeline.started.wait()
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked.clear()
+            try:
+                config, _ = self._load()
+                await reload(self._pipeline, config)
+            except EmpPipeError as error:
+                _logger.error("the configuration was not reloaded, the one before stays: %s", error)

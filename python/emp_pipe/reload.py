@@ -1,0 +1,95 @@
+"""A reload: the running pipeline becomes what a new configuration says. Components whose settings are the same stay up.
+
+Everything new is built before anything old is stopped, so that a configuration that cannot be built changes nothing. What cannot change
+while running (data_dir, buffer, HTTP port …) is named in the log and waits for a restart. Not here: reading the file again (`process.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emp_pipe.component import ComponentConfig
+from emp_pipe.config import PipelineConfig, revealed_secrets
+from emp_pipe.logs import get_logger
+from emp_pipe.pipeline import Pipeline
+
+_RESTART_ONLY = ("role", "data_dir", "machine_id", "http", "buffer_type", "buffer", "self_metrics")
+_STOPPING_S = 5.0
+_logger = get_logger("pipeline")
+
+
+async def reload(pipeline: Pipeline, config: PipelineConfig) -> None:
+    """Make the pipeline what `config` says. Raises ConfigError, without effect, when a new component cannot be built."""
+    before = pipeline.config
+    waiting = [name for name in _RESTART_ONLY if getattr(before, name) != getattr(config, name)]
+    if waiting:
+        _logger.warning("a change of %s takes effect after a restart", ", ".join(waiting))
+    config = config.model_copy(update={name: getattr(before, name) for name in waiting})
+    renormalized = before.normalize != config.normalize
+    old_context = pipeline.context
+    if renormalized:
+        pipeline.context = pipeline.make_context(config)
+    try:
+        processors = None
+        if renormalized or list(before.processors.items()) != list(config.processors.items()):
+            processors = pipeline.build_processors(config)
+        new_receivers = {
+            name: pipeline.build_receiver(name, settings)
+            for name, settings in config.receivers.items()
+            if renormalized or _differs(pipeline.receivers.get(name), settings, keys_can_be_read_again=True)
+        }
+        new_exporters = {
+            name: pipeline.build_exporter(name, settings)
+            for name, settings in config.exporters.items()
+            if _differs(pipeline.exporters.get(name), settings)
+        }
+    except BaseException:
+        pipeline.context = old_context
+        raise
+    for name, slot in pipeline.receivers.items():
+        if name not in new_receivers and name in config.receivers and slot.secrets != (now := revealed_secrets(slot.config)):
+            await getattr(slot.receiver, "reload")()  # noqa: B009 — not every receiver has keys to read again
+            slot.secrets = now
+    gone_receivers = [name for name in pipeline.receivers if name in new_receivers or name not in config.receivers]
+    gone_exporters = [name for name in pipeline.exporters if name in new_exporters or name not in config.exporters]
+    deadline_s = pipeline.clock.monotonic_s() + min(_STOPPING_S, config.shutdown.deadline_s)
+    for name in gone_receivers:
+        await pipeline.receivers.pop(name).receiver.stop(deadline_s)
+    for name in gone_exporters:
+        await pipeline.exporters.pop(name).loop.stop(deadline_s)
+    pipeline.config = config
+    if processors is not None:
+        pipeline.intake.set_processors(processors)
+    pipeline.exporters.update(new_exporters)
+    if gone_exporters or new_exporters:
+        await pipeline.log.set_groups(pipeline.groups())
+        pipeline.writer.set_topics(pipeline.topics())
+    for exporter in new_exporters.values():
+        pipeline.start_exporter(exporter, contained=True)
+    pipeline.receivers.update(new_receivers)
+    for receiver in new_receivers.values():
+        pipeline.start_receiver(receiver, contained=True)
+        await receiver.started.wait()
+    _tell(before, config, {*gone_receivers, *new_receivers, *gone_exporters, *new_exporters}, processors is not None)
+
+
+def _tell(before: PipelineConfig, after: PipelineConfig, touched: set[str], processors_changed: bool) -> None:
+    was = {*before.receivers, *before.exporters}
+    now = {*after.receivers, *after.exporters}
+    parts = [
+        f"{word} {', '.join(sorted(names))}"
+        for word, names in (("started", touched & (now - was)), ("stopped", touched & (was - now)), ("changed", touched & was & now))
+        if names
+    ]
+    if processors_changed:
+        parts.append("changed the processors")
+    _logger.info("reloaded: %s", "; ".join(parts) if parts else "no component changed")
+
+
+def _differs(slot: Any, settings: ComponentConfig, *, keys_can_be_read_again: bool = False) -> bool:
+    """Return whether a component must be built anew: new, other settings, a secret that has changed where it is kept, or it has failed."""
+    if slot is None or slot.failure is not None or slot.config != settings:
+        return True
+    if keys_can_be_read_again and hasattr(slot.receiver, "reload"):
+        return False
+    return bool(slot.secrets != revealed_secrets(settings))

@@ -1,0 +1,136 @@
+"""The real command, before anything runs: version, validate, --print-config, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import ROOT, environment, run
+
+VALID = """
+http: {listen: "127.0.0.1:0"}
+buffer: memory
+receivers:
+  forward: {listen: "127.0.0.1:0"}
+exporters:
+  noop:
+"""
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    return tmp_path / "emp.yaml"
+
+
+def test_the_version_is_told() -> None:
+    from emp_pipe import __version__
+
+    assert run("--version").stdout == f"emp-pipe {__version__}\n"
+
+
+def test_the_bare_command_shows_what_there_is() -> None:
+    result = run()
+    for command in ("edge", "central", "run", "validate", "tap", "groups", "dlq"):
+        assert command in result.stdout + result.stderr
+
+
+def test_a_valid_file_is_said_to_be_valid(written: Path) -> None:
+    written.write_text(VALID)
+    result = run("validate", str(written))
+    assert (result.returncode, result.stdout) == (0, f"{written}: ok (1 receiver, 0 processors, 1 exporter)\n")
+
+
+def test_a_wrong_key_is_named_with_file_line_path_and_the_nearest_key(written: Path) -> None:
+    written.write_text(VALID.replace('listen: "127.0.0.1:0"}\nexporters', 'lisetn: "127.0.0.1:0"}\nexporters'))
+    for command in ("validate", "run"):
+        result = run(command, str(written))
+        assert result.returncode == 2
+        assert f"emp-pipe: {written}:5: receivers.forward.lisetn is not a setting; did you mean 'listen'?" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_a_file_that_does_not_exist_is_named() -> None:
+    result = run("run", "/nonexistent/emp.yaml")
+    assert result.returncode == 2
+    assert "/nonexistent/emp.yaml: cannot be read" in result.stderr
+
+
+def test_a_file_without_receivers_does_not_run(written: Path) -> None:
+    written.write_text("exporters: {noop: }\n")
+    result = run("run", str(written))
+    assert result.returncode == 2
+    assert "no receivers are set" in result.stderr
+
+
+def test_a_wrong_variable_is_named() -> None:
+    result = run("edge", "--print-config", PORT="80x")
+    assert result.returncode == 2
+    assert "environment PORT" in result.stderr
+
+
+def test_a_single_setting_can_be_set_and_a_wrong_one_is_named() -> None:
+    assert "log_level: debug  # --set log_level" in run("edge", "--set", "log_level=debug", "--print-config").stdout
+    result = run("edge", "--set", "receivers.forward.lisetn=x", "--print-config")
+    assert result.returncode == 2
+    assert "--set receivers.forward.lisetn: receivers.forward.lisetn is not a setting; did you mean 'listen'?" in result.stderr
+
+
+@pytest.mark.parametrize("role", ["edge", "central"])
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"FLUENTD_HOST": "central.example", "FLUENTD_SHARED_KEY": "hunter2", "MACHINE_ID": "gpu-1"},
+        {"DASH0_AUTH_TOKEN": "hunter2", "DASH0_DATASET": "prod", "PORT": "9000"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", "OTEL_EXPORTER_OTLP_HEADERS": "Authorization=Bearer%20hunter2"},
+        {"EMP_FORWARD_SHARED_KEY": "hunter2", "EMP_TLS_CERT_FILE": "/c", "EMP_TLS_KEY_FILE": "/k", "EMP_HTTP_KEY": "hunter2"},
+    ],
+    ids=["nothing set", "central", "dash0", "otlp", "listening"],
+)
+def test_what_a_role_prints_is_a_file_that_is_valid_and_holds_no_secret(role: str, variables: dict[str, str], written: Path) -> None:
+    printed = run(role, "--print-config", **variables)
+    assert printed.returncode == 0, printed.stderr
+    assert "hunter2" not in printed.stdout + printed.stderr
+    for name in ("MACHINE_ID", "PORT", "DASH0_DATASET", "FLUENTD_HOST"):
+        used = role == "edge" or name != "FLUENTD_HOST"
+        assert not used or name not in variables or f"# environment {name}" in printed.stdout
+    written.write_text(printed.stdout)
+    again = run("validate", str(written), **variables)
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_file_laid_over_a_role_changes_what_it_names_and_nothing_else(written: Path) -> None:
+    written.write_text("exporters: {noop: , file: false}\n")
+    result = run("edge", "--config", str(written), "--print-config")
+    assert "  noop:" in result.stdout
+    assert "  file:" not in result.stdout
+    assert "127.0.0.1:24224" in result.stdout
+
+
+def test_both_roles_fit_into_one_file() -> None:
+    result = run("run", str(ROOT / "examples" / "both-roles.yaml"), "--print-config", FLUENTD_SHARED_KEY="k", FLUENTD_HOST="c")
+    assert result.returncode == 0, result.stderr
+    assert "  forward:" in result.stdout
+    assert "  forward/secure:" in result.stdout
+    assert "forward/central" not in result.stdout
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "examples").glob("*.yaml")))
+def test_every_example_is_valid(name: str) -> None:
+    role = "edge" if name.startswith("edge") else "run"
+    result = run("validate", "--role", role, str(ROOT / "examples" / name), PYTHONPATH=str(ROOT / "examples"), DASH0_AUTH_TOKEN="t")
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("missing", ["typer", "pydantic", "yaml"])
+def test_the_base_install_says_what_to_install(missing: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; from emp_pipe.__main__ import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "--version"], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 2
+    assert 'pip install "emp-pipe[edge]"' in result.stderr
+    assert "Traceback" not in result.stderr
