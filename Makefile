@@ -52,7 +52,7 @@ $(STAMP): $(RUST_SOURCES) pyproject.toml $(VENV)/.ready
 # --- checks ----------------------------------------------------------------------------------------------------------------
 
 .PHONY: check
-check: check-format check-lint check-types check-stubs check-imports check-rust ## Formatting, lints, types, stubs, import rules
+check: check-format check-lint check-types check-stubs check-imports check-rust check-docs ## Formatting, lints, types, stubs, import rules, generated docs
 	@echo "check: all passed"
 
 .PHONY: format
@@ -90,6 +90,15 @@ check-imports: build
 check-rust: $(VENV)/.ready
 	@echo "== lints: clippy, warnings are errors"
 	$(call optional,clippy,cargo clippy --quiet --workspace --all-targets --profile $(PROFILE) --locked -- -D warnings)
+
+.PHONY: docs
+docs: build ## Write the generated pages: docs/configuration.md
+	@$(PY) -m emp_pipe.config_docs
+
+.PHONY: check-docs
+check-docs: build
+	@echo "== generated docs"
+	@$(PY) -m emp_pipe.config_docs --check || { echo "run  make docs"; exit 1; }
 
 # --- tests -----------------------------------------------------------------------------------------------------------------
 
