@@ -120,7 +120,7 @@ test-python: build
 fuzz: build ## The long form of the property tests (FUZZ_CASES=20000 each)
 	@echo "== property tests, $(FUZZ_CASES) cases each, seed $(SEED)"
 	@PROPTEST_RNG_SEED=$(SEED) PROPTEST_CASES=$(FUZZ_CASES) cargo test --quiet --profile $(PROFILE) --locked -p emp-core
-	@EMP_TEST_SEED=$(SEED) EMP_FUZZ_CASES=$(FUZZ_CASES) $(PY) -m pytest -q --timeout=0 --hypothesis-seed=$(SEED) --hypothesis-profile=fuzz -m "hypothesis" $(TEST_DIRS)
+	@EMP_TEST_SEED=$(SEED) EMP_FUZZ_CASES=$(FUZZ_CASES) $(PY) -m pytest -q --timeout=0 --hypothesis-seed=$(SEED) -m "hypothesis" $(TEST_DIRS)
 
 .PHONY: demo
 demo: build ## The main job on this machine, with real clients (DASH0_AUTH_TOKEN=... sends to Dash0)

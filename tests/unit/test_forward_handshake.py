@@ -7,7 +7,7 @@ import hashlib
 
 import msgpack
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from emp_pipe.errors import ErrorKind, InputError
@@ -190,7 +190,6 @@ def test_a_malformed_ping_is_refused_as_malformed(changes: dict[str, object]):
     assert outcome.refusal is Refusal.MALFORMED
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=200), max_size=6))
 def test_random_bytes_never_raise_at_the_server_and_never_get_in(pieces: list[bytes]):
     server = ServerHandshake(_USERS, "central")
@@ -201,7 +200,6 @@ def test_random_bytes_never_raise_at_the_server_and_never_get_in(pieces: list[by
             break
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.integers(0, 300), st.integers(0, 255))
 def test_a_mutated_ping_never_raises_at_the_server(position: int, value: int):
     server = ServerHandshake(_KEY, "central")
@@ -226,7 +224,6 @@ def test_deep_nesting_and_giant_headers_are_refused_within_bounds(hostile: bytes
     assert outcome.refusal is Refusal.MALFORMED
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.binary(min_size=1, max_size=300))
 def test_random_bytes_from_a_server_end_as_a_refusal_or_as_waiting(data: bytes):
     with contextlib.suppress(InputError):
