@@ -15,7 +15,8 @@ from pydantic import Field
 
 from emp_pipe.component import ComponentConfig, Context
 from emp_pipe.errors import ErrorKind, LogError
-from emp_pipe.log.ledger import Entry, GroupLedger, Ledger
+from emp_pipe.log.group_ledger import Entry, GroupLedger
+from emp_pipe.log.ledger import Ledger
 from emp_pipe.log.protocol import (
     Append,
     Appended,

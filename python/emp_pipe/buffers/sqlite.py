@@ -8,9 +8,7 @@ This file is its face on the event loop: futures, deliveries, admission, upkeep.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import shutil
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,13 +18,16 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import apsw
 from pydantic import Field
 
-from emp_pipe.buffers.sqlite_reader import Row
+from emp_pipe.buffers import sqlite_groups
+from emp_pipe.buffers.sqlite_reader import Fetched, Row
+from emp_pipe.buffers.sqlite_reading import Reading
 from emp_pipe.buffers.sqlite_schema import FILE_NAME, DirectoryLock
 from emp_pipe.buffers.sqlite_store import DeadLimits, Effects, Store
 from emp_pipe.buffers.sqlite_thread import CommitThread, Operation, Outcome, fail_with
 from emp_pipe.component import ComponentConfig, Context
 from emp_pipe.errors import ErrorKind, LogError
-from emp_pipe.log.ledger import Ending, Entry, GroupLedger, Ledger
+from emp_pipe.log.group_ledger import Ending, GroupLedger
+from emp_pipe.log.ledger import Ledger
 from emp_pipe.log.protocol import (
     Append,
     Appended,
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-FRESH_BYTES = 4 << 20
-"""What a caught-up group may have waiting in memory, as it was appended; beyond it the group reads from disk."""
 TICK_S = 1.0
 EXPIRE_EVERY_TICKS = 30
 VACUUM_PAGES = 2048
@@ -66,33 +65,6 @@ class SqliteConfig(ComponentConfig):
     dead_max_age_s: Annotated[float, Field(gt=0)] = Field(7 * 86400.0, description="How long dead letters are kept.")
 
 
-class _Fresh:
-    """Blocks of a caught-up group that it has not read yet, as they were appended. `queue` is None while it reads from disk."""
-
-    __slots__ = ("lock", "queue", "size_bytes")
-
-    def __init__(self) -> None:
-        self.queue: deque[tuple[Entry, Block]] | None = None
-        self.size_bytes = 0
-        self.lock = asyncio.Lock()
-
-    def behind(self) -> None:
-        self.queue = None
-        self.size_bytes = 0
-
-    def caught_up(self) -> None:
-        if self.queue is None:
-            self.queue = deque()
-
-    def add(self, entry: Entry, block: Block) -> None:
-        if self.queue is None:
-            return
-        self.size_bytes += entry.size_bytes
-        self.queue.append((entry, block))
-        if self.size_bytes > FRESH_BYTES:
-            self.behind()
-
-
 class SqliteLog:
     """A `Log` on one directory, which is this process's alone."""
 
@@ -102,7 +74,7 @@ class SqliteLog:
         self.directory = config.directory or context.data_dir / "log"
         self._clock = context.clock
         self._ledger = Ledger(max_bytes=config.max_bytes, reserve_share=0.15)
-        self._fresh: dict[str, _Fresh] = {}
+        self._reading = Reading(self._ledger, self._fetch, self._give_up)
         self._trimming: set[str] = set()
         self._relieving = False
         self._disk_error = ""
@@ -145,21 +117,12 @@ class SqliteLog:
             raise
         self._closing = False
         self._ledger.load(snapshot)
-        self._meet_groups()
+        self._reading.meet_groups()
         self._settle()
         self._upkeep = self._loop.create_task(self._keep_up(), name=f"{self.id}: upkeep")
 
     async def set_groups(self, groups: Sequence[GroupSpec]) -> None:
-        await self._submit(Operation(lambda store: store.begin_groups(groups), proves=True))
-
-    def _meet_groups(self) -> None:
-        for name in self._fresh.keys() - self._ledger.groups.keys():
-            del self._fresh[name]
-        for name, group in self._ledger.groups.items():
-            fresh = self._fresh.setdefault(name, _Fresh())
-            fresh.behind()
-            if not group.readable:
-                fresh.caught_up()
+        await self._submit(Operation(lambda store: sqlite_groups.begin_groups(store, groups), proves=True))
 
     def _release(self) -> None:
         self._reads.shutdown(wait=False)
@@ -235,8 +198,8 @@ class SqliteLog:
 
     async def reset_group(self, group: str, start: Literal["oldest", "newest"]) -> None:
         ledger = self._ledger.groups[group]
-        future = self._submit(Operation(lambda store: store.reset_group(group, start), proves=True))
-        self._fresh[group].behind()
+        future = self._submit(Operation(lambda store: sqlite_groups.reset_group(store, group, start), proves=True))
+        self._reading.behind(group)
         self._ledger.rewind(ledger, ledger.last, self._clock.unix_nano())
         try:
             await future
@@ -246,7 +209,7 @@ class SqliteLog:
     async def drop_group(self, group: str) -> None:
         if group not in self._ledger.groups:
             raise ValueError(f"the log has no group {group!r}")
-        await self._submit(Operation(lambda store: store.drop_group(group), proves=True))
+        await self._submit(Operation(lambda store: sqlite_groups.drop_group(store, group), proves=True))
 
     async def delete_dead_letters(self, ids: Sequence[int]) -> None:
         await self._submit(Operation(lambda store: store.delete_dead_letters(ids), proves=True))
@@ -283,7 +246,7 @@ class SqliteLog:
     def _reload(self, outcome: Outcome) -> None:
         assert outcome.snapshot is not None
         self._ledger.load(outcome.snapshot)
-        self._meet_groups()
+        self._reading.meet_groups()
 
     def _take_in(self, effects: Effects) -> None:
         ledger = self._ledger
@@ -291,14 +254,17 @@ class SqliteLog:
             self._reload(Outcome((), effects.snapshot))
         ledger.received(effects.received)
         for entry, block in effects.filed:
-            for group in ledger.readers.get(entry.topic, ()):
-                self._fresh[group.spec.name].add(entry, block)
+            self._reading.filed(entry, block)
             ledger.file(entry)
         for name, ending in effects.ended:
             if group_ledger := ledger.groups.get(name):
                 ledger.end(group_ledger, ending)
+        for name, offset in effects.stale:
+            if group_ledger := ledger.groups.get(name):
+                group_ledger.in_flight.pop(offset, None)
         for name, entry, reason in effects.lost:
             if group_ledger := ledger.groups.get(name):
+                self._reading.behind(name)
                 ledger.lose(group_ledger, entry, reason)
         ledger.held_bytes -= effects.freed_bytes
         for records, size in effects.dead_added:
@@ -325,7 +291,7 @@ class SqliteLog:
         if name in self._trimming or group.held_blocks == len(in_flight):
             return
         self._trimming.add(name)
-        future = self._submit(Operation(lambda store: store.trim(name, in_flight, now)))
+        future = self._submit(Operation(lambda store: sqlite_groups.trim(store, name, in_flight, now)))
         future.add_done_callback(lambda done: self._trimmed(name, done))
 
     def _trimmed(self, name: str, done: asyncio.Future[Effects]) -> None:
@@ -341,7 +307,7 @@ class SqliteLog:
         self._relieving = True
         in_flight = frozenset[int]().union(*(group.in_flight for group in groups))
         wanted = self._ledger.held_bytes + self._ledger.dead_bytes - self._ledger.admit_below_bytes + 1
-        future = self._submit(Operation(lambda store: store.relieve(in_flight, max(wanted, 1))))
+        future = self._submit(Operation(lambda store: sqlite_groups.relieve(store, in_flight, max(wanted, 1))))
         future.add_done_callback(self._relieved)
 
     def _relieved(self, done: asyncio.Future[Effects]) -> None:
@@ -362,82 +328,18 @@ class SqliteLog:
     async def read(self, group: str, max_bytes: int, owner: str = "") -> list[Delivery]:
         if self._closing:
             raise LogError(ErrorKind.LOG_CLOSED, place=self.id)
-        ledger = self._ledger.groups.get(group)
-        if ledger is None:
-            return []
-        fresh = self._fresh[group]
-        async with fresh.lock:
-            if not ledger.deferred and fresh.queue is not None:
-                return self._read_fresh(ledger, fresh, max_bytes)
-            return await self._read_disk(ledger, fresh, max_bytes)
+        return await self._reading.read(group, max_bytes)
 
-    def _read_fresh(self, ledger: GroupLedger, fresh: _Fresh, max_bytes: int, at_least_one: bool = True) -> list[Delivery]:
-        deliveries: list[Delivery] = []
-        queue = fresh.queue
-        while queue:
-            entry, block = queue[0]
-            max_bytes -= block.payload_bytes
-            if max_bytes < 0 and (deliveries or not at_least_one):
-                break
-            queue.popleft()
-            fresh.size_bytes -= entry.size_bytes
-            deliveries.append(self._ledger.hand_out(ledger, entry, block))
-        return deliveries
+    async def _fetch(self, group: str, offsets: Sequence[int], after: int, up_to: int, max_bytes: int) -> Fetched:
+        return await self._in_reader(self._thread.reader.blocks, self._thread.group_id(group), offsets, after, up_to, max_bytes)
 
-    async def _read_disk(self, ledger: GroupLedger, fresh: _Fresh, max_bytes: int) -> list[Delivery]:
-        again: list[tuple[int, Entry]] = []
-        budget = max_bytes
-        while ledger.deferred and (not again or budget >= ledger.deferred[0][1].size_bytes):
-            again.append(heapq.heappop(ledger.deferred))
-            budget -= again[-1][1].size_bytes
-        generation = ledger.generation
-        from_disk = fresh.queue is None and budget > 0
-        after, up_to = (ledger.cursor, ledger.last) if from_disk else (0, 0)
-        offsets = [offset for offset, _ in again]
-        try:
-            group_id = self._thread.group_id(ledger.spec.name)
-            fetched = await self._in_reader(self._thread.reader.blocks, group_id, offsets, after, up_to, max_bytes)
-        except BaseException:
-            if generation == ledger.generation:
-                for pair in again:
-                    heapq.heappush(ledger.deferred, pair)
-            raise
-        if generation != ledger.generation:
-            return []
-        held_back = {offset for offset, _ in ledger.deferred} | ledger.in_flight.keys()  # met again after a change of topics
-        rows = [row for row in fetched.rows if row.entry.offset not in held_back]
-        deliveries = [delivery for row in rows if (delivery := self._hand_out(ledger, row)) is not None]
-        if from_disk:
-            ledger.read_up_to(up_to if fetched.complete else fetched.rows[-1].entry.offset)
-        if ledger.cursor >= ledger.last:
-            fresh.caught_up()
-        left = max_bytes - sum(len(row.payload) for row in rows)
-        if fresh.queue and not ledger.deferred and left > 0:
-            deliveries += self._read_fresh(ledger, fresh, left, not deliveries)
-        return deliveries
-
-    def _hand_out(self, ledger: GroupLedger, row: Row) -> Delivery | None:
-        """Return a delivery of a block as it lies; one that cannot be read becomes a dead letter."""
-        from emp_pipe._core import Block, CoreError
-
-        try:
-            block = Block(row.header, row.payload)
-        except CoreError as error:
-            letter = DeadLetter(
-                self.id,
-                DeadReason.BLOCK_INVALID,
-                str(error),
-                row.payload,
-                row.header,
-                row.entry.records,
-                time_unix_nano=self._clock.unix_nano(),
-            )
-            name, now = ledger.spec.name, self._clock.unix_nano()
-            ending = Ending(row.entry, 0, row.entry.records, (letter,))
-            future = self._submit(Operation(lambda store: store.commit_group(name, now, (ending,), (), {}, None, ())))
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())
-            return None
-        return self._ledger.hand_out(ledger, row.entry, block)
+    def _give_up(self, group: str, row: Row, error: Exception) -> None:
+        """A block that cannot be read becomes a dead letter."""
+        entry, now = row.entry, self._clock.unix_nano()
+        letter = DeadLetter(self.id, DeadReason.BLOCK_INVALID, str(error), row.payload, row.header, entry.records, time_unix_nano=now)
+        ending = Ending(entry, 0, entry.records, (letter,))
+        future = self._submit(Operation(lambda store: store.commit_group(group, now, (ending,), (), {}, None, ())))
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())  # on failure the next read finds it again
 
     async def wait_readable(self, group: str) -> None:
         await self._ledger.wait_readable(group)

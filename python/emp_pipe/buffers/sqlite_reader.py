@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from emp_pipe.buffers.sqlite_store import CHUNK_SLOT_NS, CHUNK_SLOTS_KEPT
-from emp_pipe.log.ledger import Entry
+from emp_pipe.log.group_ledger import Entry
 from emp_pipe.log.protocol import ChunkKey, DeadLetter, DeadReason
 
 _BLOCK = (

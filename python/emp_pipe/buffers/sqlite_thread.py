@@ -19,11 +19,12 @@ from time import monotonic
 import apsw
 
 from emp_pipe import failpoints
+from emp_pipe.buffers.sqlite_groups import begin_groups
 from emp_pipe.buffers.sqlite_reader import Reader
 from emp_pipe.buffers.sqlite_schema import PAGE_BYTES, connect, open_file, set_aside
 from emp_pipe.buffers.sqlite_store import DeadLimits, Effects, Store
 from emp_pipe.errors import ErrorKind, LogError
-from emp_pipe.log.ledger import Snapshot
+from emp_pipe.log.group_ledger import Snapshot
 from emp_pipe.log.protocol import GroupSpec
 from emp_pipe.logs import RateLimitedLogger, get_logger
 
@@ -214,7 +215,7 @@ class CommitThread:
             store.load()
             store.next_offset = max(store.next_offset, at_least)
             store.begin()
-            snapshot = store.begin_groups(self._specs).snapshot
+            snapshot = begin_groups(store, self._specs).snapshot
             assert snapshot is not None
             store.commit()  # also the probe: the disk takes a write again
         except BaseException:

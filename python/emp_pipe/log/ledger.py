@@ -12,11 +12,11 @@ import heapq
 import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from emp_pipe.errors import ErrorKind, LogError
+from emp_pipe.log.group_ledger import Ending, Entry, GroupLedger, InFlight, Snapshot
 from emp_pipe.log.protocol import DeadLetter, Delivery, GroupBooks, GroupSpec, GroupUsage, LossReason, ReceiverBooks, Rejection, Usage
 
 if TYPE_CHECKING:
@@ -25,130 +25,6 @@ if TYPE_CHECKING:
 DEAD_TOPIC = "dead"
 DEAD_READER = "dlq"
 _MARK_EVERY_NS = 1_000_000_000
-
-
-class Entry(NamedTuple):
-    """A stored block as the ledger sees it: its place, its weight, its time."""
-
-    offset: int
-    topic: str
-    size_bytes: int
-    records: int
-    appended_unix_nano: int
-
-
-class Ending(NamedTuple):
-    """What a commit says of one block of its group: its rows are acked but for those skipped or dead."""
-
-    entry: Entry
-    skipped: int
-    dead: int
-    letters: Sequence[DeadLetter]
-
-
-class Held(NamedTuple):
-    """What a group holds of a topic, as counted in the store."""
-
-    blocks: int
-    size_bytes: int
-    records: int
-    oldest_offset: int
-    oldest_unix_nano: int
-    newest_offset: int
-
-
-@dataclass(slots=True)
-class Snapshot:
-    """All that a store knows of itself at one moment; `books` lack `held`, which is counted."""
-
-    specs: list[GroupSpec] = field(default_factory=list)
-    held: dict[tuple[str, str], Held] = field(default_factory=dict)
-    """By (group, topic)."""
-    held_bytes: int = 0
-    dead_bytes: int = 0
-    dead_records: int = 0
-    receivers: list[ReceiverBooks] = field(default_factory=list)
-    books: list[GroupBooks] = field(default_factory=list)
-
-
-class _InFlight(NamedTuple):
-    delivery: weakref.ref[Delivery]
-    entry: Entry
-
-
-class GroupLedger:
-    """One reader's position: what it holds, what it has been handed, what it gave back.
-
-    Every block of the group is in exactly one place: unread (offset above `cursor`), deferred, in flight, or ended."""
-
-    __slots__ = (
-        "attempts",
-        "cursor",
-        "deferred",
-        "generation",
-        "held_blocks",
-        "held_bytes",
-        "held_records",
-        "in_flight",
-        "last",
-        "marks",
-        "spec",
-        "waiters",
-    )
-
-    def __init__(self, spec: GroupSpec) -> None:
-        self.spec = spec
-        self.held_blocks = 0
-        self.held_bytes = 0
-        self.held_records = 0
-        self.generation = 0
-        """Counts rewinds: what was being fetched over one is forgotten."""
-        self.cursor = 0
-        """Blocks above it have not been handed out in this process."""
-        self.last = 0
-        """The newest offset of the group."""
-        self.deferred: list[tuple[int, Entry]] = []
-        self.attempts: dict[int, int] = {}
-        self.in_flight: dict[int, _InFlight] = {}
-        self.marks: deque[tuple[int, int]] = deque()
-        """(offset, time) of about one unread block a second, so that the oldest age needs no look at the store."""
-        self.waiters: list[asyncio.Future[None]] = []
-
-    @property
-    def readable(self) -> bool:
-        return bool(self.deferred) or self.last > self.cursor
-
-    def oldest_unix_nano(self) -> int | None:
-        """Return when the oldest held block was appended (within a second), None when nothing is held."""
-        if not self.held_blocks:
-            return None
-        times = [flight.entry.appended_unix_nano for flight in self.in_flight.values()]
-        times += [entry.appended_unix_nano for _, entry in self.deferred]
-        if self.last > self.cursor:
-            marks = self.marks
-            while len(marks) > 1 and marks[1][0] <= self.cursor + 1:
-                marks.popleft()
-            if marks:
-                times.append(marks[0][1])
-        return min(times, default=None)
-
-    def past_quota(self, now_unix_nano: int) -> bool:
-        """Whether the group holds more, or older blocks, than it may."""
-        spec = self.spec
-        if self.held_bytes > spec.quota_bytes:
-            return True
-        oldest = self.oldest_unix_nano() if spec.quota_age_s is not None else None
-        return oldest is not None and now_unix_nano - oldest > (spec.quota_age_s or 0) * 1e9
-
-    def read_up_to(self, offset: int) -> None:
-        """All up to `offset` has been handed out or has ended."""
-        self.cursor = max(self.cursor, offset)
-
-    def wake(self) -> None:
-        waiters, self.waiters = self.waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
 
 
 class Ledger:
@@ -324,7 +200,7 @@ class Ledger:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self._give_back, group, offset, reference)
 
-        group.in_flight[offset] = _InFlight(weakref.ref(delivery, forgotten), entry)
+        group.in_flight[offset] = InFlight(weakref.ref(delivery, forgotten), entry)
         if offset > group.cursor:
             group.cursor = offset
         return delivery
