@@ -74,7 +74,7 @@ class MemoryLog:
         self._checkpoints: dict[str, bytes] = {}
         self._state: dict[tuple[str, str], tuple[bytes, int | None]] = {}
         self._chunks: OrderedDict[ChunkKey, int] = OrderedDict()
-        self._dead: OrderedDict[int, DeadLetter] = OrderedDict()
+        self._dead: OrderedDict[int, tuple[int, DeadLetter]] = OrderedDict()
         self._open = False
 
     @property
@@ -221,13 +221,13 @@ class MemoryLog:
     def _bury(self, letters: Iterable[DeadLetter], now: int) -> None:
         ledger = self._ledger
         for letter in letters:
-            self._dead[self._next_dead] = letter
+            self._dead[self._next_dead] = (now, letter)
             self._next_dead += 1
             ledger.dead_added(letter.records, len(letter.payload) + len(letter.header))
         oldest_allowed = now - int(self.config.dead_max_age_s * 1e9)
         while self._dead:
-            first_id, first = next(iter(self._dead.items()))
-            if ledger.dead_bytes <= self.config.dead_max_bytes and not 0 < first.time_unix_nano < oldest_allowed:
+            first_id, (stored_unix_nano, first) = next(iter(self._dead.items()))
+            if ledger.dead_bytes <= self.config.dead_max_bytes and stored_unix_nano >= oldest_allowed:
                 break
             del self._dead[first_id]
             ledger.dead_removed(first.records, len(first.payload) + len(first.header), LossReason.DEAD_LIMIT)
@@ -347,12 +347,12 @@ class MemoryLog:
         self._settle(self._clock.unix_nano())
 
     async def dead_letters(self, limit: int = 100, after_id: int = 0) -> list[tuple[int, DeadLetter]]:
-        return [(id, letter) for id, letter in self._dead.items() if id > after_id][:limit]
+        return [(id, letter) for id, (_, letter) in self._dead.items() if id > after_id][:limit]
 
     async def delete_dead_letters(self, ids: Sequence[int]) -> None:
         for id in ids:
-            letter = self._dead.pop(id, None)
-            if letter is not None:
+            if id in self._dead:
+                _, letter = self._dead.pop(id)
                 self._ledger.dead_removed(letter.records, len(letter.payload) + len(letter.header), None)
         self._settle(self._clock.unix_nano())
 

@@ -199,12 +199,12 @@ class SqliteLog:
     async def reset_group(self, group: str, start: Literal["oldest", "newest"]) -> None:
         ledger = self._ledger.groups[group]
         future = self._submit(Operation(lambda store: sqlite_groups.reset_group(store, group, start), proves=True))
-        self._reading.behind(group)
-        self._ledger.rewind(ledger, ledger.last, self._clock.unix_nano())
+        self._ledger.rewind(ledger, ledger.last, self._clock.unix_nano())  # nothing more is read until it is decided
         try:
             await future
         finally:
-            self._ledger.rewind(ledger, 0, self._clock.unix_nano())
+            self._ledger.rewind(ledger, 0, ledger.oldest_unix_nano() or self._clock.unix_nano())
+            self._reading.behind(group)
 
     async def drop_group(self, group: str) -> None:
         if group not in self._ledger.groups:
