@@ -141,6 +141,11 @@ bench: ## Speed and memory beside the OpenTelemetry Collector, about 12 minutes 
 bench-collector: ## Build the benchmarks' peer, the OpenTelemetry Collector, where Go is present (make bench does it too)
 	@bench/collector/build.sh
 
+.PHONY: bench-core
+bench-core: $(VENV)/.ready ## The core alone (criterion)
+	@tools/rust.sh
+	@cargo bench --locked -p emp-core
+
 # --- clean -----------------------------------------------------------------------------------------------------------------
 
 .PHONY: clean
