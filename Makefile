@@ -128,7 +128,7 @@ demo: build ## The main job on this machine, with real clients (DASH0_AUTH_TOKEN
 
 .PHONY: interop
 interop: build ## Unmodified counterparts in Node and Go against ours, where they are present
-	@$(PY) -m pytest -q -rs --timeout=600 tests/interop
+	@$(PY) -m pytest -q -rs --timeout=1300 tests/interop
 
 # --- benchmarks ------------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 CACHE = ROOT / ".cache/interop"
 INSTALL_TIMEOUT_S = 300
+COLLECTOR_TIMEOUT_S = 1200
 _found: dict[str, str] = {}
 
 
@@ -36,7 +37,9 @@ def absent(name: str, reason: str) -> Absent:
     return Absent(f"{name}: {reason}")
 
 
-def output(*command: str | Path, cwd: Path | None = None, environment: dict[str, str] | None = None) -> str:
+def output(
+    *command: str | Path, cwd: Path | None = None, environment: dict[str, str] | None = None, timeout_s: float = INSTALL_TIMEOUT_S
+) -> str:
     """Return what a command printed. Raises RuntimeError with its last words when it fails."""
     done = subprocess.run(
         [str(part) for part in command],
@@ -45,7 +48,7 @@ def output(*command: str | Path, cwd: Path | None = None, environment: dict[str,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=INSTALL_TIMEOUT_S,
+        timeout=timeout_s,
         check=False,
     )
     if done.returncode:
@@ -96,3 +99,22 @@ def go_client() -> Path:
         except (RuntimeError, subprocess.TimeoutExpired) as error:
             raise absent("go", f"the client could not be built ({error})") from error
     return binary
+
+
+@cache
+def collector() -> Path:
+    """Return the OpenTelemetry Collector that the benchmarks build. Raises Absent."""
+    on_path("go", "version")
+    done = subprocess.run(
+        [ROOT / "bench/collector/build.sh"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=COLLECTOR_TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode:
+        raise absent("collector", f"it could not be built ({(done.stderr or done.stdout).strip()[-400:]})")
+    built = Path(done.stdout.strip().splitlines()[-1])
+    present("collector", output(built, "--version"))
+    return built
