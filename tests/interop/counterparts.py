@@ -105,16 +105,9 @@ def go_client() -> Path:
 def collector() -> Path:
     """Return the OpenTelemetry Collector that the benchmarks build. Raises Absent."""
     on_path("go", "version")
-    done = subprocess.run(
-        [ROOT / "bench/collector/build.sh"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=COLLECTOR_TIMEOUT_S,
-        check=False,
-    )
-    if done.returncode:
-        raise absent("collector", f"it could not be built ({(done.stderr or done.stdout).strip()[-400:]})")
-    built = Path(done.stdout.strip().splitlines()[-1])
+    try:
+        built = Path(output(ROOT / "bench/collector/build.sh", timeout_s=COLLECTOR_TIMEOUT_S).splitlines()[-1])
+    except (RuntimeError, subprocess.TimeoutExpired) as error:
+        raise absent("collector", f"it could not be built ({error})") from error
     present("collector", output(built, "--version"))
     return built
