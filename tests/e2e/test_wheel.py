@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,15 @@ def with_extra(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: py
 def test_the_wheel_fits_every_python_from_3_11_on(wheel: Path) -> None:
     assert wheel.name.startswith("emp_pipe-")
     assert "-cp311-abi3-" in wheel.name
+
+
+def test_the_wheel_holds_the_package_and_nothing_of_where_it_was_built(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        assert {name.partition("/")[0] for name in names} == {"emp_pipe", "emp_pipe-0.1.0.dist-info"}
+        assert [name for name in names if name.endswith("LICENSE")]
+        text = [name for name in names if not name.endswith(".so")]
+        assert [name for name in text if str(ROOT).encode() in archive.read(name)] == []
 
 
 def test_the_base_install_imports_with_nothing_beside_it(base: Path) -> None:
