@@ -134,11 +134,12 @@ class Batch:
     def error_count(self) -> int: ...
     @property
     def event_count(self) -> int: ...
-    def to_arrow(self, columns: Sequence[str] | None = None) -> Any:
+    def to_arrow(self, columns: Sequence[str] | None = None) -> Columns:
         """A record batch (Arrow PyCapsule interface: `pyarrow.record_batch(...)` takes it) of the asked columns.
 
         Known: time_unix_nano, observed_time_unix_nano, severity_number, severity_text, body, trace_id, span_id, is_error, is_event, tag,
-        row_bytes; any other name is an attribute of the row, else of its resource, as utf8 (null where absent)."""
+        row_bytes; any other name is an attribute of the row, else of its resource, as utf8 (null where absent; what is no string as
+        JSON). None: all known ones, then the attributes that occur, at most 128 of them."""
         ...
     @staticmethod
     def from_arrow(records: Any, *, resource: Mapping[str, str] = ..., tag: str = "", observed_time_unix_nano: int = 0) -> Batch:
@@ -150,7 +151,9 @@ class Batch:
     ) -> Batch:
         """The rows of an Export{Logs,Trace,Metrics}ServiceRequest; each keeps its own bytes. CoreError (body_invalid) has the offset."""
         ...
-    def slice(self, start: int, end: int) -> Batch: ...
+    def slice(self, start: int, end: int) -> Batch:
+        """Rows `start` to `end`, both clamped to the batch."""
+        ...
     def filter(self, mask: Any) -> Batch:
         """The rows where `mask` (a boolean Arrow array, or a sequence of bools) is true."""
         ...
@@ -158,14 +161,39 @@ class Batch:
     def with_attributes(
         self, attributes: Mapping[str, Any], *, target: Literal["resource", "record"] = "resource", overwrite: bool = False
     ) -> Batch:
-        """A copy with attributes set: each value a scalar (str, int, float, bool) or an Arrow array with a value (or null) per row."""
+        """A copy with attributes set: each value a scalar (str, int, float, bool, bytes) or an Arrow array with a value (or null) per row.
+
+        One that is there already is left alone unless `overwrite`; a key never occurs twice. CoreError (config_invalid): over 64 attributes,
+        an array of another length, target="record" on metrics, values per row that would make over 1,024 resources."""
         ...
-    def without_attributes(self, keys: Sequence[str]) -> Batch: ...
+    def without_attributes(self, keys: Sequence[str]) -> Batch:
+        """A copy without attributes of these keys, on rows (of metrics: not on points) and on resources."""
+        ...
     def to_block(self, codec: _Codec, *, topic: str, block_id: str) -> Block: ...
     def to_json_lines(self) -> bytes:
         """The fleet's standardised JSON for logs, OTLP JSON lines for traces and metrics; one line a row."""
         ...
     def to_forward(self, codec: _Codec, *, chunk: str, default_tag: str = "emp") -> list[ForwardFrame]: ...
+
+@final
+class Columns:
+    """Columns of a batch, for whoever speaks the Arrow PyCapsule interface: `pyarrow.record_batch(columns)`."""
+
+    @property
+    def names(self) -> list[str]: ...
+    def __len__(self) -> int:
+        """Rows."""
+        ...
+    def __getitem__(self, name: str, /) -> Column: ...
+    def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]: ...
+    def __arrow_c_schema__(self) -> object: ...
+
+@final
+class Column:
+    """One column of a batch: `pyarrow.array(column)`."""
+
+    def __len__(self) -> int: ...
+    def __arrow_c_array__(self, requested_schema: object | None = None) -> tuple[object, object]: ...
 
 @final
 class ForwardFrame:
@@ -262,8 +290,8 @@ class DestinationLimits:
     def __new__(
         cls,
         *,
-        max_age_s: float = 0,
-        max_ahead_s: float = 0,
+        max_age_s: float = 0.0,
+        max_ahead_s: float = 0.0,
         max_body_bytes: int = 0,
         max_log_attributes: int = 0,
         max_span_attributes: int = 0,
@@ -282,9 +310,13 @@ class Limited:
     @property
     def batch(self) -> Batch | None: ...
     @property
-    def expired(self) -> Batch | None: ...
+    def expired(self) -> Batch | None:
+        """Rows that the destination would refuse: too old, too far ahead, past the spans of a trace. They become dead letters."""
+        ...
     @property
-    def truncated(self) -> dict[str, int]: ...
+    def truncated(self) -> dict[str, int]:
+        """How often each limit applied, by its name; the rows of `expired` are counted too."""
+        ...
 
 @final
 class ExportResponse:

@@ -249,3 +249,80 @@ pub fn recode(header: &Header, payload: &[u8], codec: Codec) -> Result<Vec<u8>, 
     let request = inflate(header, payload, MAX_OWN_BYTES)?;
     Ok(if codec == Codec::None { request } else { compress(codec, 1, &request) })
 }
+
+/// One block out of several of one signal, in their order: inflated, concatenated (a valid request, as protobuf merges repeated fields),
+/// compressed. Its header is the sum of theirs; `max_trace_spans` is an upper bound, since a trace may lie in several.
+pub fn merge_blocks(blocks: &[(&Header, &[u8])], codec: Codec, block_id: &str) -> Result<Block, CoreError> {
+    let Some(((first, _), rest)) = blocks.split_first() else {
+        return Err(CoreError::new(ErrorKind::ConfigInvalid, 0, "nothing to merge"));
+    };
+    let mut header = Header { codec, block_id: block_id.to_owned(), ..(*first).clone() };
+    for (other, _) in rest {
+        if other.signal != header.signal {
+            return Err(CoreError::new(ErrorKind::ConfigInvalid, 0, "a block holds one signal; these have several"));
+        }
+        header.absorb(other);
+    }
+    let size = usize::try_from(header.uncompressed_bytes).unwrap_or(usize::MAX);
+    if size > MAX_OWN_BYTES {
+        return Err(CoreError::new(ErrorKind::BlockInvalid, 0, "merged blocks of over 1 GiB"));
+    }
+    let mut request = Vec::new();
+    for (header, payload) in blocks {
+        if header.codec == Codec::None && payload.len() as u64 == header.uncompressed_bytes {
+            request.extend_from_slice(payload);
+        } else {
+            request.extend_from_slice(&inflate(header, payload, MAX_OWN_BYTES)?);
+        }
+    }
+    let payload = if codec == Codec::None { request } else { compress(codec, 1, &request) };
+    Ok(Block { header, payload })
+}
+
+impl Header {
+    fn absorb(&mut self, other: &Self) {
+        self.records = self.records.saturating_add(other.records);
+        self.errors = self.errors.saturating_add(other.errors);
+        self.events = self.events.saturating_add(other.events);
+        self.uncompressed_bytes = self.uncompressed_bytes.saturating_add(other.uncompressed_bytes);
+        self.min_time_unix_nano = match (self.min_time_unix_nano, other.min_time_unix_nano) {
+            (0, time) | (time, 0) => time,
+            (ours, theirs) => ours.min(theirs),
+        };
+        self.max_time_unix_nano = self.max_time_unix_nano.max(other.max_time_unix_nano);
+        self.max_body_bytes = self.max_body_bytes.max(other.max_body_bytes);
+        self.max_attributes = self.max_attributes.max(other.max_attributes);
+        self.max_value_bytes = self.max_value_bytes.max(other.max_value_bytes);
+        self.max_key_bytes = self.max_key_bytes.max(other.max_key_bytes);
+        self.max_span_events = self.max_span_events.max(other.max_span_events);
+        self.max_trace_spans = self.max_trace_spans.saturating_add(other.max_trace_spans);
+        self.tags = union(self.tags.take(), other.tags.as_ref());
+        self.services = union(self.services.take(), other.services.as_ref());
+        self.severities = self.severities.iter().chain(&other.severities).copied().collect::<BTreeSet<_>>().into_iter().collect();
+        self.decided &= other.decided;
+        self.red_done &= other.red_done;
+        self.aggregated &= other.aggregated;
+    }
+}
+
+fn union(ours: Option<Vec<String>>, theirs: Option<&Vec<String>>) -> Option<Vec<String>> {
+    let all: BTreeSet<String> = ours?.into_iter().chain(theirs?.iter().cloned()).collect();
+    (all.len() <= MAX_LISTED).then(|| all.into_iter().collect())
+}
+
+/// Two blocks of half the rows each, with the flags and the codec of the whole; None when it is one row.
+pub fn halve(header: &Header, payload: &[u8], block_ids: [&str; 2]) -> Result<Option<[Block; 2]>, CoreError> {
+    let batch = decode_block(header, payload, MAX_OWN_BYTES)?;
+    if batch.len() < 2 {
+        return Ok(None);
+    }
+    let middle = batch.len() / 2;
+    let half = |start, end, block_id| {
+        let mut block = encode_block(&[&batch.slice(start, end)], header.codec, 1, &header.topic, block_id)?;
+        block.header.decided = header.decided;
+        block.header.red_done = header.red_done;
+        block.header.aggregated = header.aggregated;
+        Ok(block)
+    };
+    Ok(Some([half(0, middle, block_ids[0])?, half(middle, batch.len(), block_ids[1])?]))
+}

@@ -7,4 +7,7 @@ pub mod batch;
 pub mod block;
 pub mod compress;
 pub mod error;
+pub mod json_lines;
+pub mod limits;
 pub mod otlp;
+pub mod selection;

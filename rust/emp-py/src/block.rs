@@ -239,6 +239,20 @@ impl PyBlock {
             header.aggregated = aggregated.unwrap_or(header.aggregated);
         })
     }
+
+    /// Two blocks of half the rows each; None when it is one row.
+    fn halve(&self, py: Python<'_>, block_ids: (String, String)) -> PyResult<Option<(Self, Self)>> {
+        let halves = py.detach(|| emp_core::block::halve(&self.header, &self.payload, [&block_ids.0, &block_ids.1]));
+        Ok(halves.map_err(to_py_err)?.map(|[first, second]| (first.into(), second.into())))
+    }
+}
+
+/// One block out of several of one signal: inflate, concatenate, compress.
+#[pyfunction]
+#[pyo3(signature = (blocks, codec, *, block_id))]
+pub fn merge_blocks(py: Python<'_>, blocks: Vec<Bound<'_, PyBlock>>, codec: CodecArg, block_id: &str) -> PyResult<PyBlock> {
+    let parts: Vec<(&Header, &[u8])> = blocks.iter().map(|block| (&block.get().header, &*block.get().payload)).collect();
+    py.detach(|| emp_core::block::merge_blocks(&parts, codec.0, block_id)).map(PyBlock::from).map_err(to_py_err)
 }
 
 /// One block out of batches of one signal: equal resources and scopes are merged, rows copied once, then compressed.

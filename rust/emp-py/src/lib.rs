@@ -2,9 +2,14 @@
 //!
 //! The surface is described in `python/emp_pipe/_core.pyi` and held against this module by stubtest.
 
+mod attributes;
 mod batch;
 mod block;
+mod columns;
 mod error;
+mod limits;
+mod response;
+mod selection;
 
 use pyo3::prelude::*;
 
@@ -17,7 +22,16 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("CoreError", py.get_type::<error::CoreError>())?;
     module.add_class::<batch::PyBatch>()?;
     module.add_class::<block::PyBlock>()?;
+    module.add_class::<columns::PyColumn>()?;
+    module.add_class::<columns::PyColumns>()?;
+    module.add_class::<limits::PyDestinationLimits>()?;
+    module.add_class::<limits::PyLimited>()?;
+    module.add_class::<response::PyExportResponse>()?;
+    module.add_class::<selection::PySelection>()?;
     module.add_function(wrap_pyfunction!(block::encode_block, module)?)?;
+    module.add_function(wrap_pyfunction!(block::merge_blocks, module)?)?;
+    module.add_function(wrap_pyfunction!(response::parse_export_response, module)?)?;
+    module.add_function(wrap_pyfunction!(response::parse_status, module)?)?;
     if cfg!(debug_assertions) {
         warn_of_debug_build(py)?;
     }

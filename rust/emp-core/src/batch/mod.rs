@@ -5,6 +5,13 @@
 //! row ranges; a run of rows of one resource and scope is one copy. Columns beside it answer what routing and limits ask.
 //! Written once by a decoder ([`crate::fluent`], [`crate::otlp`]), never changed after: everything that changes a batch makes a new one.
 
+mod arrow;
+pub(crate) use arrow::{attributes_field, tag_of, text_attribute};
+pub mod from_arrow;
+pub mod rewrite;
+mod select;
+pub mod values;
+
 use serde::{Deserialize, Serialize};
 
 /// Which of OpenTelemetry's signals the rows are.
@@ -70,11 +77,11 @@ pub struct TableEntry {
 /// The largest values in the rows: what a block's header says so that a destination's limits can be checked without opening it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extremes {
-    /// Bytes of the longest string body.
+    /// Bytes of the longest body: of a string its own, of anything else those of the encoded value.
     pub max_body_bytes: u32,
     /// Attributes of the row that has most.
     pub max_attributes: u32,
-    /// Bytes of the longest string attribute value of rows.
+    /// Bytes of the longest attribute value of rows, measured likewise.
     pub max_value_bytes: u32,
     /// Bytes of the longest attribute key of rows.
     pub max_key_bytes: u32,

@@ -59,6 +59,7 @@ pub mod span {
 
 pub mod span_event {
     pub const ATTRIBUTES: u32 = 3;
+    pub const DROPPED_ATTRIBUTES_COUNT: u32 = 4;
 }
 
 pub mod status {

@@ -4,5 +4,7 @@
 pub mod decode;
 pub mod encode;
 pub mod fields;
+pub mod response;
 pub mod scan;
+pub mod value;
 pub mod wire;

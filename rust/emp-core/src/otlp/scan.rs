@@ -93,10 +93,9 @@ fn scan_log(message: Reader<'_>, extremes: &mut Extremes) -> Result<RowFacts, Wi
             log::TIME_UNIX_NANO => facts.time_unix_nano = time(&field),
             log::SEVERITY_NUMBER => facts.severity_number = severity(&field),
             log::BODY => {
-                facts.body = view(string_value(field.message())?);
-                if facts.body.len != View::ABSENT {
-                    extremes.max_body_bytes = extremes.max_body_bytes.max(facts.body.len);
-                }
+                let string = string_value(field.message())?;
+                facts.body = view(string);
+                extremes.max_body_bytes = extremes.max_body_bytes.max(measured(string, field.message()));
             }
             log::ATTRIBUTES => {
                 attributes += 1;
@@ -161,10 +160,8 @@ fn scan_span(message: Reader<'_>, extremes: &mut Extremes) -> Result<RowFacts, W
 fn scan_attribute(field: &Field<'_>, extremes: &mut Extremes, facts: &mut RowFacts) -> Result<(), WireError> {
     let KeyValue { key, value } = key_value(field.message())?;
     extremes.max_key_bytes = extremes.max_key_bytes.max(key.len() as u32);
-    let string = string_value(value)?;
-    if let Some((bytes, _)) = string {
-        extremes.max_value_bytes = extremes.max_value_bytes.max(bytes.len() as u32);
-    }
+    let string = string_value(value.clone())?;
+    extremes.max_value_bytes = extremes.max_value_bytes.max(measured(string, value));
     match key {
         b"job_id" => facts.job_id = view(string),
         b"event_type" => {
@@ -174,6 +171,12 @@ fn scan_attribute(field: &Field<'_>, extremes: &mut Extremes, facts: &mut RowFac
         _ => {}
     }
     Ok(())
+}
+
+/// The size that limits compare: of a string its bytes, of anything else those of the encoded value.
+#[inline]
+fn measured(string: Option<(&[u8], usize)>, value: Reader<'_>) -> u32 {
+    string.map_or(value.rest(), |(bytes, _)| bytes).len() as u32
 }
 
 #[inline]

@@ -103,6 +103,11 @@ impl<'a> Reader<'a> {
         Self { data, at: 0, base }
     }
 
+    /// The bytes that were not read yet.
+    pub fn rest(&self) -> &'a [u8] {
+        &self.data[self.at..]
+    }
+
     #[inline]
     fn fail<T>(&self, detail: &'static str) -> Result<T, WireError> {
         Err(WireError { offset: self.base + self.at, detail })
@@ -129,6 +134,11 @@ impl<'a> Reader<'a> {
             }
         }
         self.fail(if self.data.len() - self.at < 10 { "protobuf: a varint ends early" } else { "protobuf: a varint has over 10 bytes" })
+    }
+
+    /// The next of packed varints; None at the end.
+    pub fn next_varint(&mut self) -> Result<Option<u64>, WireError> {
+        if self.at == self.data.len() { Ok(None) } else { self.varint().map(Some) }
     }
 
     #[inline]
