@@ -38,6 +38,9 @@ app.add_typer(cli_admin.dlq_app, name="dlq")
 ROLES: dict[str, Callable[[environment.Environment], Layer]] = {"edge": edge_role.expand, "central": central_role.expand}
 
 
+_STAMPED_ID = ("normalize", "stamp", "machine_id")
+
+
 @dataclass(frozen=True, slots=True)
 class Sources:
     """All that a configuration is made of; `load` can be called again when the file has changed."""
@@ -51,11 +54,14 @@ class Sources:
     def load(self) -> tuple[PipelineConfig, Layer]:
         """Return the checked configuration and the layer that it came from. Raises ConfigError."""
         written = read_yaml(self.file, self.environment) if self.file is not None else Layer()
-        layer = merged(self._base(written), written, COMPONENT_SECTIONS)
+        base = self._base(written)
+        layer = merged(base, written, COMPONENT_SECTIONS)
         for setting in self.settings:
             put_setting(layer, setting)
         if self.data_dir is not None:
             layer.put(("data_dir",), str(self.data_dir), place="--data-dir")
+        if layer.places.get(_STAMPED_ID) == base.places.get(_STAMPED_ID) is not None:
+            layer.put(_STAMPED_ID, layer.values.get("machine_id"), place=layer.place(("machine_id",)))  # it is named once
         return build(layer), layer
 
     def _base(self, written: Layer) -> Layer:

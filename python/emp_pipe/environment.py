@@ -112,7 +112,7 @@ def put_stamp(layer: Layer, environment: Environment) -> None:
     stamp.setdefault("machine_id", (machine_id(environment), ""))
     stamp.setdefault("host.name", (socket.gethostname(), ""))
     for key, (value, name) in stamp.items():
-        layer.put(("normalize", "stamp", key), value, variable=name)
+        layer.put(("normalize", "stamp", key), value, variable=name, place="" if name else "this machine")
 
 
 def put_secure_forward(layer: Layer, environment: Environment, *, key_name: str) -> None:

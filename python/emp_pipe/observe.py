@@ -16,6 +16,7 @@ from emp_pipe.errors import EmpPipeError, ErrorKind
 from emp_pipe.http_server import HttpServer, Readiness, watch_event_loop_delay
 from emp_pipe.log_metrics import LogMetrics
 from emp_pipe.pipeline import Pipeline
+from emp_pipe.registry import type_of
 from emp_pipe.self_metrics_export import SelfMetricsExport
 
 _DELAY_BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -210,16 +211,30 @@ class Observer:
         lines = [f"emp-pipe {__version__} {config.role} on {config.machine_id}, data in {config.data_dir.absolute()}"]
         lines += [f"receives: {name} on {_where(slot.config, 'listen')}" for name, slot in self._pipeline.receivers.items()]
         for name, slot in self._pipeline.exporters.items():
-            lines.append(f"sends to: {name} {self._target(name, slot)}")
+            lines.append(f"sends to: {name}{self._target(name, slot.config)}")
         lines.append(f"buffer: {self._pipeline.log.durability}")
         if self._http is not None:
             lines.append(f"health: {self._http.url}/readyz")
         return lines
 
-    def _target(self, name: str, slot: Any) -> str:
-        if name.startswith("file"):
-            return f"in {_where(slot.config, 'path', 'directory') or self._pipeline.context.data_dir}"
-        return f"at {_where(slot.config, 'endpoint', 'endpoints', 'hosts', 'preset')}"
+    def warnings(self) -> list[str]:
+        """Return what start-up warns of: settings that work and are probably not what was meant."""
+        config = self._pipeline.config
+        found = []
+        for name, settings in config.receivers.items():
+            if getattr(settings, "shared_key", None) and getattr(settings, "tls", ()) is None:
+                found.append(
+                    f"{name}: a shared key without TLS: strangers cannot send, but can read what is sent; set `tls` or EMP_TLS_CERT_FILE"
+                )
+        if config.role == "central" and not any(getattr(settings, "shared_key", None) for settings in config.receivers.values()):
+            found.append("no receiver for edges on other machines: set FLUENTD_SHARED_KEY (and EMP_TLS_CERT_FILE, EMP_TLS_KEY_FILE)")
+        return found
+
+    def _target(self, name: str, settings: Any) -> str:
+        if type_of(name) == "file":
+            return f" in {_where(settings, 'directory') or self._pipeline.context.data_dir / 'records'}"
+        address = _where(settings, "endpoint", "logs_endpoint") or _where(settings, "preset")
+        return f" at {address}" if address else ""
 
 
 def _where(settings: Any, *names: str) -> str:

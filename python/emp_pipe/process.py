@@ -96,6 +96,8 @@ class _Process:
         await self._pipeline.started.wait()
         for line in self._observer.start_up_lines():
             _logger.info("%s", line)
+        for line in self._observer.warnings():
+            _logger.warning("%s", line)
 
     async def _reload_when_asked(self) -> None:
         await self._pipeline.started.wait()

@@ -134,3 +134,12 @@ def test_the_base_install_says_what_to_install(missing: str) -> None:
     assert result.returncode == 2
     assert 'pip install "emp-pipe[edge]"' in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_machine_id_of_a_file_is_the_one_that_records_are_stamped_with(written: Path) -> None:
+    written.write_text("machine_id: gpu-of-file\n")
+    printed = run("edge", "--config", str(written), "--print-config", MACHINE_ID="gpu-of-environment").stdout
+    assert printed.count("machine_id: gpu-of-file") == 2
+    assert "gpu-of-environment" not in printed
+    written.write_text("machine_id: gpu-of-file\nnormalize: {stamp: {machine_id: other}}\n")
+    assert "    machine_id: other" in run("edge", "--config", str(written), "--print-config").stdout
