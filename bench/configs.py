@@ -47,10 +47,12 @@ def emp_pipe(
     port: int,
     buffer: Literal["memory", "sqlite"],
     exporters: dict[str, Any],
-    processors: bool = False,
+    of_role: bool = False,
     receiver: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return an emp-pipe's configuration: Forward in on loopback, no HTTP port, no processors unless the role's own are wanted."""
+    """Return an emp-pipe's configuration: Forward in on loopback, no HTTP port.
+
+    `of_role`: it is laid over a role, whose processors it keeps and whose stand-in for a missing destination (`file`) it leaves out."""
     config: dict[str, Any] = {
         "data_dir": str(data_dir),
         "machine_id": "gpu-bench",
@@ -60,8 +62,10 @@ def emp_pipe(
         "exporters": exporters,
         "log_level": "warning",
     }
-    if not processors:
-        config["processors"] = {}
+    if of_role:
+        config["exporters"] = {**exporters, "file": False}
+    else:
+        config["processors"] = []
     return config
 
 

@@ -19,7 +19,7 @@ def emp_pipe(name: str, *, compression: Compression, buffer: Literal["memory", "
     def start(subject: Subject, folder: Path, sink_url: str) -> int:
         (port,) = free_ports(1)
         config = configs.emp_pipe(
-            data_dir=folder / "data", port=port, buffer=buffer, exporters=configs.otlp_http(sink_url, compression), processors=role != "run"
+            data_dir=folder / "data", port=port, buffer=buffer, exporters=configs.otlp_http(sink_url, compression), of_role=role != "run"
         )
         subject.start(emp_pipe_command(f"emp-pipe-{role}", configs.write(folder / "emp-pipe.yaml", config), [port], role=role))
         return port
@@ -37,15 +37,15 @@ def emp_pipe_chain(name: str, *, roles: bool) -> Variant:
             port=central_port,
             buffer="sqlite",
             exporters=configs.otlp_http(sink_url, "gzip"),
-            processors=roles,
-            receiver={"shared_keys": [SHARED_KEY]},
+            of_role=roles,
+            receiver={"shared_key": SHARED_KEY},
         )
         edge = configs.emp_pipe(
             data_dir=folder / "edge-data",
             port=edge_port,
             buffer="sqlite",
             exporters=configs.forward("127.0.0.1", central_port, SHARED_KEY),
-            processors=roles,
+            of_role=roles,
         )
         role = "central" if roles else "run"
         subject.start(emp_pipe_command("central", configs.write(folder / "central.yaml", central), [central_port], role=role))
