@@ -23,7 +23,7 @@ from emp_pipe.buffers.sqlite_reader import Fetched, Row
 from emp_pipe.buffers.sqlite_reading import Reading
 from emp_pipe.buffers.sqlite_schema import FILE_NAME, DirectoryLock
 from emp_pipe.buffers.sqlite_store import DeadLimits, Effects, Store
-from emp_pipe.buffers.sqlite_thread import CommitThread, Operation, Outcome, fail_with
+from emp_pipe.buffers.sqlite_thread import CommitThread, Operation, Outcome, describe, fail_with
 from emp_pipe.component import ComponentConfig, Context
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.group_ledger import Ending, GroupLedger
@@ -111,13 +111,14 @@ class SqliteLog:
             snapshot = await self._loop.run_in_executor(self._reads, self._thread.open, groups)
         except (apsw.Error, OSError) as error:
             self._release()
-            raise LogError(ErrorKind.LOG_IO, place=str(self.directory), detail=f"{type(error).__name__}: {error}") from error
+            raise LogError(ErrorKind.LOG_IO, place=str(self.directory), detail=describe(error)) from error
         except BaseException:
             self._release()
             raise
         self._closing = False
         self._ledger.load(snapshot)
         self._reading.meet_groups()
+        self._measure_free_space()
         self._settle()
         self._upkeep = self._loop.create_task(self._keep_up(), name=f"{self.id}: upkeep")
 
@@ -323,7 +324,7 @@ class SqliteLog:
             return await self._loop.run_in_executor(self._reads, partial(function, *arguments))
         except apsw.Error as error:
             self._thread.put(Operation(fail_with(error)))
-            raise LogError(ErrorKind.LOG_IO, place=str(self.directory), detail=f"{type(error).__name__}: {error}") from error
+            raise LogError(ErrorKind.LOG_IO, place=str(self.directory), detail=describe(error)) from error
 
     async def read(self, group: str, max_bytes: int, owner: str = "") -> list[Delivery]:
         if self._closing:
@@ -392,12 +393,14 @@ class SqliteLog:
             except (LogError, apsw.Error, OSError):
                 continue  # the commit thread says it, once
 
+    def _measure_free_space(self) -> None:
+        free, wanted = shutil.disk_usage(self.directory).free, self.config.min_free_bytes
+        self._low_space = f"the disk has {free:,} bytes free; receivers wait below {wanted:,}" if free < wanted else ""
+
     async def _tick(self, *, expire: bool) -> None:
         idle, self._busy = not self._busy, False
         self._relieving = False
-        free = shutil.disk_usage(self.directory).free
-        wanted = self.config.min_free_bytes
-        self._low_space = f"the disk has {free:,} bytes free; receivers wait below {wanted:,}" if free < wanted else ""
+        self._measure_free_space()
         self._settle()
         now = self._clock.unix_nano()
         if expire:

@@ -129,6 +129,7 @@ def set_aside(path: Path, error: Exception) -> Path:
 def _open_and_verify(path: Path, *, vfs: str | None, synchronous: str, verify: bool) -> apsw.Connection:
     if not path.exists():
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    path.chmod(0o600)
     connection = connect(path, vfs=vfs, synchronous=synchronous)
     try:
         if verify or path.stat().st_size < VERIFY_BELOW_BYTES:

@@ -28,10 +28,9 @@ from emp_pipe.log.group_ledger import Snapshot
 from emp_pipe.log.protocol import GroupSpec
 from emp_pipe.logs import RateLimitedLogger, get_logger
 
-CHECKPOINT_PAGES = (4 << 20) // PAGE_BYTES
-"""The write-ahead log is copied into the file when it has grown by this much."""
-FINISH_PAGES = (12 << 20) // PAGE_BYTES
-"""Beyond it the commit thread copies the last pages itself, for under constant load only it can bring the log to its end."""
+CHECKPOINT_PAGES = (8 << 20) // PAGE_BYTES
+"""When the write-ahead log has this many pages it is copied into the file, off this thread. What came in the meantime is copied by this
+thread: only between two transactions can the log be brought to its end, so that the next one begins it anew."""
 RETRY_S = 1.0
 _MOST_OPERATIONS = 512
 
@@ -52,6 +51,12 @@ _DISK_ERRORS = (
 )
 
 _log = get_logger("sqlite")
+
+
+def describe(error: Exception) -> str:
+    """Say what the disk said, in words; SQLite's own text may be empty."""
+    what = "the disk is full" if isinstance(error, apsw.FullError) else "the disk refused"
+    return f"{what} ({type(error).__name__}{f': {error}' if str(error) else ''})"
 
 
 class Operation:
@@ -184,7 +189,7 @@ class CommitThread:
             return
         failpoints.hit("log.commit")
         self._report(Outcome(operations))
-        if self._wal_pages >= CHECKPOINT_PAGES:
+        if self._wal_pages >= CHECKPOINT_PAGES and not self._finish_checkpoint:
             self.checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def _after_refusal(self, operations: Sequence[Operation], error: Exception) -> None:
@@ -263,7 +268,7 @@ class CommitThread:
 
     def _after_disk_error(self, operations: Sequence[Operation], error: Exception) -> Outcome:
         """Close, open anew, verify. Appends of the transaction have failed; commits are asked of the file."""
-        detail = f"{type(error).__name__}: {error}"
+        detail = describe(error)
         self._noisy.log(40, type(error).__name__, "%s: a transaction failed, nothing of it is acknowledged: %s", self._path, detail)
         assert self._store is not None
         meant, self._at_least = self._store.committing, self._store.next_offset
@@ -296,7 +301,7 @@ class CommitThread:
         except LogError as error:
             self._disk_error = str(error)
         except _DISK_ERRORS as error:
-            self._disk_error = f"{type(error).__name__}: {error}"
+            self._disk_error = describe(error)
         else:
             self._disk_error = ""
             self._suspect = self._unsynced = False
@@ -350,7 +355,7 @@ class CommitThread:
                 pages, copied = self._checkpointer.wal_checkpoint(mode=mode)
             if mode == apsw.SQLITE_CHECKPOINT_TRUNCATE:
                 self._wal_pages = 0
-            elif pages > copied and self._wal_pages >= FINISH_PAGES:
+            elif pages == copied:
                 self._finish_checkpoint = True
         except (apsw.BusyError, apsw.LockedError):
             pass
