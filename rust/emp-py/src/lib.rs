@@ -7,7 +7,9 @@ mod batch;
 mod block;
 mod columns;
 mod error;
+mod forward_decoder;
 mod limits;
+mod normalizer;
 mod response;
 mod selection;
 
@@ -28,6 +30,11 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<limits::PyLimited>()?;
     module.add_class::<response::PyExportResponse>()?;
     module.add_class::<selection::PySelection>()?;
+    module.add_class::<normalizer::PyNormalizer>()?;
+    module.add_class::<forward_decoder::PyForwardDecoder>()?;
+    module.add_class::<forward_decoder::PyForwardRead>()?;
+    module.add_class::<forward_decoder::PyChunk>()?;
+    module.add_class::<forward_decoder::PyRejected>()?;
     module.add_function(wrap_pyfunction!(block::encode_block, module)?)?;
     module.add_function(wrap_pyfunction!(block::merge_blocks, module)?)?;
     module.add_function(wrap_pyfunction!(response::parse_export_response, module)?)?;

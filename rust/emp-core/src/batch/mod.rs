@@ -7,6 +7,7 @@
 
 mod arrow;
 pub(crate) use arrow::{attributes_field, tag_of, text_attribute};
+pub mod build;
 pub mod from_arrow;
 pub mod rewrite;
 mod select;

@@ -1,0 +1,203 @@
+//! What a record means: the rules that turn what a sender wrote into an OTLP log record.
+//!
+//! A [`Normalizer`] holds the rules (the standard schema, aliases, the receiver's stamp) and is shared. A [`Builder`] belongs to one
+//! connection or file; it is given records in msgpack (JSON is transcoded first, [`json`]) and writes rows of a [`Batch`]:
+//!
+//! ```text
+//!   record ──▶ row.rs, one pass, the usual case ──────────────▶ batch.rows + columns
+//!                 │ something unusual: the row is taken back           ▲
+//!                 └──▶ careful.rs: all fields first, then conflicts ───┘
+//! ```
+//!
+//! Both paths give the same row where the first one does not step aside (a property test holds that). Read next: [`table`] for the schema,
+//! `row` for the hot path, `careful` for every rule in plain form.
+
+pub mod careful;
+pub mod copy;
+pub mod identity;
+pub mod json;
+pub mod row;
+pub mod severity;
+pub mod shape;
+pub mod table;
+pub mod text;
+pub mod time;
+pub mod unfold;
+pub mod value;
+pub mod wire;
+
+use std::sync::Arc;
+
+use crate::batch::build::NewRow;
+use crate::batch::{Batch, Signal, TableEntry};
+use crate::fluent::cursor::Fault;
+use identity::{Base, Identities};
+use shape::Shapes;
+use table::Table;
+use time::TimeReader;
+
+/// The rules of a receiver.
+#[derive(Clone, Debug)]
+pub struct Normalizer {
+    table: Table,
+    /// Resource attributes that are added where a record's resource lacks them.
+    stamp: Vec<(String, String)>,
+    /// Whether JSON and logfmt inside the body become fields.
+    unfold: bool,
+    /// Resources that a batch may have.
+    max_resources: usize,
+}
+
+impl Normalizer {
+    /// Rules with a stamp (resource attributes), a user's aliases (alias to name), and the number of resources that a batch may have.
+    pub fn new(stamp: Vec<(String, String)>, aliases: &[(String, String)], unfold: bool, max_resources: usize) -> Self {
+        let table = Table::new(aliases.iter().map(|(alias, name)| (alias.as_str(), name.as_str())));
+        Self { table, stamp, unfold, max_resources }
+    }
+}
+
+impl Default for Normalizer {
+    fn default() -> Self {
+        Self::new(Vec::new(), &[], true, 1024)
+    }
+}
+
+/// What the envelope of a record says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Envelope<'a> {
+    /// The entry's time; None means: now.
+    pub time_unix_nano: Option<i64>,
+    /// What came beside the time (a msgpack map); empty without.
+    pub metadata: &'a [u8],
+}
+
+/// Writes rows; one per connection or file. Its memory of keys and identities makes the next record cheap.
+#[derive(Debug)]
+pub struct Builder {
+    rules: Arc<Normalizer>,
+    max_depth: usize,
+    shapes: Shapes,
+    times: TimeReader,
+    identities: Identities,
+    batch: Batch,
+    scope: u32,
+    scopes: std::collections::HashMap<Box<[u8]>, u32>,
+    /// The name of the scope: who receives.
+    scope_name: &'static str,
+    group_scope: Vec<u8>,
+    template: NewRow,
+    now_unix_nano: i64,
+    correction_ns: i64,
+    /// The record's number, for claims.
+    record: u32,
+    newest_unix_nano: Option<i64>,
+    resources_over_limit: u64,
+}
+
+impl Builder {
+    /// A builder for a receiver with that scope name.
+    pub fn new(rules: Arc<Normalizer>, scope_name: &'static str, max_depth: usize) -> Self {
+        let mut new = Self {
+            rules,
+            max_depth,
+            shapes: Shapes::new(),
+            times: TimeReader::default(),
+            identities: Identities::default(),
+            batch: Batch::new(Signal::Logs),
+            scope: 0,
+            scopes: std::collections::HashMap::new(),
+            scope_name,
+            group_scope: Vec::new(),
+            template: NewRow::new(0),
+            now_unix_nano: 0,
+            correction_ns: 0,
+            record: 0,
+            newest_unix_nano: None,
+            resources_over_limit: 0,
+        };
+        new.identities.new_batch();
+        new
+    }
+
+    /// Sets the time at which the following records arrived.
+    pub fn set_now(&mut self, now_unix_nano: i64) {
+        self.now_unix_nano = now_unix_nano;
+        self.template = NewRow::new(now_unix_nano);
+    }
+
+    /// What is added to the times of the following rows.
+    pub fn set_time_correction_ns(&mut self, correction_ns: i64) {
+        self.correction_ns = correction_ns;
+    }
+
+    /// The rows so far.
+    pub fn len(&self) -> usize {
+        self.batch.len()
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.batch.is_empty()
+    }
+
+    /// Bytes of the rows so far.
+    pub fn row_bytes(&self) -> usize {
+        self.batch.rows.len()
+    }
+
+    /// Makes room for rows of about that many bytes of input.
+    pub fn reserve(&mut self, input_bytes: usize) {
+        self.batch.rows.reserve(input_bytes + input_bytes / 8 + 4096);
+    }
+
+    /// Sets the tag of the following records: an attribute of their scope.
+    pub fn set_tag(&mut self, tag: &[u8]) {
+        if let Some(index) = self.scopes.get(tag) {
+            self.scope = *index;
+            return;
+        }
+        let mut message = self.group_scope.clone();
+        if message.is_empty() {
+            wire::put_bytes(&mut message, 0x0a, self.scope_name.as_bytes());
+        }
+        if !tag.is_empty() {
+            wire::put_text_attribute(&mut message, wire::SCOPE_ATTRIBUTE, b"fluent.tag", &wire::repaired(tag));
+        }
+        self.scope = self.batch.scopes.len() as u32;
+        self.batch.scopes.push(TableEntry { message, ..TableEntry::default() });
+        self.scopes.insert(tag.into(), self.scope);
+    }
+
+    /// Sets what the following records share beyond their tag (an OTLP group): resource attributes and an encoded scope; empty ends it.
+    pub fn set_group(&mut self, base: Base, scope: Vec<u8>) {
+        self.identities.set_base(base);
+        self.group_scope = scope;
+        self.scopes.clear();
+    }
+
+    /// Writes the record (a msgpack map at `pos` of `data`) as a row; returns where it ends. On a fault nothing is written.
+    #[inline]
+    pub fn push(&mut self, envelope: &Envelope<'_>, data: &[u8], pos: usize) -> Result<usize, Fault> {
+        // One byte of metadata is an empty map.
+        if envelope.metadata.len() <= 1
+            && let Some(end) = self.push_usual(envelope.time_unix_nano, data, pos)
+        {
+            return Ok(end);
+        }
+        self.push_careful(envelope, data, pos)
+    }
+
+    /// The least of arrival minus record time over the rows since the last [`Self::take`], before any correction; 0 without such rows.
+    pub fn min_age_ns(&self) -> i64 {
+        self.newest_unix_nano.map_or(0, |newest| self.now_unix_nano.saturating_sub(newest))
+    }
+
+    /// The rows so far, and the number of records whose identity found no place in the batch's resources.
+    pub fn take(&mut self) -> (Batch, u64) {
+        let batch = std::mem::replace(&mut self.batch, Batch::new(Signal::Logs));
+        self.identities.new_batch();
+        self.scopes.clear();
+        self.newest_unix_nano = None;
+        (batch, std::mem::take(&mut self.resources_over_limit))
+    }
+}
