@@ -174,6 +174,8 @@ def run_command() -> None:
     """Run the command line; errors that emp-pipe raises on purpose become their text and an exit code."""
     try:
         app()
+    except KeyboardInterrupt:
+        sys.exit(130)
     except ConfigError as error:
         typer.echo(f"emp-pipe: {error}", err=True)
         sys.exit(2)

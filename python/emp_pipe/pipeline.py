@@ -20,7 +20,7 @@ from emp_pipe.clock import Clock
 from emp_pipe.component import ComponentConfig, Context, Exporter, ExporterConfig, ProcessorConfig, Receiver
 from emp_pipe.config import PipelineConfig, revealed_secrets
 from emp_pipe.delivery.loop import DeliveryLoop
-from emp_pipe.errors import EmpPipeError
+from emp_pipe.errors import ConfigError, EmpPipeError, ErrorKind
 from emp_pipe.intake import GuardedProcessor, PipelineIntake
 from emp_pipe.log.protocol import GroupSpec, Log, Topic
 from emp_pipe.log.writer import LogWriter
@@ -90,12 +90,21 @@ class Pipeline:
 
     # building
 
+    def _built(self, kind: Kind, component_id: str, config: ComponentConfig) -> Any:
+        try:
+            return find(kind, type_of(component_id)).component(component_id, config, self.context)
+        except EmpPipeError:
+            raise
+        except Exception as error:  # a plugin may raise anything; its name must be in what the user reads
+            detail = f"the {str(kind)[:-1]} cannot be built ({type(error).__name__}: {error})"
+            raise ConfigError(ErrorKind.CONFIG_INVALID, place=component_id, detail=detail) from error
+
     def build_receiver(self, component_id: str, config: ComponentConfig) -> ReceiverSlot:
-        receiver: Receiver = find(Kind.RECEIVERS, type_of(component_id)).component(component_id, config, self.context)
+        receiver: Receiver = self._built(Kind.RECEIVERS, component_id, config)
         return ReceiverSlot(receiver, config, revealed_secrets(config))
 
     def build_exporter(self, component_id: str, config: ComponentConfig) -> ExporterSlot:
-        exporter: Exporter = find(Kind.EXPORTERS, type_of(component_id)).component(component_id, config, self.context)
+        exporter: Exporter = self._built(Kind.EXPORTERS, component_id, config)
         tapped: Any = TappedExporter(exporter, self.taps)
         assert isinstance(config, ExporterConfig)
         return ExporterSlot(DeliveryLoop(tapped, self.log, component_id, self.context), config, revealed_secrets(config))
@@ -103,7 +112,7 @@ class Pipeline:
     def build_processors(self, config: PipelineConfig) -> list[GuardedProcessor]:
         guarded = []
         for component_id, settings in config.processors.items():
-            processor = find(Kind.PROCESSORS, type_of(component_id)).component(component_id, settings, self.context)
+            processor = self._built(Kind.PROCESSORS, component_id, settings)
             on_error = settings.on_error if isinstance(settings, ProcessorConfig) else "pass"
             guarded.append(GuardedProcessor(component_id, processor, on_error, self.metrics))
         return guarded

@@ -43,13 +43,13 @@ async def reload(pipeline: Pipeline, config: PipelineConfig) -> None:
             for name, settings in config.exporters.items()
             if _differs(pipeline.exporters.get(name), settings)
         }
+        for name, slot in pipeline.receivers.items():
+            if name not in new_receivers and name in config.receivers and slot.secrets != (now := revealed_secrets(slot.config)):
+                await getattr(slot.receiver, "reload")()  # noqa: B009 — not every receiver has keys to read again
+                slot.secrets = now
     except BaseException:
         pipeline.context = old_context
         raise
-    for name, slot in pipeline.receivers.items():
-        if name not in new_receivers and name in config.receivers and slot.secrets != (now := revealed_secrets(slot.config)):
-            await getattr(slot.receiver, "reload")()  # noqa: B009 — not every receiver has keys to read again
-            slot.secrets = now
     gone_receivers = [name for name in pipeline.receivers if name in new_receivers or name not in config.receivers]
     gone_exporters = [name for name in pipeline.exporters if name in new_exporters or name not in config.exporters]
     deadline_s = pipeline.clock.monotonic_s() + min(_STOPPING_S, config.shutdown.deadline_s)

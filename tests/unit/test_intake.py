@@ -116,7 +116,11 @@ async def test_a_batch_left_out_whole_is_still_submitted_for_its_acknowledgement
     assert bench.writer.arrivals[0].received == 2
 
 
-@pytest.mark.parametrize("wrong", [Raise(), Return("text"), Return(Rows((1,), signal="traces")), Return(Rows((1, 2, 3)))], ids=repr)
+@pytest.mark.parametrize(
+    "wrong",
+    [Raise(), Return("text"), Return(Rows((1,), signal="traces")), Return(Rows((1, 2, 3)))],
+    ids=["raises", "returns text", "other signal", "more records"],
+)
 async def test_a_failing_processor_passes_the_batch_unchanged_counted_and_named(wrong: Any, caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench(wrong, Keep(lambda row: row > 1))
     bench.intake.submit(arrival(1, 2))
