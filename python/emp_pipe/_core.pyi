@@ -167,11 +167,11 @@ class Batch:
         ...
     def select_flag(self, flag: Literal["event", "error"]) -> Batch | None: ...
     def with_attributes(
-        self, attributes: Mapping[str, Any], *, target: Literal["resource", "record"] = "resource", overwrite: bool = False
+        self, attributes: Mapping[str, Any], *, target: Literal["resource", "record"] = ..., overwrite: bool = False
     ) -> Batch:
         """A copy with attributes set: each value a scalar (str, int, float, bool, bytes) or an Arrow array with a value (or null) per row.
 
-        One that is there already is left alone unless `overwrite`; a key never occurs twice. CoreError (config_invalid): over 64 attributes,
+        The target is "resource" unless said otherwise. One that is there already is left alone unless `overwrite`; a key never occurs twice. CoreError (config_invalid): over 64 attributes,
         an array of another length, target="record" on metrics, values per row that would make over 1,024 resources."""
         ...
     def without_attributes(self, keys: Sequence[str]) -> Batch:

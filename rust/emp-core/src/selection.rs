@@ -7,6 +7,7 @@ use crate::batch::{Batch, Signal, attributes_field, tag_of, text_attribute};
 use crate::block::Header;
 use crate::error::{CoreError, ErrorKind};
 use crate::json_lines::value::value_text;
+use crate::normalize::severity;
 use crate::otlp::decode::string_attribute;
 use crate::otlp::fields::resource;
 use crate::otlp::value::for_each_pair;
@@ -83,7 +84,7 @@ impl Rule {
         let config: RuleConfig = serde_json::from_str(json).map_err(|error| invalid(format!("a selection cannot be read: {error}")))?;
         let min_severity = match &config.min_severity {
             None => 0,
-            Some(level) => match least_severity(level) {
+            Some(level) => match severity::of_text(level.as_bytes()) {
                 0 => return Err(invalid(format!("min_severity: {level:?} is no level; use trace, debug, info, warn, error or fatal"))),
                 number => number,
             },
@@ -159,19 +160,6 @@ impl Rule {
             }
         }
         Ok(matches)
-    }
-}
-
-/// The least severity number of a level's name, or of a number from 1 to 24; 0 when it is none.
-fn least_severity(level: &str) -> u8 {
-    match level.to_ascii_lowercase().as_str() {
-        "trace" => 1,
-        "debug" => 5,
-        "info" => 9,
-        "warn" | "warning" => 13,
-        "error" => 17,
-        "fatal" | "critical" => 21,
-        number => number.parse().ok().filter(|number| (1..=24).contains(number)).unwrap_or(0),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::attributes::AttributesArg;
 use crate::block::{CodecArg, PyBlock};
 use crate::columns::{MaskArg, PyColumns, RecordsArg};
 use crate::error::{argument_error, to_py_err};
+use crate::forward_frame::PyForwardFrame;
 
 /// A signal by its name.
 pub struct SignalArg(pub Signal);
@@ -161,6 +162,13 @@ impl PyBatch {
     fn to_json_lines<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let lines = py.detach(|| emp_core::json_lines::json_lines(&self.0)).map_err(to_py_err)?;
         Ok(PyBytes::new(py, &lines))
+    }
+
+    /// PackedForward messages of a batch of logs, one tag each. CoreError (config_invalid) for other signals.
+    #[pyo3(signature = (codec, *, chunk, default_tag="emp"))]
+    fn to_forward(&self, py: Python<'_>, codec: CodecArg, chunk: &str, default_tag: &str) -> PyResult<Vec<PyForwardFrame>> {
+        let frames = py.detach(|| emp_core::fluent::encode::encode(&self.0, codec.0, chunk, default_tag)).map_err(to_py_err)?;
+        Ok(frames.into_iter().map(PyForwardFrame).collect())
     }
 }
 

@@ -240,6 +240,11 @@ impl PyBlock {
         })
     }
 
+    /// The frame between two emp-pipes: the block verbatim, its chunk the block id.
+    fn to_forward_frame<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &py.detach(|| emp_core::fluent::encode::block_frame(&self.header, &self.payload)))
+    }
+
     /// Two blocks of half the rows each; None when it is one row.
     fn halve(&self, py: Python<'_>, block_ids: (String, String)) -> PyResult<Option<(Self, Self)>> {
         let halves = py.detach(|| emp_core::block::halve(&self.header, &self.payload, [&block_ids.0, &block_ids.1]));

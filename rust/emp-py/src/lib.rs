@@ -8,6 +8,7 @@ mod block;
 mod columns;
 mod error;
 mod forward_decoder;
+mod forward_frame;
 mod limits;
 mod normalizer;
 mod response;
@@ -26,6 +27,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<block::PyBlock>()?;
     module.add_class::<columns::PyColumn>()?;
     module.add_class::<columns::PyColumns>()?;
+    module.add_class::<forward_frame::PyForwardFrame>()?;
     module.add_class::<limits::PyDestinationLimits>()?;
     module.add_class::<limits::PyLimited>()?;
     module.add_class::<response::PyExportResponse>()?;

@@ -195,12 +195,10 @@ impl<'a> Scanned<'a> {
             let (mut observed, mut severity_text, mut body) = (0, None, None);
             for_each_field(Reader::new(batch.message(row)), |field| {
                 match field.number {
-                    number if Some(number) == attributes_number => {
-                        if !self.attributes.is_empty() {
-                            let pair = crate::otlp::scan::key_value(field.message())?;
-                            if let Some(index) = self.attributes.iter().position(|column| column.key.as_bytes() == pair.key) {
-                                found[index] = value_text(pair.value)?;
-                            }
+                    number if Some(number) == attributes_number && !self.attributes.is_empty() => {
+                        let pair = crate::otlp::scan::key_value(field.message())?;
+                        if let Some(index) = self.attributes.iter().position(|column| column.key.as_bytes() == pair.key) {
+                            found[index] = value_text(pair.value)?;
                         }
                     }
                     log::OBSERVED_TIME_UNIX_NANO if is_log => observed = field.scalar().unwrap_or(0) as i64,

@@ -122,7 +122,9 @@ impl Batch {
 
     fn with_resource_attributes(&self, attributes: &[Attribute], overwrite: bool) -> Result<Self, CoreError> {
         let mut resources = Interner::default();
-        let mut known: HashMap<(u32, Vec<Option<&[u8]>>), u32> = HashMap::new();
+        // What decides a row's new resource: its old one, and its own values.
+        type Deciding<'a> = (u32, Vec<Option<&'a [u8]>>);
+        let mut known: HashMap<Deciding<'_>, u32> = HashMap::new();
         let mut out = self.clone();
         for (row, resource) in out.columns.resource.iter_mut().enumerate() {
             let each = attributes.iter().filter(|attribute| matches!(attribute.values, Values::Each(_)));

@@ -9,7 +9,7 @@ impl Batch {
     /// Rows `start..end`, both clamped to the batch.
     pub fn slice(&self, start: usize, end: usize) -> Self {
         let end = end.min(self.len());
-        self.of_runs(&[start.min(end)..end])
+        self.of_runs(std::slice::from_ref(&(start.min(end)..end)))
     }
 
     /// The rows for which `keep` says true.

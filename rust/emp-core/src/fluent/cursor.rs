@@ -14,6 +14,8 @@ pub enum Fault {
     TooDeep,
     /// Something else where the record, a map, should be.
     NoMap,
+    /// A record of another emp-pipe whose reserved map holds what no row can have.
+    Unrestorable,
 }
 
 impl Fault {
@@ -24,6 +26,7 @@ impl Fault {
             Self::Reserved => "byte 0xc1 is no msgpack",
             Self::TooDeep => "nested deeper than the limit",
             Self::NoMap => "the record is no map",
+            Self::Unrestorable => "the reserved map holds what no row can have",
         }
     }
 }

@@ -47,7 +47,7 @@ pub fn read(builder: &mut Builder, data: &[u8], pos: usize) -> Entry {
 fn refused(data: &[u8], pos: usize, fault: Fault) -> Entry {
     match fault {
         Fault::Truncated | Fault::Reserved => Entry::Torn(fault),
-        Fault::TooDeep | Fault::NoMap => bad(data, pos, fault.detail()),
+        Fault::TooDeep | Fault::NoMap | Fault::Unrestorable => bad(data, pos, fault.detail()),
     }
 }
 

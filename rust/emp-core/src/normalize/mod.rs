@@ -9,6 +9,8 @@
 //!                 └──▶ careful.rs: all fields first, then conflicts ───┘
 //! ```
 //!
+//! A record that another emp-pipe wrote is not normalised again: [`restored`].
+//!
 //! Both paths give the same row where the first one does not step aside (a property test holds that). Read next: [`table`] for the schema,
 //! `row` for the hot path, `careful` for every rule in plain form.
 
@@ -16,6 +18,7 @@ pub mod careful;
 pub mod copy;
 pub mod identity;
 pub mod json;
+pub mod restored;
 pub mod row;
 pub mod severity;
 pub mod shape;
@@ -31,6 +34,7 @@ use std::sync::Arc;
 use crate::batch::build::NewRow;
 use crate::batch::{Batch, Signal, TableEntry};
 use crate::fluent::cursor::Fault;
+use crate::fluent::restore::is_ours;
 use identity::{Base, Identities};
 use shape::Shapes;
 use table::Table;
@@ -92,6 +96,7 @@ pub struct Builder {
     record: u32,
     newest_unix_nano: Option<i64>,
     resources_over_limit: u64,
+    restored: restored::Tables,
 }
 
 impl Builder {
@@ -114,6 +119,7 @@ impl Builder {
             record: 0,
             newest_unix_nano: None,
             resources_over_limit: 0,
+            restored: restored::Tables::default(),
         };
         new.identities.new_batch();
         new
@@ -178,6 +184,9 @@ impl Builder {
     /// Writes the record (a msgpack map at `pos` of `data`) as a row; returns where it ends. On a fault nothing is written.
     #[inline]
     pub fn push(&mut self, envelope: &Envelope<'_>, data: &[u8], pos: usize) -> Result<usize, Fault> {
+        if is_ours(data, pos) {
+            return self.push_restored(envelope, data, pos);
+        }
         // One byte of metadata is an empty map.
         if envelope.metadata.len() <= 1
             && let Some(end) = self.push_usual(envelope.time_unix_nano, data, pos)
@@ -197,6 +206,7 @@ impl Builder {
         let batch = std::mem::replace(&mut self.batch, Batch::new(Signal::Logs));
         self.identities.new_batch();
         self.scopes.clear();
+        self.restored.clear();
         self.newest_unix_nano = None;
         (batch, std::mem::take(&mut self.resources_over_limit))
     }
