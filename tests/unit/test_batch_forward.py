@@ -128,9 +128,7 @@ forward_rows = st.tuples(log_records, forward_maps, forward_maps, forward_maps, 
 
 
 @settings(max_examples=150, deadline=None)
-@given(
-    st.lists(st.tuples(log_records, forward_maps, forward_maps, forward_maps), min_size=1, max_size=4), st.sampled_from(CODECS), st.data()
-)
+@given(st.lists(forward_rows, min_size=1, max_size=4), st.sampled_from(CODECS))
 def test_a_row_that_went_by_forward_is_the_same_row(rows: list[Any], codec: Any) -> None:
     resources = []
     for row, row_attributes, resource_attributes, scope_attributes, scope, schema_url in rows:
