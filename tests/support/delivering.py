@@ -94,8 +94,12 @@ class Delivering:
 
     async def until_done(self, timeout_s: float = 20.0) -> None:
         """Return when the log holds nothing for the group any more."""
+        await self.until(lambda: not self.log.usage().groups[0].held_blocks, timeout_s)
+
+    async def until(self, condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+        """Return when a condition holds; it is looked at every other millisecond."""
         async with asyncio.timeout(timeout_s):
-            while self.log.usage().groups[0].held_blocks:
+            while not condition():
                 await self.context.clock.sleep(0.002)
 
     async def books(self) -> GroupBooks:

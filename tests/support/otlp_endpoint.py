@@ -53,6 +53,7 @@ class Answer:
     status: int = 200
     message: str = ""
     retry_after: str | None = None
+    location: str | None = None
     rejected: int = 0
     warning: str = ""
     delay_s: float = 0.0
@@ -222,7 +223,8 @@ class OtlpEndpoint:
         return self._response(request, answer, received.signal)
 
     def _response(self, request: web.Request, answer: Answer, signal: str = "") -> web.Response:
-        headers = {"Retry-After": answer.retry_after} if answer.retry_after is not None else {}
+        given = {"Retry-After": answer.retry_after, "Location": answer.location}
+        headers = {name: value for name, value in given.items() if value is not None}
         if answer.body is not None:
             body = answer.body
         elif answer.status == 200 and signal:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from random import Random
+from statistics import mean
 
 import pytest
 
+from emp_pipe.component import Parcel, Sent
 from emp_pipe.delivery.adaptive import AdaptiveLimit
 from emp_pipe.delivery.backoff import Backoff
 from emp_pipe.delivery.breaker import Breaker, BreakerState
 from emp_pipe.delivery.gate import Gate
+from emp_pipe.errors import DeliveryError, ErrorKind
+from tests.support.delivering import ScriptedExporter, delivering
 from tests.support.fake_clock import VirtualClock, run_virtual
+from tests.support.telemetry import log_block
 
 SEEDS = range(8)
 
@@ -194,3 +199,62 @@ def test_a_probe_that_is_due_sooner_than_the_pause_before_it_is_not_late() -> No
         return clock.monotonic_s() - started_s
 
     assert run_virtual(main) <= 0.5
+
+
+def failing(kind: ErrorKind, **more: object) -> DeliveryError:
+    return DeliveryError(kind, place="scripted", **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_in_flight_halves_within_five_seconds_when_a_sink_that_refuses_halves_its_capacity(seed: int) -> None:
+    in_flight, attempts, blocks = run_virtual(lambda clock, random: sink_that_halves(clock, random, queues=False), seed)
+    assert_halved(in_flight, 0.55)
+    assert attempts <= 1.2 * blocks
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_in_flight_halves_within_five_seconds_when_a_sink_that_queues_halves_its_capacity(seed: int) -> None:
+    in_flight, attempts, blocks = run_virtual(lambda clock, random: sink_that_halves(clock, random, queues=True), seed)
+    assert_halved(in_flight, 0.65)
+    assert attempts <= 1.2 * blocks
+
+
+def assert_halved(in_flight: dict[float, int], at_most: float) -> None:
+    """The capacity halves at t = 10 s: half by t = 15 s, and about half on the mean after it (both go up and down like a saw)."""
+    before = mean(count for at_s, count in in_flight.items() if 4.0 <= at_s < 10.0)
+    after = mean(count for at_s, count in in_flight.items() if 15.0 <= at_s < 20.0)
+    lowest = min(count for at_s, count in in_flight.items() if 10.0 <= at_s < 15.0)
+    assert before >= 5, "the capacity was not used before"
+    assert lowest <= before / 2, f"not halved within 5 s: {before:.1f} → {lowest}"
+    assert 2 <= after <= at_most * before, f"{before:.1f} → {after:.1f}"
+
+
+async def sink_that_halves(clock: VirtualClock, random: Random, *, queues: bool) -> tuple[dict[float, int], int, int]:
+    """A sink of 8 workers, 4 from t = 10 s on. What is too much it refuses, or lets wait."""
+    busy, waiting = 0, asyncio.Condition()
+
+    def capacity() -> int:
+        return 8 if clock.monotonic_s() < 10.0 else 4
+
+    async def behave(parcel: Parcel) -> Sent:
+        nonlocal busy
+        if not queues and busy >= capacity():
+            await clock.sleep(0.02)
+            raise failing(ErrorKind.THROTTLED)
+        async with waiting:
+            await waiting.wait_for(lambda: busy < capacity())
+            busy += 1
+        await clock.sleep(0.1 * random.uniform(0.8, 1.2))
+        async with waiting:
+            busy -= 1
+            waiting.notify_all()
+        return Sent()
+
+    exporter = ScriptedExporter(behave, max_concurrency=32, timeout_s=2.0)
+    in_flight: dict[float, int] = {}
+    async with delivering(exporter, clock=clock, random=random) as subject:
+        await subject.append([log_block([f"row {index}"]) for index in range(2000)])
+        while clock.monotonic_s() < 20.0:
+            in_flight[clock.monotonic_s()] = exporter.in_flight
+            await clock.sleep(0.05)
+        return in_flight, len(exporter.parcels), len(exporter.delivered) + exporter.in_flight

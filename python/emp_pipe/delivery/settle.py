@@ -1,6 +1,7 @@
-"""How deliveries end in the log: acks and dead letters gather while a commit runs, and the next commit takes them all.
+"""How deliveries end in the log: acks and dead letters gather for a moment and while a commit runs, and one commit takes them all.
 
-An ending waits here, in memory, until the log has it on stable storage. A crash before that sends its rows once more; nothing is lost.
+Nobody waits for an ack, and a commit costs a sync of the disk. An ending waits here, in memory, until the log has it on stable storage; a
+crash before that sends its rows once more, and loses nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from emp_pipe.log.protocol import Log, Rejection
 from emp_pipe.logs import RateLimitedLogger
 
 _MOST_PER_COMMIT = 512
+_GATHER_S = 0.02
+"""How long the first ending of a commit waits for others: the time whose deliveries a crash repeats."""
 
 
 class Settler:
@@ -55,6 +58,7 @@ class Settler:
         """Commit until cancelled, or until the log is closed."""
         while True:
             await self._wanted.wait()
+            await self._clock.sleep(_GATHER_S)
             self._wanted.clear()
             while self._endings:
                 batch = self._endings[:_MOST_PER_COMMIT]

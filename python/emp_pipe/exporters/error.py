@@ -40,6 +40,7 @@ class ErrorExporter:
         self.config = config
         self._clock = context.clock
         self._random = Random(config.seed)
+        self.taken_records = 0
 
     async def open(self) -> None: ...
 
@@ -48,6 +49,7 @@ class ErrorExporter:
             await self._clock.sleep(self.config.delay_s)
         if self._random.random() < self.config.rate:
             raise DeliveryError(ErrorKind(self.config.kind), place=self.id, detail="told to fail", retry_after_s=self.config.retry_after_s)
+        self.taken_records += parcel.block.records
         return Sent()
 
     async def close(self, deadline_monotonic_s: float) -> None: ...
