@@ -145,13 +145,9 @@ class ForwardExporter:
     async def send(self, parcel: Parcel) -> Sent:
         """Return when the peer has acknowledged the parcel. Raises DeliveryError."""
         try:
-            if not self._peer_is_foreign:
-                link = await self._shared_link()
-                if link.is_emp_pipe:
-                    return await self._send_block(link, parcel)
-                self._peer_is_foreign = True
-                self._shared = None
-                self._idle.append(link)
+            link = await self._shared_link()
+            if link is not None:
+                return await self._send_block(link, parcel)
             async with self._slots:
                 return await self._send_alone(parcel)
         except DeliveryError as error:
@@ -173,12 +169,19 @@ class ForwardExporter:
             link.retire()
         return Sent()
 
-    async def _shared_link(self) -> Link:
-        """The link that all chunks to an emp-pipe share; from time to time it is moved back to the first endpoint."""
+    async def _shared_link(self) -> Link | None:
+        """The link that all chunks to an emp-pipe share; None: the peer is foreign. Now and then it moves back to the first endpoint."""
         async with self._opening:
+            if self._peer_is_foreign:
+                return None
             link = self._shared
             if link is None or not link.is_open:
-                self._shared = link = await self._open_any()
+                link = await self._open_any()
+                if not link.is_emp_pipe:
+                    self._peer_is_foreign = True
+                    self._idle.append(link)
+                    return None
+                self._shared = link
                 return link
         if self._current and self._is_time_for_the_first():
             try:

@@ -258,6 +258,7 @@ class ForwardReceiver:
             connection.heard = False
             connection.waits_since_s = now_s
             return
+        connection.give_memory_back()
         silent_s = now_s - connection.waits_since_s
         limit_s = config.frame_timeout_s if connection.in_frame else config.idle_timeout_s
         if limit_s is not None and silent_s >= limit_s:

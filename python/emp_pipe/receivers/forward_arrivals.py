@@ -47,12 +47,15 @@ def arrivals_of(read: ForwardRead, batch: Batch | None, chunks: Sequence[Chunk],
         arrivals += parts
         received -= taken
         batch = batch.slice(taken, len(batch)) if taken < len(batch) else None
+    refused = 0
+    if fatal is not None and fatal.kind == "log_newer":  # a block that this version cannot keep stays with its sender: no dead letter
+        refused, fatal = fatal.records, None
     if rejected or fatal is not None:
         dead = _dead_letters(rejected if fatal is None else [*rejected, fatal], source, now_unix_nano)
         invalid = sum(letter.records for letter in dead)
-        arrivals.append(Arrival(receiver=source.receiver, batch=batch, received=received, invalid=invalid, dead=dead))
+        arrivals.append(Arrival(receiver=source.receiver, batch=batch, received=received, invalid=invalid, refused=refused, dead=dead))
     elif batch is not None or received:
-        arrivals.append(Arrival(receiver=source.receiver, batch=batch, received=received))
+        arrivals.append(Arrival(receiver=source.receiver, batch=batch, received=received, refused=refused))
     return arrivals
 
 

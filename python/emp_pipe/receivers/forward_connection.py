@@ -10,14 +10,15 @@ Not here: listening and accepting (`forward.py`), what the connections share (`f
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import TYPE_CHECKING, cast
 
 from emp_pipe.component import Arrival
 from emp_pipe.errors import ErrorKind, LogError, Retry
 from emp_pipe.forward_handshake import Credentials, Refusal, ServerHandshake, refused_pong
+from emp_pipe.receivers.forward_acks import AckQueue, PendingRead
 from emp_pipe.receivers.forward_arrivals import Source, arrivals_of, unchunked_records
 from emp_pipe.receivers.forward_hub import Hub
+from emp_pipe.receivers.forward_refusals import answer_to
 
 if TYPE_CHECKING:
     from emp_pipe._core import ForwardDecoder, ForwardRead
@@ -27,37 +28,7 @@ _HANDSHAKE_READ_BYTES = 4_096
 _LONG_AGO = 1 << 62
 
 # why a connection is not read from; bits of `_paused`
-_FOR_LOG, _FOR_ROOM, _FOR_WRITES, _FOR_GOOD = 1, 2, 4, 8
-
-_TLS_ALERT = b"\x15\x03\x01\x00\x02\x02\x46"
-"""A fatal protocol_version alert: what a TLS client understands from a port without TLS."""
-_HTTP_TEXT = b"This port speaks Fluent Forward, not HTTP.\n"
-_HTTP_REFUSAL = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (
-    len(_HTTP_TEXT),
-    _HTTP_TEXT,
-)
-
-
-class _Unacked:
-    """One read whose records are on their way to the log: its acks are due when nothing is waiting, here and in every read before it."""
-
-    __slots__ = ("acks", "connection", "is_lost", "read", "size_bytes", "waiting")
-
-    def __init__(self, connection: ForwardConnection, read: ForwardRead, size_bytes: int, acks: list[bytes]) -> None:
-        self.connection = connection
-        self.read = read
-        self.size_bytes = size_bytes
-        self.acks = acks
-        self.is_lost = False
-        self.waiting = 1  # not settled before all its parts are handed over
-
-    def done(self, arrival: Arrival, future: asyncio.Future[None]) -> None:
-        error = LogError(ErrorKind.LOG_CLOSED) if future.cancelled() else future.exception()
-        if error is not None and self.connection.log_failed(self, arrival, error):
-            return
-        self.waiting -= 1
-        if not self.waiting:
-            self.connection.settle(self)
+_FOR_LOG, _FOR_ROOM, _FOR_WRITES, _FOR_GOOD, _FOR_MORE = 1, 2, 4, 8, 16
 
 
 class ForwardConnection(asyncio.BufferedProtocol):
@@ -77,17 +48,17 @@ class ForwardConnection(asyncio.BufferedProtocol):
         self._decoder: ForwardDecoder | None = None
         self._small = memoryview(bytearray(_HANDSHAKE_READ_BYTES)) if credentials is not None else memoryview(b"")
         self._unsniffed: memoryview | None = None
+        self._is_shaking = False
         self._is_emp_pipe = False
         self._source: Source
         self._transport: asyncio.Transport
         self._paused = 0
         self._read_bytes = _SMALLEST_READ_BYTES
         self._unsubmitted_bytes = 0
-        self._unacked: deque[_Unacked] = deque()
+        self._acks = AckQueue(self._write_ack)
         self._unacked_bytes = 0
-        self._acks: deque[bytes] = deque()
-        self._ack_is_scheduled = False
         self._saw_eof = False
+        self._is_lost = False
         self._least_age_ns = _LONG_AGO
 
     # --- the transport's calls ----------------------------------------------------------------------
@@ -124,7 +95,7 @@ class ForwardConnection(asyncio.BufferedProtocol):
             return
         if self._unsniffed is not None:
             view, self._unsniffed = self._unsniffed, None
-            if self._speaks_something_else(view, nbytes):
+            if self._speaks_something_else(view[:nbytes]):
                 return
             del view
         if nbytes >= self._read_bytes < self._hub.settings.max_read_bytes:
@@ -134,18 +105,19 @@ class ForwardConnection(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         """The peer sends no more. Without TLS it may still read: it is told what becomes durable, then the connection is closed."""
         self._end_of_stream()
-        if not self._unacked and not self._acks:
+        if self.owes_nothing:
             return False
         self._paused |= _FOR_GOOD
         return self._transport.get_extra_info("sslcontext") is None
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._is_lost = True
+        self._paused |= _FOR_GOOD
         self._end_of_stream()
         self.report_age(self._hub.clock.monotonic_s())
-        self._acks.clear()
-        self._hub.forget(self)
-        self._decoder = None
-        self.closed.set()
+        self._acks.drop()
+        if not self._paused & _FOR_MORE:
+            self._forget()
 
     def pause_writing(self) -> None:
         self._pause(_FOR_WRITES)
@@ -169,7 +141,12 @@ class ForwardConnection(asyncio.BufferedProtocol):
 
     @property
     def owes_nothing(self) -> bool:
-        return not self._unacked and not self._acks
+        return not self._acks and not self._paused & _FOR_MORE
+
+    def give_memory_back(self) -> None:
+        """Called when the peer has been silent: the decoder keeps no buffer for a read that may never come."""
+        if self._decoder is not None and not self._decoder.pending_bytes:
+            self._decoder.reserve(0)
 
     @property
     def has_room(self) -> bool:
@@ -210,11 +187,9 @@ class ForwardConnection(asyncio.BufferedProtocol):
 
     def _read_handshake(self, data: bytes) -> None:
         assert self._handshake is not None
-        if data[:1] == b"\x16":
-            self._transport.write(_TLS_ALERT)
-            self._hub.refused(Refusal.TLS_UNEXPECTED, self.address)
-            self.close()
+        if not self._is_shaking and self._speaks_something_else(data):
             return
+        self._is_shaking = True
         outcome = self._handshake.received(data)
         if outcome is None:
             return
@@ -240,20 +215,21 @@ class ForwardConnection(asyncio.BufferedProtocol):
             self._decoder.set_time_correction_ns(correction_ns)
         self._pause_where_needed()
 
-    def _speaks_something_else(self, view: memoryview, size_bytes: int) -> bool:
-        """A TLS or HTTP client on this port is refused in its own protocol, once in a while with a line in the log."""
-        if view[0] == 0x16:
-            self._transport.write(_TLS_ALERT)
-            self._hub.refused(Refusal.TLS_UNEXPECTED, self.address)
-        elif bytes(view[: min(size_bytes, 5)]) in (b"GET /", b"POST ", b"PUT /", b"HEAD ", b"OPTIO"):
-            self._transport.write(_HTTP_REFUSAL)
-            self._hub.refused(Refusal.NOT_FORWARD, self.address)
-        else:
+    def _speaks_something_else(self, first_bytes: memoryview | bytes) -> bool:
+        """A TLS or HTTP client on this port is refused in its own protocol."""
+        answer = answer_to(first_bytes)
+        if answer is None:
             return False
-        self._decoder = None
-        self._small = memoryview(bytearray(1))
+        reply, refusal = answer
+        self._transport.write(reply)
+        self._hub.refused(refusal, self.address)
+        self._read_nothing_more()
         self.close()
         return True
+
+    def _read_nothing_more(self) -> None:
+        self._decoder = None
+        self._small = memoryview(bytearray(1))
 
     # --- from a read to the log ---------------------------------------------------------------------
 
@@ -277,8 +253,8 @@ class ForwardConnection(asyncio.BufferedProtocol):
                     self._correct_time()
         if read.foreign_blocks:
             self._refuse_blocks(read.foreign_blocks)
-        entry = _Unacked(self, read, size_bytes, [chunk.ack for chunk in chunks])
-        self._unacked.append(entry)
+        entry = PendingRead(self, read, size_bytes, [chunk.ack for chunk in chunks])
+        self._acks.expect(entry)
         self._unacked_bytes += size_bytes
         hub.took(size_bytes)
         for arrival in arrivals_of(read, batch, chunks, self._source, hub.clock.unix_nano() if read.rejected or fatal else 0):
@@ -294,8 +270,12 @@ class ForwardConnection(asyncio.BufferedProtocol):
             self.settle(entry)
         if fatal is not None:
             self._give_up()
-        else:
-            self._pause_where_needed()
+            return
+        self._pause_where_needed()
+        if read.more:  # the decoder stopped at a full batch; what follows waits for room as a socket's bytes do
+            self._pause(_FOR_MORE)
+            if self._paused & ~_FOR_GOOD == _FOR_MORE:
+                asyncio.get_running_loop().call_soon(self._go_on)
 
     def _correct_time(self) -> None:
         self.report_age(self._hub.clock.monotonic_s())
@@ -312,12 +292,33 @@ class ForwardConnection(asyncio.BufferedProtocol):
     def _give_up(self) -> None:
         """The stream cannot be followed any more: what was good is acknowledged when it is durable, then the connection is closed."""
         self._hub.counts.unreadable += 1
-        self._decoder = None
-        self._small = memoryview(bytearray(1))
+        self._read_nothing_more()
         self.drain()
 
+    def _go_on(self) -> None:
+        """Take what the decoder still holds of the last read."""
+        if self._decoder is None or self._paused & ~_FOR_GOOD != _FOR_MORE:
+            return
+        self._paused &= ~_FOR_MORE
+        self._took(self._decoder.received(0, self._hub.clock.unix_nano()), 0)
+        if self._paused & _FOR_MORE:
+            return
+        if self._paused & _FOR_GOOD:
+            self._end_of_stream()
+            if self._is_lost:
+                self._forget()
+            elif self.owes_nothing:
+                self._transport.close()
+        elif not self._paused and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _forget(self) -> None:
+        self._decoder = None
+        self._hub.forget(self)
+        self.closed.set()
+
     def _end_of_stream(self) -> None:
-        if self._saw_eof or self._decoder is None:
+        if self._saw_eof or self._decoder is None or self._paused & _FOR_MORE:
             return
         self._saw_eof = True
         if self._decoder.pending_bytes:
@@ -326,23 +327,17 @@ class ForwardConnection(asyncio.BufferedProtocol):
 
     # --- from the log to the ack --------------------------------------------------------------------
 
-    def settle(self, entry: _Unacked) -> None:
+    def settle(self, entry: PendingRead) -> None:
         """A read is done with, durable or lost: free its budget, and acknowledge all reads up to the first one that is not."""
         self._unacked_bytes -= entry.size_bytes
-        unacked = self._unacked
-        while unacked and not unacked[0].waiting:
-            acks = unacked.popleft().acks
-            if acks:
-                self._acks.extend(acks)
-        if self._acks and not self._ack_is_scheduled:
-            self._write_ack()
+        self._acks.settle()
         if self._paused & _FOR_ROOM and self.has_room:
             self._resume(_FOR_ROOM)
         self._hub.settled(entry.size_bytes)
         if self._paused & _FOR_GOOD and self.owes_nothing:
             self._transport.close()
 
-    def log_failed(self, entry: _Unacked, arrival: Arrival, error: BaseException) -> bool:
+    def log_failed(self, entry: PendingRead, arrival: Arrival, error: BaseException) -> bool:
         """Acknowledge nothing. Return whether the arrival is held and submitted again.
 
         It is where the log is full, and where its sender has no chunk to send again; otherwise the connection is closed and the peer
@@ -360,22 +355,20 @@ class ForwardConnection(asyncio.BufferedProtocol):
             self._hub.counts.lost += unchunked
         if not self._transport.is_closing():
             self._hub.log.warning("log", "%s: closed without an ack, its chunks are sent again: %s", self.peer, error)
-            self._acks.clear()
+            self._acks.drop()
             self.abort()
         return False
 
-    def _write_ack(self) -> None:
-        """Write one ack, the next one in the next turn of the loop: some peers read once and discard what follows the first value."""
-        if not self._acks or self._transport.is_closing():
-            self._ack_is_scheduled = False
-            self._acks.clear()
-            if self._paused & _FOR_GOOD and self.owes_nothing:
-                self._transport.close()
-            return
-        self._transport.write(self._acks.popleft())
-        self._hub.counts.acks += 1
-        self._ack_is_scheduled = True
-        asyncio.get_running_loop().call_soon(self._write_ack)
+    def _write_ack(self, ack: bytes) -> bool:
+        """Write an ack, or (b"") note that there is none left. Returns False when nobody is there any more."""
+        if self._transport.is_closing():
+            return False
+        if ack:
+            self._transport.write(ack)
+            self._hub.counts.acks += 1
+        elif self._paused & _FOR_GOOD and self.owes_nothing:
+            self._transport.close()
+        return True
 
     # --- backpressure -------------------------------------------------------------------------------
 
@@ -399,5 +392,9 @@ class ForwardConnection(asyncio.BufferedProtocol):
 
     def _resume(self, reason: int) -> None:
         was, self._paused = self._paused, self._paused & ~reason
-        if was and not self._paused and not self._transport.is_closing():
+        if was == self._paused:
+            return
+        if self._paused & ~_FOR_GOOD == _FOR_MORE:
+            asyncio.get_running_loop().call_soon(self._go_on)
+        elif not self._paused and not self._transport.is_closing():
             self._transport.resume_reading()

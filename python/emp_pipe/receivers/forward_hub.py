@@ -16,6 +16,7 @@ from emp_pipe.component import Arrival, Intake
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.forward_handshake import Refusal
 from emp_pipe.logs import RateLimitedLogger, get_logger
+from emp_pipe.receivers.forward_refusals import ADVICE
 from emp_pipe.receivers.forward_skew import ClockSkew
 from emp_pipe.self_metrics import Metrics
 
@@ -198,7 +199,7 @@ class Hub:
             "forward_refused_handshakes", unit="handshakes", help="Peers turned away, by reason.", labels=("component", "reason")
         ).labels(self.settings.receiver, refusal.name.lower()).inc()
         who = f"{peer} ({address})" if peer else address or "a local peer"
-        self.log.warning(refusal.name, "refused %s: %s%s; %s", who, refusal.value, f" ({detail})" if detail else "", _ADVICE[refusal])
+        self.log.warning(refusal.name, "refused %s: %s%s; %s", who, refusal.value, f" ({detail})" if detail else "", ADVICE[refusal])
 
     def publish(self) -> None:
         """Hand the counts to the metrics."""
@@ -215,17 +216,3 @@ class Hub:
             ("unacked_bytes", self.unacked_bytes, "bytes", "Bytes read whose records are not yet durable."),
         ):
             self.metrics.gauge(f"forward_{name}", unit=unit, help=text, labels=("component",)).labels(self.settings.receiver).set(value)
-
-
-_ADVICE = {
-    Refusal.SHARED_KEY: "set the same `shared_key` on both sides",
-    Refusal.USER: "add the user to `users`, or correct its password at the sender",
-    Refusal.ANONYMOUS_SOURCE: "add its address to `clients`, or set `allow_anonymous_source`",
-    Refusal.MALFORMED: "check that the sender speaks Fluent Forward with a shared key",
-    Refusal.TIMED_OUT: "check that the sender has `shared_key` (and TLS where this port has it)",
-    Refusal.TLS_EXPECTED: "set TLS at the sender",
-    Refusal.TLS_UNEXPECTED: "send to the port with TLS, or set TLS off at the sender",
-    Refusal.TLS_FAILED: "check the certificates and their authorities on both sides",
-    Refusal.NOT_FORWARD: "send HTTP to an HTTP port",
-    Refusal.TOO_MANY: "raise `max_connections` or `max_connections_per_address`",
-}
