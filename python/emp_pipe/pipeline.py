@@ -72,7 +72,7 @@ class Pipeline:
         buffer = find(Kind.BUFFERS, config.buffer_type)
         self.log: Log = buffer.component("buffer", config.buffer, self.context)
         self.exporters = {name: self.build_exporter(name, settings) for name, settings in config.exporters.items()}
-        self.writer = LogWriter(self.log, topics=self.topics(), codec=self._codec())
+        self.writer = LogWriter(self.log, topics=self.topics(), codec=self._codec(), clock=clock)
         self.intake = PipelineIntake(self.writer, self.taps, self._fail)
         self.intake.set_processors(self.build_processors(config))
         self.receivers = {name: self.build_receiver(name, settings) for name, settings in config.receivers.items()}

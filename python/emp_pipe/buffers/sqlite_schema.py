@@ -17,7 +17,7 @@ from emp_pipe.logs import get_logger
 
 VERSION = 1
 FILE_NAME = "log.db"
-PAGE_BYTES = 4096
+PAGE_BYTES = 8192
 WAL_LIMIT_BYTES = 16 << 20
 VERIFY_BELOW_BYTES = 64 << 20
 """A file below it is checked whole when it is opened; a larger one would keep a start waiting, and is checked when an error was seen."""

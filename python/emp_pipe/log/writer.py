@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
+from emp_pipe.clock import Clock, SystemClock
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.protocol import Append, ChunkKey, DeadLetter, Log, ReceiverBooks, Topic
 from emp_pipe.log.routes import Routes
@@ -54,7 +54,14 @@ class LogWriter:
     """The `Intake` before a log: blocks out of arrivals, one append for all that waits, duplicates found, books kept."""
 
     def __init__(
-        self, log: Log, *, topics: Iterable[Topic], codec: Codec = "gzip", level: int = 1, waiting_bytes_limit: int = WAITING_BYTES
+        self,
+        log: Log,
+        *,
+        topics: Iterable[Topic],
+        codec: Codec = "gzip",
+        level: int = 1,
+        waiting_bytes_limit: int = WAITING_BYTES,
+        clock: Clock | None = None,
     ) -> None:
         """`topics` are those that some group reads: of the others nothing is written."""
         from emp_pipe._core import encode_block
@@ -78,7 +85,8 @@ class LogWriter:
         self._pending_chunks: dict[ChunkKey, asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(1, "emp-encode")
-        self._block_prefix = f"{time.time_ns() // 1_000_000:012x}{os.urandom(6).hex()}"
+        self._clock = clock or SystemClock()
+        self._block_prefix = f"{self._clock.unix_nano() // 1_000_000:012x}{os.urandom(6).hex()}"
         self._block_number = 0
 
     def set_topics(self, topics: Iterable[Topic]) -> None:
@@ -127,7 +135,7 @@ class LogWriter:
         self._closed = True
         if self._appends or self._encoding or self._waiting:
             self._idle = asyncio.get_running_loop().create_future()
-            await asyncio.wait([self._idle], timeout=max(deadline_monotonic_s - time.monotonic(), 0))
+            await asyncio.wait([self._idle], timeout=max(deadline_monotonic_s - self._clock.monotonic_s(), 0))
         for task in self._tasks:
             task.cancel()
         if self._tasks:
