@@ -8,7 +8,7 @@
 know, but not all pass over a seventh element of the PING: it is sent only to a server whose HELO had the key.
 
 Rules of the peers that shape this (Fluent Bit's are in its `out_forward` and `in_forward`): each frame in one write and at most 1023
-bytes; nonce and salt typed `str` though they are raw bytes, and free of NUL because they are C strings to some; a refusal's reason is
+bytes; nonce and salt typed `str`, of letters and digits because they are C strings to some and UTF-8 text to others; a refusal's reason is
 copied into 32 bytes. Not here: who may come from where (`receivers/forward_access.py`), and sockets (`receivers/forward_connection.py`,
 `exporters/forward.py`).
 """
@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -31,6 +32,7 @@ EMP_PIPE_VERSION = 1
 MAX_SENT_BYTES = 1023
 MAX_RECEIVED_BYTES = 65_536
 MAX_NAME_BYTES = 255
+_SALT_LETTERS = string.ascii_letters + string.digits
 
 
 class Refusal(StrEnum):
@@ -81,8 +83,8 @@ class ClientStep:
 
 
 def random_salt() -> bytes:
-    """Sixteen random bytes, none of them NUL."""
-    return bytes(1 + secrets.randbelow(255) for _ in range(16))
+    """Sixteen random letters and digits: typed `str` they survive a peer that decodes them as UTF-8 text (fluent-logger for Node does)."""
+    return "".join(secrets.choice(_SALT_LETTERS) for _ in range(16)).encode()
 
 
 class ServerHandshake:

@@ -26,6 +26,13 @@ _KEY = Credentials(shared_keys=(b"s3cret",))
 _USERS = Credentials(shared_keys=(b"s3cret",), users={b"ada": b"lovelace"})
 
 
+def test_a_nonce_survives_a_peer_that_decodes_it_as_text() -> None:
+    hello = msgpack.unpackb(ServerHandshake(_USERS, "server").helo, raw=True)[1]
+    for name in (b"nonce", b"auth"):
+        assert len(hello[name]) == 16
+        assert hello[name].decode("ascii", "replace").encode() == hello[name]
+
+
 def _shake(server: ServerHandshake, client: ClientHandshake) -> tuple[ServerOutcome, ClientStep]:
     ping = client.received(server.helo)
     assert ping is not None

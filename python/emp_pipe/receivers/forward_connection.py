@@ -82,9 +82,11 @@ class ForwardConnection(asyncio.BufferedProtocol):
         decoder = self._decoder
         if decoder is None:
             return self._small
-        view = memoryview(decoder.reserve(self._read_bytes))
-        if self._unsniffed is not None:
-            self._unsniffed = view
+        if self._unsniffed is None:
+            return memoryview(decoder.reserve(self._read_bytes))
+        # TLS asks for memory and may then have nothing to put there: the view of that time is given up, or the memory could not move.
+        self._unsniffed = memoryview(b"")
+        self._unsniffed = view = memoryview(decoder.reserve(self._read_bytes))
         return view
 
     def buffer_updated(self, nbytes: int) -> None:

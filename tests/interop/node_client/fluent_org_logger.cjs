@@ -21,6 +21,7 @@ const client = new FluentClient("interop", {
   milliseconds: true,
   flushInterval: 10,
 });
+process.exitCode = 1; // what the event loop runs out with when the client has given up
 client.socketOn("error", (error) => console.error(String(error)));
 
 Promise.all(records.map((record) => client.emit("node", record)))
