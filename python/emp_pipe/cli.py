@@ -17,7 +17,7 @@ import typer
 
 from emp_pipe import __version__, cli_admin, environment
 from emp_pipe.config import COMPONENT_SECTIONS, PipelineConfig, build
-from emp_pipe.config_layer import Layer, merged, put_setting, read_yaml
+from emp_pipe.config_layer import Layer, merged
 from emp_pipe.config_print import render
 from emp_pipe.control import NAME as CONTROL_SOCKET
 from emp_pipe.errors import ConfigError, EmpPipeError, ErrorKind
@@ -53,16 +53,29 @@ class Sources:
 
     def load(self) -> tuple[PipelineConfig, Layer]:
         """Return the checked configuration and the layer that it came from. Raises ConfigError."""
-        written = read_yaml(self.file, self.environment) if self.file is not None else Layer()
+        written = self._written()
         base = self._base(written)
         layer = merged(base, written, COMPONENT_SECTIONS)
-        for setting in self.settings:
-            put_setting(layer, setting)
+        self._put_settings(layer)
         if self.data_dir is not None:
             layer.put(("data_dir",), str(self.data_dir), place="--data-dir")
         if layer.places.get(_STAMPED_ID) == base.places.get(_STAMPED_ID) is not None:
             layer.put(_STAMPED_ID, layer.values.get("machine_id"), place=layer.place(("machine_id",)))  # it is named once
         return build(layer), layer
+
+    def _written(self) -> Layer:
+        if self.file is None:
+            return Layer()
+        from emp_pipe.config_yaml import read_yaml  # most edges have no file and do without it
+
+        return read_yaml(self.file, self.environment)
+
+    def _put_settings(self, layer: Layer) -> None:
+        if self.settings:
+            from emp_pipe.config_yaml import put_setting
+
+            for setting in self.settings:
+                put_setting(layer, setting)
 
     def _base(self, written: Layer) -> Layer:
         """Return what the file is laid over: this role, or the roles that the file names itself (`roles: [edge, central]`)."""

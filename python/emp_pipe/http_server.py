@@ -10,12 +10,13 @@ import asyncio
 import errno
 import hmac
 import json
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Protocol
 
 from aiohttp import web
 
-from emp_pipe.config import HttpConfig, parse_listen
+from emp_pipe.config import HttpConfig, ListenAddress, parse_listen
 from emp_pipe.errors import ConfigError, ErrorKind
 
 _MOST_HEADER_BYTES = 8190
@@ -57,17 +58,14 @@ class HttpServer:
         runner = web.AppRunner(
             app, access_log=None, max_field_size=_MOST_HEADER_BYTES, keepalive_timeout=30.0, handle_signals=False, shutdown_timeout=1.0
         )
-        await runner.setup()
-        site = web.TCPSite(runner, self._listen.host, self._listen.port)
         try:
-            await site.start()
+            listener = _open(self._listen)
         except OSError as error:
-            await runner.cleanup()
-            raise cannot_listen(
-                error, "http.listen", f"{self._listen.host or '*'}:{self._listen.port}", "--set http.listen or PORT"
-            ) from error
+            raise _cannot_listen(error, self._listen) from error
+        await runner.setup()
+        await web.SockSite(runner, listener).start()
         self._runner = runner
-        self.port = runner.addresses[0][1] if runner.addresses else self._listen.port
+        self.port = listener.getsockname()[1]
 
     @property
     def url(self) -> str:
@@ -114,19 +112,28 @@ def _json(body: dict[str, Any], status: int) -> web.Response:
     return web.Response(text=json.dumps(body, default=str) + "\n", status=status, content_type="application/json")
 
 
-def cannot_listen(error: OSError, setting: str, address: str, how: str) -> ConfigError:
-    """Return the error of a port that cannot be opened, with the setting that names it."""
+def _open(listen: ListenAddress) -> socket.socket:
+    """Return the listening socket; opened here, because the event loop would start threads to look up a number."""
+    if listen.host is not None:
+        family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+        return socket.create_server((listen.host, listen.port), family=family)
+    if socket.has_dualstack_ipv6():
+        try:
+            return socket.create_server(("", listen.port), family=socket.AF_INET6, dualstack_ipv6=True)
+        except OSError as error:
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                raise
+    return socket.create_server(("", listen.port))
+
+
+def _cannot_listen(error: OSError, listen: ListenAddress) -> ConfigError:
+    address = f"{listen.host or '*'}:{listen.port}"
+    how = "another address with --set http.listen=… or PORT"
     if error.errno == errno.EADDRINUSE:
-        return ConfigError(
-            ErrorKind.ADDRESS_IN_USE,
-            place=setting,
-            detail=f"another process listens on {address}",
-            advice=f"stop it, or set another address with {how}",
-        )
-    reason = error.strerror or str(error)
-    return ConfigError(
-        ErrorKind.CONFIG_INVALID, place=setting, detail=f"cannot listen on {address} ({reason})", advice=f"change it with {how}"
-    )
+        detail = f"another process listens on {address}"
+        return ConfigError(ErrorKind.ADDRESS_IN_USE, place="http.listen", detail=detail, advice=f"stop it, or set {how}")
+    detail = f"cannot listen on {address} ({error.strerror or error})"
+    return ConfigError(ErrorKind.CONFIG_INVALID, place="http.listen", detail=detail, advice=f"set {how}")
 
 
 async def watch_event_loop_delay(observe: Callable[[float], None], interval_s: float = 0.5) -> None:

@@ -195,3 +195,21 @@ def test_own_metrics_reach_their_endpoint_and_do_not_pass_the_pipeline(bench: Be
         assert bench.metric("emp_pipe_receiver_records_total", component="forward", outcome="received") == 0
     server.shutdown()
     server.server_close()
+
+
+def test_an_idle_edge_imports_no_heavy_library_that_it_does_not_use(tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "emp_pipe", "edge"]
+    variables = environment(FLUENTD_HOST="127.0.0.1", PORT=str(free_port()), EMP_DATA_DIR=str(tmp_path), EMP_LOG_LEVEL="info")
+    with subprocess.Popen(command, env=variables, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        imported = set()
+        for line in process.stderr:
+            if line.startswith("import time:"):
+                imported.add(line.rsplit("|", 1)[1].strip())
+            elif "health: " in line or "cannot" in line or "another process" in line:
+                break
+        process.kill()
+    packages = {name.partition(".")[0] for name in imported}
+    assert {"emp_pipe", "aiohttp", "pydantic"} <= packages  # the list is read right
+    assert packages.isdisjoint({"pyarrow", "numpy", "pandas", "grpc", "google", "opentelemetry", "yaml", "rich", "cryptography"})
+    assert "emp_pipe.exporters.otlp_http" not in imported

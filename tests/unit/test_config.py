@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from emp_pipe.config import PipelineConfig, build
-from emp_pipe.config_layer import Layer, merged, parse_yaml
+from emp_pipe.config_layer import Layer, merged
 from emp_pipe.config_print import render
+from emp_pipe.config_yaml import parse_yaml, read_yaml
 from emp_pipe.errors import ConfigError, ErrorKind
 
 HEAD = 'buffer: {type: "tests.support.sample_components:SampleBuffer"}\n'
@@ -128,8 +129,6 @@ def test_a_malformed_variable_is_an_error() -> None:
 
 
 def test_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
-    from emp_pipe.config_layer import read_yaml
-
     with pytest.raises(ConfigError, match=r"nix\.yaml: cannot be read") as caught:
         read_yaml(tmp_path / "nix.yaml", {})
     assert caught.value.kind is ErrorKind.CONFIG_NOT_FOUND
