@@ -8,12 +8,14 @@ from collections.abc import Callable
 import pytest
 import uvloop
 
+_ON_BOTH_LOOPS = ("test_forward_receiver", "test_forward_pressure")
 
-def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]] | None:
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     module = item.path.stem
     loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {}
-    if module == "test_forward_receiver":
+    if module in _ON_BOTH_LOOPS or not module.startswith("test_forward"):
         loops["asyncio"] = asyncio.new_event_loop
     if module.startswith("test_forward"):
         loops["uvloop"] = uvloop.new_event_loop
-    return loops or None
+    return loops

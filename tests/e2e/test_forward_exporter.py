@@ -1,52 +1,19 @@
-"""Promises of the Forward exporter: to another emp-pipe, to strict stand-ins for Fluentd and Fluent Bit, and when peers fail."""
+"""Promises of the Forward exporter between two emp-pipes, over TLS, and when peers fail."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from emp_pipe._core import Block
-from emp_pipe.component import Parcel
-from emp_pipe.errors import DeliveryError, ErrorKind, Retry
-from emp_pipe.exporters.forward import ForwardExporter, ForwardExporterConfig, parse_endpoint
+from emp_pipe.errors import ErrorKind, Retry
+from emp_pipe.exporters.forward import ForwardExporterConfig, parse_endpoint
 from tests.support.blocks import block, numbers_in
-from tests.support.forward import PATIENCE_S, Certificates, RecordingIntake, make_context, running
-from tests.support.forward_peers import ForeignServer
+from tests.support.forward import PATIENCE_S, Certificates, RecordingIntake, running
+from tests.support.forward_out import error_of, exporting, open_exporter, send, send_until_sent, until
 from tests.support.telemetry import metric_block, span_block
-
-
-@contextlib.asynccontextmanager
-async def exporting(directory: Path, port: int | None = None, **settings: Any) -> AsyncIterator[ForwardExporter]:
-    if port is not None:
-        settings.setdefault("endpoint", f"127.0.0.1:{port}")
-    context = make_context(directory, role="edge")
-    exporter = ForwardExporter("forward/central", ForwardExporterConfig(**settings), context)
-    await exporter.open()
-    try:
-        yield exporter
-    finally:
-        await exporter.close(context.clock.monotonic_s())
-
-
-def parcel(exporter: ForwardExporter, sent: Block, *, timeout_s: float = PATIENCE_S) -> Parcel:
-    return Parcel(sent, attempt=1, deadline_monotonic_s=exporter._context.clock.monotonic_s() + timeout_s)
-
-
-async def send(exporter: ForwardExporter, sent: Block, **more: Any) -> None:
-    await exporter.send(parcel(exporter, sent, **more))
-
-
-async def error_of(exporter: ForwardExporter, sent: Block, **more: Any) -> DeliveryError:
-    with pytest.raises(DeliveryError) as caught:
-        await send(exporter, sent, **more)
-    assert "forward/central" in str(caught.value)
-    return caught.value
-
 
 # --- between two emp-pipes --------------------------------------------------------------------------
 
@@ -128,7 +95,7 @@ async def test_blocks_from_a_peer_that_did_not_prove_to_be_one_of_us_are_refused
         await asyncio.sleep(0.05)
         writer.close()
         await writer.wait_closed()
-        await _until(lambda: server.metric("forward_received_foreign_blocks_total") == 1)
+        await until(lambda: server.metric("forward_received_foreign_blocks_total") == 1)
         assert [one for arrival in server.intake.arrivals for one in arrival.blocks] == []
         del reader
 
@@ -207,17 +174,17 @@ async def test_the_second_endpoint_takes_over_and_the_first_is_used_again_when_i
         async with running(tmp_path, shared_key="k", self_hostname="one") as first:
             port = first.port
             endpoints = [f"127.0.0.1:{port}", f"127.0.0.1:{second.port}"]
-            exporter = await _exporter(tmp_path, endpoint=endpoints, shared_key="k", failback_s=0.01)
+            exporter = await open_exporter(tmp_path, endpoint=endpoints, shared_key="k", failback_s=0.01)
             await send(exporter, block([1]))
             assert (len(first.intake.arrivals), len(second.intake.arrivals)) == (1, 0)
-        await _sent(exporter, block([2]))
+        await send_until_sent(exporter, block([2]))
         assert len(second.intake.arrivals) == 1
         async with running(tmp_path, shared_key="k", listen=[f"127.0.0.1:{port}"]) as again:
             await asyncio.sleep(0.02)
             await send(exporter, block([3]))
             await send(exporter, block([4]))
             assert len(again.intake.arrivals) == 2
-            await _until(lambda: not second.receiver._hub.connections)
+            await until(lambda: not second.receiver._hub.connections)
             await exporter.close(0.0)
 
 
@@ -292,71 +259,6 @@ async def test_blocks_go_over_a_unix_socket(tmp_path: Path):
         assert len(server.intake.arrivals) == 1
 
 
-# --- foreign peers ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dialect", ["fluentd", "fluent-bit"])
-@pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
-async def test_a_strict_foreign_server_gets_packed_forward_and_has_no_complaint(tmp_path: Path, dialect: str, compression: str):
-    async with ForeignServer(dialect).serving() as server:
-        async with exporting(tmp_path, server.port, shared_key="s3cret", compression=compression) as exporter:
-            await asyncio.gather(*(send(exporter, block(range(n * 10, n * 10 + 10))) for n in range(20)))
-        assert server.complaints == []
-        assert len(server.entries) == 200
-        assert server.connections <= 4
-
-
-async def test_a_foreign_user_and_password_are_sent(tmp_path: Path):
-    async with ForeignServer("fluentd", user=(b"ada", b"lovelace")).serving() as server:
-        async with exporting(tmp_path, server.port, shared_key="s3cret", username="ada", password="lovelace") as exporter:
-            await send(exporter, block([1]))
-        async with exporting(tmp_path, server.port, shared_key="s3cret", username="ada", password="wrong") as exporter:
-            assert (await error_of(exporter, block([1]))).kind is ErrorKind.UNAUTHENTICATED
-        assert server.complaints == []
-
-
-async def test_a_foreign_server_that_acknowledges_nothing_is_timed_out(tmp_path: Path):
-    async with ForeignServer(acks=False).serving() as server:
-        async with exporting(tmp_path, server.port, shared_key="s3cret", ack_timeout_s=0.1) as exporter:
-            assert (await error_of(exporter, block([1]))).kind is ErrorKind.TIMED_OUT
-        async with exporting(tmp_path, server.port, shared_key="s3cret", require_ack=False) as exporter:
-            await send(exporter, block([2]))
-            await _until(lambda: len(server.chunks) == 2)
-
-
-async def test_without_keepalive_each_chunk_has_a_connection_of_its_own(tmp_path: Path):
-    async with ForeignServer().serving() as server:
-        async with exporting(tmp_path, server.port, shared_key="s3cret", keepalive=False) as exporter:
-            for n in range(3):
-                await send(exporter, block([n]))
-        assert server.connections == 3
-
-
-async def test_a_chunk_keeps_its_id_on_every_retry(tmp_path: Path):
-    sent = block([1])
-    async with ForeignServer(close_before_ack_of=1).serving() as server, exporting(tmp_path, server.port, shared_key="s3cret") as exporter:
-        assert (await error_of(exporter, sent)).kind is ErrorKind.UNREACHABLE
-        await send(exporter, sent)
-        assert server.chunks == [sent.block_id, sent.block_id]
-
-
-async def test_spans_and_metrics_to_a_foreign_peer_are_refused_with_advice(tmp_path: Path):
-    async with ForeignServer().serving() as server, exporting(tmp_path, server.port, shared_key="s3cret") as exporter:
-        error = await error_of(exporter, span_block())
-        assert (error.kind, error.retry) == (ErrorKind.REFUSED, Retry.NEVER)
-        assert "otlp_http" in error.advice
-
-
-async def test_without_a_shared_key_another_emp_pipe_is_a_foreign_peer_and_rows_arrive_the_same(tmp_path: Path):
-    sent = block(range(50), padding_bytes=10)
-    async with running(tmp_path) as server, exporting(tmp_path, server.port) as exporter:
-        await send(exporter, sent)
-        rows = server.intake.rows()
-        assert [int(row.body) for row in rows] == list(range(50))
-        assert [row.time_unix_nano for row in rows] == [1_760_000_000_000_000_000 + n for n in range(50)]
-        assert {row.attributes["padding"] for row in rows} == {"x" * 10}
-
-
 # --- settings ---------------------------------------------------------------------------------------
 
 
@@ -382,31 +284,3 @@ def test_endpoints_are_read_as_people_write_them():
     assert str(parse_endpoint("central")) == "central:24224"
     assert str(parse_endpoint("[::1]:1")) == "[::1]:1"
     assert parse_endpoint("unix:///run/f.sock").path == "/run/f.sock"
-
-
-# --- helpers ----------------------------------------------------------------------------------------
-
-
-async def _exporter(directory: Path, **settings: Any) -> ForwardExporter:
-    exporter = ForwardExporter("forward/central", ForwardExporterConfig(**settings), make_context(directory, role="edge"))
-    await exporter.open()
-    return exporter
-
-
-async def _sent(exporter: ForwardExporter, one: Block) -> None:
-    """Send as the delivery loop does: again after an error that a retry can help."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            try:
-                await send(exporter, one)
-                return
-            except DeliveryError as error:
-                if error.retry is not Retry.LATER:
-                    raise
-                await asyncio.sleep(0.01)
-
-
-async def _until(holds: Any) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)

@@ -1,9 +1,8 @@
-"""Promises of the Forward receiver, through real sockets: modes, acks after the commit, backpressure, limits, stop."""
+"""Promises of the Forward receiver, through real sockets: modes, acks after the commit, framing, duplicates, clocks."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
 import socket
@@ -24,6 +23,8 @@ from tests.support.forward import (
     message_frame,
     packed_frame,
     running,
+    turns,
+    until_connections,
     zstd_frame,
 )
 
@@ -66,7 +67,7 @@ async def test_ack_is_sent_only_after_commit(tmp_path: Path):
         await peer.send(packed_frame(entries_of([1]), chunk="first"))
         await intake.until(lambda one: one.waiting == 1)
         asked = asyncio.ensure_future(peer.ack())
-        await _settle(server.address)
+        await turns()
         assert not asked.done(), "acknowledged before it was durable"
         intake.commit()
         assert await asked == "first"
@@ -83,7 +84,7 @@ async def test_acks_come_in_the_order_of_the_reads_whatever_becomes_durable_firs
         _, later = intake._open.pop()
         later.set_result(None)
         asked = asyncio.ensure_future(peer.ack())
-        await _settle(server.address)
+        await turns()
         assert not asked.done()
         intake.commit()
         assert await asked == "first"
@@ -124,104 +125,6 @@ class _Recorder:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
-
-
-async def test_when_the_log_admits_nothing_sockets_are_not_read_and_nothing_is_lost(tmp_path: Path):
-    intake = RecordingIntake()
-    intake.admit(False)
-    async with running(tmp_path, intake=intake) as server, connected(server.address) as peer:
-        frames = [packed_frame(entries_of(range(n * 1000, (n + 1) * 1000)), chunk=f"c{n}") for n in range(100)]
-        sending = asyncio.ensure_future(peer.send(b"".join(frames)))
-        await _settle(server.address)
-        assert intake.received == 0
-        assert not sending.done(), "the sender must feel the pressure"
-        intake.admit(True)
-        await sending
-        assert [await peer.ack() for _ in range(100)] == [f"c{n}" for n in range(100)]
-        assert sorted(intake.numbers()) == list(range(100_000))
-
-
-async def test_a_log_that_is_full_after_all_makes_records_wait_and_loses_none(tmp_path: Path):
-    intake = RecordingIntake()
-    intake.auto = False
-    async with running(tmp_path, intake=intake) as server, connected(server.address) as peer:
-        await peer.send(message_frame(1) + packed_frame(entries_of([2]), chunk="c"))
-        await intake.until(lambda one: one.waiting == 1)
-        intake.admit(False)
-        intake.fail(ErrorKind.LOG_FULL)
-        await _settle(server.address, refused=True)
-        assert intake.waiting == 0
-        intake.auto = True
-        intake.admit(True)
-        assert await peer.ack() == "c"
-        assert sorted(intake.numbers()) == [1, 2]
-
-
-async def test_when_the_disk_fails_the_connection_is_closed_without_an_ack(tmp_path: Path):
-    intake = RecordingIntake()
-    intake.auto = False
-    async with running(tmp_path, intake=intake) as server, connected(server.address) as peer:
-        await peer.send(packed_frame(entries_of([1]), chunk="c"))
-        await intake.until(lambda one: one.waiting == 1)
-        intake.fail(ErrorKind.LOG_IO)
-        assert await peer.closed() == b""
-        intake.auto = True
-        async with connected(server.address) as again:
-            await again.send(packed_frame(entries_of([1]), chunk="c"))
-            assert await again.ack() == "c"
-        assert intake.numbers() == [1]
-
-
-async def test_records_without_a_chunk_wait_for_the_disk_because_nobody_can_send_them_again(tmp_path: Path):
-    intake = RecordingIntake()
-    intake.auto = False
-    async with running(tmp_path, intake=intake) as server, connected(server.address) as peer:
-        await peer.send(message_frame(1))
-        await intake.until(lambda one: one.waiting == 1)
-        intake.auto = True
-        intake.fail(ErrorKind.LOG_IO)
-        await intake.until_records(1)
-        assert intake.numbers() == [1]
-        assert server.metric("forward_received_lost_records_total") == 0
-
-
-async def test_a_connection_with_too_much_under_way_is_paused_and_goes_on_after_the_commit(tmp_path: Path):
-    intake = RecordingIntake()
-    intake.auto = False
-    async with running(tmp_path, intake=intake, max_unacked_bytes=200_000) as server, connected(server.address) as peer:
-        frames = [packed_frame(entries_of(range(n * 1000, (n + 1) * 1000)), chunk=f"c{n}") for n in range(200)]
-        sending = asyncio.ensure_future(peer.send(b"".join(frames)))
-        await intake.until(lambda one: one.waiting > 0)
-        await _settle(server.address)
-        held = sum(arrival.received for arrival, _ in intake._open)
-        assert held < 50_000, "it read on although nothing was durable"
-        intake.auto = True
-        intake.commit()
-        await sending
-        for n in range(200):
-            assert await peer.ack() == f"c{n}"
-        assert intake.received == 200_000
-        assert server.receiver._hub.unacked_bytes == 0
-
-
-async def test_the_budget_of_all_connections_together_holds_and_frees_itself(tmp_path: Path):
-    intake = RecordingIntake()
-    intake.auto = False
-    settings = {"max_unacked_bytes": 10_000_000, "max_total_unacked_bytes": 300_000}
-    async with running(tmp_path, intake=intake, **settings) as server, contextlib.AsyncExitStack() as stack:
-        peers = [await stack.enter_async_context(connected(server.address)) for _ in range(4)]
-        frames = b"".join(packed_frame(entries_of(range(1000)), chunk=f"c{n}") for n in range(50))
-        sending = [asyncio.ensure_future(peer.send(frames)) for peer in peers]
-        await intake.until(lambda one: one.waiting > 0)
-        await _settle(server.address)
-        assert server.receiver._hub.unacked_bytes < 4_000_000
-        intake.auto = True
-        intake.commit()
-        await asyncio.gather(*sending)
-        for peer in peers:
-            for n in range(50):
-                assert await peer.ack() == f"c{n}"
-        assert server.receiver._hub.unacked_bytes == 0
 
 
 async def test_frames_split_at_every_byte_arrive_whole(tmp_path: Path):
@@ -311,7 +214,7 @@ async def test_connections_that_come_and_go_without_a_byte_leave_no_line_in_the_
         for _ in range(5):
             async with connected(server.address):
                 pass
-        await _until_connections(server, 0)
+        await until_connections(server, 0)
         assert [entry for entry in caplog.records if entry.name.startswith("emp_pipe")] == []
 
 
@@ -321,7 +224,7 @@ async def test_a_connection_that_ends_inside_a_frame_is_counted_and_no_error(tmp
         async with connected(server.address) as peer:
             await peer.send(message_frame(1) + packed_frame(entries_of([2]), chunk="c")[:20])
             await server.intake.until_records(1)
-        await _until_connections(server, 0)
+        await until_connections(server, 0)
         assert server.intake.numbers() == [1]
         assert server.intake.dead == []
         assert server.metric("forward_received_torn_connections_total") == 1
@@ -335,7 +238,7 @@ async def test_a_peer_that_sends_no_more_still_gets_its_acks(tmp_path: Path):
         await peer.send(packed_frame(entries_of([1]), chunk="c"))
         await intake.until(lambda one: one.waiting == 1)
         peer.writer.write_eof()
-        await _settle(server.address)
+        await turns()
         intake.commit()
         assert await peer.ack() == "c"
         assert await peer.closed() == b"", "and then the connection is closed"
@@ -360,79 +263,6 @@ async def test_an_http_client_is_told_in_http(tmp_path: Path):
         assert answer.startswith(b"HTTP/1.1 400 ")
         head, _, body = answer.partition(b"\r\n\r\n")
         assert f"Content-Length: {len(body)}".encode() in head
-
-
-async def test_an_address_in_use_is_named_with_the_setting(tmp_path: Path):
-    async with running(tmp_path) as server:
-        with pytest.raises(ExceptionGroup) as caught:
-            async with running(tmp_path, listen=[f"127.0.0.1:{server.port}"], id="forward/second"):
-                pass
-        error = caught.value.exceptions[0]
-        assert isinstance(error, ConfigError)
-        assert error.kind is ErrorKind.ADDRESS_IN_USE
-        assert f"127.0.0.1:{server.port}" in str(error)
-        assert "forward/second: listen" in str(error)
-
-
-async def test_more_connections_than_allowed_are_closed_and_counted_and_a_place_is_free_again_afterwards(tmp_path: Path):
-    async with running(tmp_path, max_connections_per_address=2) as server:
-        async with connected(server.address) as first, connected(server.address) as second:
-            for peer in (first, second):
-                await peer.send(message_frame(1, chunk="c"))
-                assert await peer.ack() == "c"
-            async with connected(server.address) as third:
-                assert await third.closed() == b""
-            assert server.metric("forward_refused_handshakes_total", reason="too_many") == 1
-        await _until_connections(server, 0)
-        async with connected(server.address) as fourth:
-            await fourth.send(message_frame(1, chunk="c"))
-            assert await fourth.ack() == "c"
-
-
-async def test_a_silent_connection_is_closed_between_messages_only_by_setting(tmp_path: Path):
-    async with running(tmp_path, idle_timeout_s=0.05) as server, connected(server.address) as peer:
-        await peer.send(message_frame(1, chunk="c"))
-        assert await peer.ack() == "c"
-        assert await peer.closed() == b""
-
-
-async def test_a_connection_that_is_silent_inside_a_message_is_closed(tmp_path: Path):
-    async with running(tmp_path, frame_timeout_s=0.05) as server, connected(server.address) as peer:
-        await peer.send(packed_frame(entries_of([1]), chunk="c")[:-3])
-        assert await peer.closed() == b""
-        await _until_connections(server, 0)
-        assert server.metric("forward_received_torn_connections_total") == 1
-
-
-async def test_a_stop_acknowledges_what_becomes_durable_and_then_closes(tmp_path: Path):
-    intake = RecordingIntake()
-    intake.auto = False
-    async with contextlib.AsyncExitStack() as stack:
-        server = await stack.enter_async_context(running(tmp_path, intake=intake))
-        peer = await stack.enter_async_context(connected(server.address))
-        await peer.send(packed_frame(entries_of([1]), chunk="c"))
-        await intake.until(lambda one: one.waiting == 1)
-        stopping = asyncio.ensure_future(server.receiver.stop(asyncio.get_running_loop().time() + 3600))
-        asked = asyncio.ensure_future(peer.ack())
-        await asyncio.sleep(0.05)
-        assert not asked.done()
-        intake.commit()
-        assert await asked == "c"
-        assert await peer.closed() == b""
-        await stopping
-        with pytest.raises(OSError, match=r".*"):
-            await asyncio.open_connection(*server.address)
-
-
-async def test_a_stop_ends_at_its_deadline_even_when_the_log_never_answers(tmp_path: Path):
-    intake = RecordingIntake()
-    intake.auto = False
-    async with running(tmp_path, intake=intake) as server, connected(server.address) as peer:
-        await peer.send(packed_frame(entries_of([1]), chunk="c"))
-        await intake.until(lambda one: one.waiting == 1)
-        async with asyncio.timeout(PATIENCE_S):
-            await server.receiver.stop(server.receiver._context.clock.monotonic_s() + 0.05)
-        assert await peer.closed() == b"", "no ack for what is not durable"
 
 
 async def test_a_repeated_chunk_is_acknowledged_and_not_kept_when_duplicates_of_all_peers_are_detected(tmp_path: Path):
@@ -468,18 +298,3 @@ async def test_a_clock_that_runs_ahead_is_reported_once_and_corrected_by_setting
         assert abs(rows[-1].time_unix_nano / 1e9 - now_s) < 60, "later records are corrected"
         server.receiver._hub.skew.publish()
         assert server.metric("forward_clock_ahead_seconds") > 500
-
-
-# --- helpers ----------------------------------------------------------------------------------------
-
-
-async def _settle(address: tuple[str, int], *, refused: bool = False) -> None:
-    """Give the server every chance to do what it must not: several whole round trips of its event loop."""
-    for _ in range(50):
-        await asyncio.sleep(0.001)
-
-
-async def _until_connections(server: Any, count: int) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while len(server.receiver._hub.connections) != count:  # noqa: ASYNC110 — the receiver has no reason to tell when
-            await asyncio.sleep(0.005)

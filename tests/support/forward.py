@@ -327,3 +327,16 @@ class Certificates:
     def server(self, *, mutual: bool = False) -> TlsServerConfig:
         cert, key = self.issue("server")
         return TlsServerConfig(cert_file=cert, key_file=key, client_ca_file=self.ca_file if mutual else None)
+
+
+async def turns() -> None:
+    """Give the server every chance to do what it must not: several whole turns of its event loop."""
+    for _ in range(50):
+        await asyncio.sleep(0.001)
+
+
+async def until_connections(server: Running, count: int) -> None:
+    """Return when a receiver has so many connections."""
+    async with asyncio.timeout(PATIENCE_S):
+        while server.receiver._hub is None or len(server.receiver._hub.connections) != count:  # noqa: ASYNC110 — nobody tells
+            await asyncio.sleep(0.005)

@@ -1,0 +1,193 @@
+"""Promises of the Forward receiver under pressure: a full log, a failing disk, budgets, limits, silence, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from emp_pipe.errors import ConfigError, ErrorKind
+from tests.support.forward import (
+    PATIENCE_S,
+    RecordingIntake,
+    connected,
+    entries_of,
+    message_frame,
+    packed_frame,
+    running,
+    turns,
+    until_connections,
+)
+
+
+async def test_when_the_log_admits_nothing_sockets_are_not_read_and_nothing_is_lost(tmp_path: Path):
+    intake = RecordingIntake()
+    intake.admit(False)
+    async with running(tmp_path, intake=intake) as server, connected(server.address) as peer:
+        frames = [packed_frame(entries_of(range(n * 1000, (n + 1) * 1000)), chunk=f"c{n}") for n in range(100)]
+        sending = asyncio.ensure_future(peer.send(b"".join(frames)))
+        await turns()
+        assert intake.received == 0
+        assert not sending.done(), "the sender must feel the pressure"
+        intake.admit(True)
+        await sending
+        assert [await peer.ack() for _ in range(100)] == [f"c{n}" for n in range(100)]
+        assert sorted(intake.numbers()) == list(range(100_000))
+
+
+async def test_a_log_that_is_full_after_all_makes_records_wait_and_loses_none(tmp_path: Path):
+    intake = RecordingIntake()
+    intake.auto = False
+    async with running(tmp_path, intake=intake) as server, connected(server.address) as peer:
+        await peer.send(message_frame(1) + packed_frame(entries_of([2]), chunk="c"))
+        await intake.until(lambda one: one.waiting == 1)
+        intake.admit(False)
+        intake.fail(ErrorKind.LOG_FULL)
+        await turns()
+        assert intake.waiting == 0
+        intake.auto = True
+        intake.admit(True)
+        assert await peer.ack() == "c"
+        assert sorted(intake.numbers()) == [1, 2]
+
+
+async def test_when_the_disk_fails_the_connection_is_closed_without_an_ack(tmp_path: Path):
+    intake = RecordingIntake()
+    intake.auto = False
+    async with running(tmp_path, intake=intake) as server, connected(server.address) as peer:
+        await peer.send(packed_frame(entries_of([1]), chunk="c"))
+        await intake.until(lambda one: one.waiting == 1)
+        intake.fail(ErrorKind.LOG_IO)
+        assert await peer.closed() == b""
+        intake.auto = True
+        async with connected(server.address) as again:
+            await again.send(packed_frame(entries_of([1]), chunk="c"))
+            assert await again.ack() == "c"
+        assert intake.numbers() == [1]
+
+
+async def test_records_without_a_chunk_wait_for_the_disk_because_nobody_can_send_them_again(tmp_path: Path):
+    intake = RecordingIntake()
+    intake.auto = False
+    async with running(tmp_path, intake=intake) as server, connected(server.address) as peer:
+        await peer.send(message_frame(1))
+        await intake.until(lambda one: one.waiting == 1)
+        intake.auto = True
+        intake.fail(ErrorKind.LOG_IO)
+        await intake.until_records(1)
+        assert intake.numbers() == [1]
+        assert server.metric("forward_received_lost_records_total") == 0
+
+
+async def test_a_connection_with_too_much_under_way_is_paused_and_goes_on_after_the_commit(tmp_path: Path):
+    intake = RecordingIntake()
+    intake.auto = False
+    async with running(tmp_path, intake=intake, max_unacked_bytes=200_000) as server, connected(server.address) as peer:
+        frames = [packed_frame(entries_of(range(n * 1000, (n + 1) * 1000)), chunk=f"c{n}") for n in range(200)]
+        sending = asyncio.ensure_future(peer.send(b"".join(frames)))
+        await intake.until(lambda one: one.waiting > 0)
+        await turns()
+        held = sum(arrival.received for arrival, _ in intake._open)
+        assert held < 50_000, "it read on although nothing was durable"
+        intake.auto = True
+        intake.commit()
+        await sending
+        for n in range(200):
+            assert await peer.ack() == f"c{n}"
+        assert intake.received == 200_000
+        assert server.receiver._hub.unacked_bytes == 0
+
+
+async def test_the_budget_of_all_connections_together_holds_and_frees_itself(tmp_path: Path):
+    intake = RecordingIntake()
+    intake.auto = False
+    settings = {"max_unacked_bytes": 10_000_000, "max_total_unacked_bytes": 300_000}
+    async with running(tmp_path, intake=intake, **settings) as server, contextlib.AsyncExitStack() as stack:
+        peers = [await stack.enter_async_context(connected(server.address)) for _ in range(4)]
+        frames = b"".join(packed_frame(entries_of(range(1000)), chunk=f"c{n}") for n in range(50))
+        sending = [asyncio.ensure_future(peer.send(frames)) for peer in peers]
+        await intake.until(lambda one: one.waiting > 0)
+        await turns()
+        assert server.receiver._hub.unacked_bytes < 4_000_000
+        intake.auto = True
+        intake.commit()
+        await asyncio.gather(*sending)
+        for peer in peers:
+            for n in range(50):
+                assert await peer.ack() == f"c{n}"
+        assert server.receiver._hub.unacked_bytes == 0
+
+
+async def test_an_address_in_use_is_named_with_the_setting(tmp_path: Path):
+    async with running(tmp_path) as server:
+        with pytest.raises(ExceptionGroup) as caught:
+            async with running(tmp_path, listen=[f"127.0.0.1:{server.port}"], id="forward/second"):
+                pass
+        error = caught.value.exceptions[0]
+        assert isinstance(error, ConfigError)
+        assert error.kind is ErrorKind.ADDRESS_IN_USE
+        assert f"127.0.0.1:{server.port}" in str(error)
+        assert "forward/second: listen" in str(error)
+
+
+async def test_more_connections_than_allowed_are_closed_and_counted_and_a_place_is_free_again_afterwards(tmp_path: Path):
+    async with running(tmp_path, max_connections_per_address=2) as server:
+        async with connected(server.address) as first, connected(server.address) as second:
+            for peer in (first, second):
+                await peer.send(message_frame(1, chunk="c"))
+                assert await peer.ack() == "c"
+            async with connected(server.address) as third:
+                assert await third.closed() == b""
+            assert server.metric("forward_refused_handshakes_total", reason="too_many") == 1
+        await until_connections(server, 0)
+        async with connected(server.address) as fourth:
+            await fourth.send(message_frame(1, chunk="c"))
+            assert await fourth.ack() == "c"
+
+
+async def test_a_silent_connection_is_closed_between_messages_only_by_setting(tmp_path: Path):
+    async with running(tmp_path, idle_timeout_s=0.05) as server, connected(server.address) as peer:
+        await peer.send(message_frame(1, chunk="c"))
+        assert await peer.ack() == "c"
+        assert await peer.closed() == b""
+
+
+async def test_a_connection_that_is_silent_inside_a_message_is_closed(tmp_path: Path):
+    async with running(tmp_path, frame_timeout_s=0.05) as server, connected(server.address) as peer:
+        await peer.send(packed_frame(entries_of([1]), chunk="c")[:-3])
+        assert await peer.closed() == b""
+        await until_connections(server, 0)
+        assert server.metric("forward_received_torn_connections_total") == 1
+
+
+async def test_a_stop_acknowledges_what_becomes_durable_and_then_closes(tmp_path: Path):
+    intake = RecordingIntake()
+    intake.auto = False
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(running(tmp_path, intake=intake))
+        peer = await stack.enter_async_context(connected(server.address))
+        await peer.send(packed_frame(entries_of([1]), chunk="c"))
+        await intake.until(lambda one: one.waiting == 1)
+        stopping = asyncio.ensure_future(server.receiver.stop(asyncio.get_running_loop().time() + 3600))
+        asked = asyncio.ensure_future(peer.ack())
+        await asyncio.sleep(0.05)
+        assert not asked.done()
+        intake.commit()
+        assert await asked == "c"
+        assert await peer.closed() == b""
+        await stopping
+        with pytest.raises(OSError, match=r".*"):
+            await asyncio.open_connection(*server.address)
+
+
+async def test_a_stop_ends_at_its_deadline_even_when_the_log_never_answers(tmp_path: Path):
+    intake = RecordingIntake()
+    intake.auto = False
+    async with running(tmp_path, intake=intake) as server, connected(server.address) as peer:
+        await peer.send(packed_frame(entries_of([1]), chunk="c"))
+        await intake.until(lambda one: one.waiting == 1)
+        async with asyncio.timeout(PATIENCE_S):
+            await server.receiver.stop(server.receiver._context.clock.monotonic_s() + 0.05)
+        assert await peer.closed() == b"", "no ack for what is not durable"
