@@ -59,7 +59,7 @@ async def run_log(directory: Path, disk: Disk, synchronous: str, random: Random)
         if random.random() < 0.3:
             log._thread.checkpoint(random.choice((apsw.SQLITE_CHECKPOINT_PASSIVE, apsw.SQLITE_CHECKPOINT_TRUNCATE)))
         if random.random() < 0.2:
-            await log._tick(expire=True)
+            await log._upkeep.tick(expire=True)
     await log.close(log._clock.monotonic_s() + 30)
 
 

@@ -8,7 +8,6 @@ This file is its face on the event loop: futures, deliveries, admission, upkeep.
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,6 +23,7 @@ from emp_pipe.buffers.sqlite_reading import Reading
 from emp_pipe.buffers.sqlite_schema import FILE_NAME, DirectoryLock
 from emp_pipe.buffers.sqlite_store import DeadLimits, Effects, Store
 from emp_pipe.buffers.sqlite_thread import CommitThread, Operation, Outcome, describe, fail_with
+from emp_pipe.buffers.sqlite_upkeep import Upkeep
 from emp_pipe.component import ComponentConfig, Context
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.group_ledger import Ending, GroupLedger
@@ -46,13 +46,6 @@ if TYPE_CHECKING:
     from emp_pipe._core import Block
 
 _T = TypeVar("_T")
-
-TICK_S = 1.0
-EXPIRE_EVERY_TICKS = 30
-VACUUM_PAGES = 2048
-VACUUM_ABOVE_PAGES = 8192
-"""Free pages are kept for the next blocks; more than these (32 MiB) go back to the file system, all but a few when idle."""
-VACUUM_IDLE_ABOVE_PAGES = 512
 
 
 class SqliteConfig(ComponentConfig):
@@ -78,9 +71,7 @@ class SqliteLog:
         self._trimming: set[str] = set()
         self._relieving = False
         self._disk_error = ""
-        self._low_space = ""
         self._closing = True
-        self._busy = False
         self._has_chunks = True
         self._lock: DirectoryLock | None = None
         self._futures: dict[Operation, asyncio.Future[Effects]] = {}
@@ -92,7 +83,8 @@ class SqliteLog:
             synchronous=synchronous,
         )
         self._reads = ThreadPoolExecutor(1, "emp-log-read")
-        self._upkeep: asyncio.Task[None] | None = None
+        self._upkeep = Upkeep(self.directory, config.min_free_bytes, self._thread, self._clock, self._submit, self._look_again)
+        self._upkeep_task: asyncio.Task[None] | None = None
 
     @property
     def durability(self) -> str:
@@ -118,9 +110,9 @@ class SqliteLog:
         self._closing = False
         self._ledger.load(snapshot)
         self._reading.meet_groups()
-        self._measure_free_space()
+        self._upkeep.measure_free_space()
         self._settle()
-        self._upkeep = self._loop.create_task(self._keep_up(), name=f"{self.id}: upkeep")
+        self._upkeep_task = self._loop.create_task(self._upkeep.run(), name=f"{self.id}: upkeep")
 
     async def set_groups(self, groups: Sequence[GroupSpec]) -> None:
         await self._submit(Operation(lambda store: sqlite_groups.begin_groups(store, groups), proves=True))
@@ -136,9 +128,9 @@ class SqliteLog:
             return
         self._closing = True
         self._settle()
-        if self._upkeep is not None:
-            self._upkeep.cancel()
-            await asyncio.gather(self._upkeep, return_exceptions=True)
+        if self._upkeep_task is not None:
+            self._upkeep_task.cancel()
+            await asyncio.gather(self._upkeep_task, return_exceptions=True)
         remaining_s = deadline_monotonic_s - self._clock.monotonic_s()
         finished = await self._loop.run_in_executor(None, self._thread.stop, remaining_s)
         await asyncio.sleep(0)  # let the thread's last words arrive
@@ -154,7 +146,7 @@ class SqliteLog:
         future: asyncio.Future[Effects] = self._loop.create_future()
         self._futures[operation] = future
         self._ledger.queued_bytes += operation.size_bytes
-        self._busy = True
+        self._upkeep.busy = True
         self._thread.put(operation)
         return future
 
@@ -277,7 +269,7 @@ class SqliteLog:
         """After any change: what is past its quota goes, then admission is said anew."""
         ledger = self._ledger
         now = self._clock.unix_nano()
-        ledger.stop_reason = "emp-pipe is stopping" if self._closing else self._disk_error or self._low_space
+        ledger.stop_reason = "emp-pipe is stopping" if self._closing else self._disk_error or self._upkeep.low_space
         if not ledger.stop_reason:
             for group in ledger.groups.values():
                 if not group.spec.required and group.past_quota(now):
@@ -310,6 +302,10 @@ class SqliteLog:
         wanted = self._ledger.held_bytes + self._ledger.dead_bytes - self._ledger.admit_below_bytes + 1
         future = self._submit(Operation(lambda store: sqlite_groups.relieve(store, in_flight, max(wanted, 1))))
         future.add_done_callback(self._relieved)
+
+    def _look_again(self) -> None:
+        self._relieving = False
+        self._settle()
 
     def _relieved(self, done: asyncio.Future[Effects]) -> None:
         # When nothing could be freed the next look is the upkeep's, a second later: the search is not free.
@@ -380,39 +376,6 @@ class SqliteLog:
 
     async def wait_admitting(self) -> None:
         await self._ledger.wait_admitting()
-
-    # upkeep
-
-    async def _keep_up(self) -> None:
-        ticks = 0
-        while True:
-            await self._clock.sleep(TICK_S)
-            ticks += 1
-            try:
-                await self._tick(expire=ticks % EXPIRE_EVERY_TICKS == 0)
-            except (LogError, apsw.Error, OSError):
-                continue  # the commit thread says it, once
-
-    def _measure_free_space(self) -> None:
-        free, wanted = shutil.disk_usage(self.directory).free, self.config.min_free_bytes
-        self._low_space = f"the disk has {free:,} bytes free; receivers wait below {wanted:,}" if free < wanted else ""
-
-    async def _tick(self, *, expire: bool) -> None:
-        idle, self._busy = not self._busy, False
-        self._relieving = False
-        self._measure_free_space()
-        self._settle()
-        now = self._clock.unix_nano()
-        if expire:
-            await self._submit(Operation(lambda store: store.expire(now)))
-        if idle and self._thread.wal_bytes:
-            self._thread.checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        free_pages = await self._loop.run_in_executor(None, self._thread.free_pages)
-        above = VACUUM_IDLE_ABOVE_PAGES if idle else VACUUM_ABOVE_PAGES
-        slices = min((free_pages - above) // VACUUM_PAGES + 1, 16) if free_pages > above else 0
-        for _ in range(slices):
-            await self._submit(Operation(lambda store: store.vacuum(VACUUM_PAGES)))
-        self._busy = self._busy and not slices
 
 
 CONFIG = SqliteConfig

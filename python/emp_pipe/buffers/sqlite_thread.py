@@ -12,7 +12,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
 
@@ -364,8 +364,11 @@ class CommitThread:
         finally:
             self._checkpointing = False
 
-    def free_pages(self) -> int:
-        """Return how many pages of the file hold nothing (from the checkpointing connection)."""
+    def free_pages(self) -> Future[int]:
+        """Return how many pages of the file hold nothing."""
+        return self._checkpoints.submit(self._count_free_pages)
+
+    def _count_free_pages(self) -> int:
         with self._checkpoint_lock:
             if self._checkpointer is None:
                 self._checkpointer = self._connect()
