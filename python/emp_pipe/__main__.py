@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 
-_NEEDED = frozenset(
-    {"typer", "click", "pydantic", "pydantic_core", "yaml", "aiohttp", "prometheus_client", "apsw", "msgpack", "typing_extensions"}
-)
+_NEEDED = frozenset({"typer", "pydantic", "pydantic_core", "yaml", "aiohttp", "prometheus_client", "apsw", "msgpack", "typing_extensions"})
 
 
 def main() -> None:
-    """Run the command; exit code 2 with advice when the packages that it needs are not installed."""
+    """Run the command; exit code 2 with advice when a package that it needs is not installed, whichever others are."""
     try:
         from emp_pipe.cli import run_command
+
+        run_command()
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _NEEDED:
             raise
@@ -22,7 +22,6 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(2)
-    run_command()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import trustme
 
-from emp_pipe._core import Block
 from tests.support.acked_sender import AckedSender
 from tests.support.command import free_port, run, running, until
 from tests.support.command_bench import Bench, rows_in, send, wait_for_rows
@@ -48,7 +47,6 @@ def test_its_own_lines_are_json_where_no_terminal_is(bench: Bench) -> None:
             assert {"timestamp", "level", "message", "machine_id"} <= set(json.loads(line))
 
 
-@pytest.mark.skipif(not hasattr(Block, "to_forward_frame"), reason="this core cannot frame blocks yet")
 def test_an_edge_sends_to_central_over_tls_with_a_shared_key(tmp_path: Path) -> None:
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1", "localhost")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import ROOT, environment, run
+from tests.support.command import ROOT, environment, free_port, run
 
 VALID = """
 http: {listen: "127.0.0.1:0"}
@@ -125,11 +125,17 @@ def test_every_example_is_valid(name: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("missing", ["typer", "pydantic", "yaml"])
-def test_the_base_install_says_what_to_install(missing: str) -> None:
+@pytest.mark.parametrize("missing", ["typer", "pydantic", "aiohttp", "apsw", "msgpack", "prometheus_client"])
+def test_the_base_install_says_what_to_install_whatever_else_is_there(missing: str, tmp_path: Path) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None; from emp_pipe.__main__ import main; main()"
     result = subprocess.run(
-        [sys.executable, "-c", code, "--version"], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code, "edge"],
+        env=environment(PORT=str(free_port()), EMP_DATA_DIR=str(tmp_path)),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert result.returncode == 2
     assert 'pip install "emp-pipe[edge]"' in result.stderr
