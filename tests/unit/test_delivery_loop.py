@@ -305,3 +305,40 @@ def test_a_request_that_never_passes_cannot_keep_a_destination_looking_dead(seed
             assert (await subject.books()).held == 1
 
     run_virtual(main, seed)
+
+
+def test_a_trickle_becomes_few_requests_and_no_record_waits_long() -> None:
+    async def main(clock: VirtualClock, random: Random) -> None:
+        appended_s: dict[str, float] = {}
+        waits_s: list[float] = []
+
+        async def behave(parcel: Parcel) -> Sent:
+            waits_s.extend(clock.monotonic_s() - appended_s[body] for body in bodies_of(parcel.block))
+            await clock.sleep(0.1)
+            return Sent()
+
+        exporter = ScriptedExporter(behave, merges=True, codec="gzip")
+        async with delivering(exporter, clock=clock, random=random) as subject:
+            for index in range(1000):
+                appended_s[f"{index}"] = clock.monotonic_s()
+                await subject.append([log_block([f"{index}"])])
+                await clock.sleep(0.005)
+            await subject.until_done()
+        assert len(exporter.parcels) < 80
+        assert max(waits_s) < 0.25
+        assert len(exporter.bodies) == 1000
+
+    run_virtual(main)
+
+
+def test_a_lone_small_block_is_sent_at_once() -> None:
+    async def main(clock: VirtualClock, random: Random) -> None:
+        exporter = ScriptedExporter(merges=True, codec="gzip")
+        async with delivering(exporter, clock=clock, random=random) as subject:
+            await clock.sleep(10.0)
+            await subject.append([log_block(1)])
+            while not exporter.parcels:
+                await clock.sleep(0)
+            assert clock.monotonic_s() == 10.0
+
+    run_virtual(main)

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 _CONNECT_TIMEOUT_S = 10.0
 _MOST_ANSWER_BYTES = 64 << 10
+_COPY_BELOW_BYTES = 128 << 10
+"""Up to here one write of a copy is cheaper than two writes."""
 
 
 class BlockPayload(Payload):
-    """A block's payload as a request body. The header goes out on its own, so that the body need not be copied behind it."""
+    """A block's payload as a request body. Above a large one the header goes out on its own: aiohttp would copy the body behind it."""
 
     def __init__(self, block: Block) -> None:
         self._view = memoryview(block)
@@ -33,7 +35,8 @@ class BlockPayload(Payload):
         return bytes(self._view).decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        writer.send_headers()
+        if self._view.nbytes > _COPY_BELOW_BYTES:
+            writer.send_headers()
         await writer.write(self._view)
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:

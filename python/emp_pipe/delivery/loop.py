@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from emp_pipe.delivery.shipment import Plan
 
 _READ_BYTES = 4 << 20
+_MOST_GATHER_S = 0.1
+_PACE_S = 0.005
+"""Small requests begin at least so far apart; what comes meanwhile goes with the next one."""
 _MOST_UNSETTLED = 1024
 """Reading pauses while the log owes so many acks."""
 
@@ -93,6 +96,8 @@ class DeliveryLoop:
         self._shipments: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._quiet = asyncio.Event()
+        self._answered = asyncio.Event()
+        self._last_start_s = float("-inf")
         self._reader: asyncio.Task[None] | None = None
         self._idle = False
         self._stopping = False
@@ -140,6 +145,7 @@ class DeliveryLoop:
         """Read nothing more, let what is under way end before the deadline, defer the rest, write the acks, close the exporter."""
         self._stopping = True
         self._room.set()
+        self._answered.set()
         if self._idle and self._reader is not None:
             self._reader.cancel()
         self._shipper.stopping = True
@@ -186,11 +192,25 @@ class DeliveryLoop:
             if not deliveries:
                 await self._wait_readable()
                 continue
+            if self._preparer.is_little(deliveries):
+                deliveries = await self._gather(deliveries)
             await self._start(tasks, self._preparer.plan(deliveries, saturated=self.gate.saturated))
 
     def _is_dead(self) -> bool:
         """While a destination is thought dead nothing more is read than what its probes need."""
         return self.gate.breaker.state is not BreakerState.CLOSED and bool(self._shipments)
+
+    async def _gather(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """Return a little data with what came after it: it waits for the answer under way, and for the pace of small requests."""
+        if self._shipments:
+            self._answered.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_MOST_GATHER_S):
+                    await self._answered.wait()
+        wait_s = self._last_start_s + _PACE_S - self._clock.monotonic_s()
+        if wait_s > 0 and not self._stopping:
+            await self._clock.sleep(wait_s)
+        return deliveries + await self._read_some()
 
     async def _start(self, tasks: asyncio.TaskGroup, plans: Sequence[Plan]) -> None:
         for index, plan in enumerate(plans):
@@ -200,6 +220,7 @@ class DeliveryLoop:
             if self._stopping:
                 self._log.defer([delivery for left in plans[index:] for delivery in left.deliveries])
                 return
+            self._last_start_s = self._clock.monotonic_s()
             task = tasks.create_task(self._ship(plan), name=f"{self.exporter.id} ship")
             self._shipments.add(task)
             task.add_done_callback(self._shipment_ended)
@@ -230,6 +251,7 @@ class DeliveryLoop:
     def _shipment_ended(self, task: asyncio.Task[None]) -> None:
         self._shipments.discard(task)
         self._room.set()
+        self._answered.set()
         if not self._shipments:
             self._quiet.set()
 

@@ -39,6 +39,13 @@ class Preparer:
         self._order = 0
         self.max_request_bytes = exporter.config.max_request_bytes
 
+    def is_little(self, deliveries: Sequence[Delivery]) -> bool:
+        """Return whether it is better to send the deliveries with others than now."""
+        if not self._exporter.merges or self._exporter.ordered:
+            return False
+        size_bytes = sum(delivery.block.uncompressed_bytes for delivery in deliveries)
+        return size_bytes < _MERGE_BELOW_BYTES[deliveries[0].block.codec]
+
     def plan(self, deliveries: Iterable[Delivery], *, saturated: bool) -> list[Plan]:
         """Return what to send, in the order of the log."""
         now_unix_nano = self._clock.unix_nano()
