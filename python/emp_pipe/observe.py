@@ -6,6 +6,7 @@ Not here: how they are served (`http_server.py`, `control.py`), what the metrics
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -101,7 +102,8 @@ class Observer:
 
     async def metrics_text(self) -> bytes:
         if self._pipeline.state != "starting":
-            await self._log_metrics.refresh()
+            with contextlib.suppress(EmpPipeError):  # a log that is closing: the books of the last scrape
+                await self._log_metrics.refresh()
         return self._pipeline.metrics.text()
 
     def _components(self) -> list[dict[str, Any]]:

@@ -18,4 +18,4 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
         loops["asyncio"] = asyncio.new_event_loop
     if module.startswith("test_forward"):
         loops["uvloop"] = uvloop.new_event_loop
-    return loops or {"asyncio": asyncio.new_event_loop}
+    return loops

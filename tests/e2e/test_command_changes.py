@@ -73,6 +73,39 @@ def test_sighup_with_a_port_that_is_taken_leaves_the_rest_up_and_says_so(bench: 
         wait_for_rows(bench.data_dir, 1)
 
 
+def test_sighup_with_other_rules_for_records_applies_them_to_what_comes_next(bench: Bench) -> None:
+    with running(*bench.arguments) as process:
+        send(bench.port, 1)
+        wait_for_rows(bench.data_dir, 1)
+        bench.write(more="normalize: {stamp: {region: eu}}")
+        process.signal(signal.SIGHUP)
+        process.wait_for("reloaded: changed forward")
+        send(bench.port, 1, start=1)
+        rows = {row["message"]: row for row in wait_for_rows(bench.data_dir, 2)}
+    assert "region" not in rows["record 0"]
+    assert rows["record 1"]["region"] == "eu"
+
+
+def test_sighup_takes_a_key_that_has_changed_in_its_file_on_both_sides(bench: Bench, tmp_path: Path) -> None:
+    secure, key_file = free_port(), tmp_path / "key"
+    key_file.write_text("old")
+    (tmp_path / "central").mkdir()
+    at_central = Bench(tmp_path / "central")
+    at_central.write(receivers=f'{{forward: {{listen: "127.0.0.1:{secure}", shared_key: {{file: {key_file}}}}}}}')
+    bench.write(exporters=f'{{forward: {{endpoint: "127.0.0.1:{secure}", shared_key: {{file: {key_file}}}}}}}')
+    with running(*at_central.arguments) as central, running(*bench.arguments) as edge:
+        send(bench.port, 1)
+        wait_for_rows(at_central.data_dir, 1)
+        key_file.write_text("new")
+        central.signal(signal.SIGHUP)
+        central.wait_for("reloaded")
+        edge.signal(signal.SIGHUP)
+        edge.wait_for("reloaded: changed forward")
+        send(bench.port, 1, start=1)
+        wait_for_rows(at_central.data_dir, 2)
+        assert bench.get("/readyz")[0] == 200
+
+
 def test_a_failing_plugin_loses_nothing_and_is_named(bench: Bench) -> None:
     plugin = "tests.support.failing_processor:Failing"
     bench.write(processors=f'{{"{plugin}": }}')

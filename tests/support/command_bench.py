@@ -27,11 +27,18 @@ class Bench:
         self.write()
 
     def write(
-        self, *, buffer: str = "sqlite", exporters: str = "{file: }", processors: str = "{}", receivers: str = "", more: str = ""
+        self,
+        *,
+        buffer: str = "sqlite",
+        exporters: str = "{file: }",
+        processors: str = "{}",
+        receivers: str = "",
+        more: str = "",
+        deadline_s: float = 10,
     ) -> None:
         receivers = receivers or f'{{forward: {{listen: "127.0.0.1:{self.port}"}}}}'
         self.file.write_text(
-            f'http: {{listen: "127.0.0.1:{self.http_port}"}}\nbuffer: {buffer}\nmachine_id: gpu-test\nshutdown: {{deadline_s: 10}}\n'
+            f'http: {{listen: "127.0.0.1:{self.http_port}"}}\nbuffer: {buffer}\nmachine_id: gpu-test\nshutdown: {{deadline_s: {deadline_s}}}\n'
             f"receivers: {receivers}\nprocessors: {processors}\nexporters: {exporters}\n{more}\n"
         )
 
