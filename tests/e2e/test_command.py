@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -103,13 +104,56 @@ def test_a_wrong_shared_key_is_said_on_both_sides_and_the_records_stay_at_the_ed
 
 
 def test_sigterm_delivers_what_is_in_the_buffer_and_exits_with_0(bench: Bench) -> None:
-    with running(*bench.arguments) as process:
-        send(bench.port, 200)
-        until(lambda: bench.metric("emp_pipe_receiver_records_total", component="forward", outcome="appended") == 200, "200 records taken")
-        process.signal(signal.SIGTERM)
-        assert process.wait() == 0
-        assert process.messages()[-1] == "stopped"
-    assert len(rows_in(bench.data_dir)) == 200
+    with closed_gate() as gate:
+        bench.write(exporters=f'{{otlp_http: {{endpoint: "{gate.url}", max_concurrency: 1}}}}')
+        with running(*bench.arguments) as process:
+            for start in (0, 100):  # one request waits at the gate, the rest is still in the buffer
+                send(bench.port, 100, start=start)
+                until(lambda sent=start + 100: bench.groups()["otlp_http"]["held_records"] == sent, "all records held")
+            process.signal(signal.SIGTERM)
+            process.wait_for("SIGTERM: stopping")
+            gate.opened.set()
+            assert process.wait() == 0
+            assert process.messages()[-1] == "stopped"
+    assert bench.groups()["otlp_http"]["held_records"] == 0
+    assert gate.requests > 1
+
+
+class Gate:
+    """An HTTP endpoint that answers nobody until it is opened."""
+
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+        self.requests = 0
+        self.url = ""
+
+
+@contextmanager
+def closed_gate() -> Iterator[Gate]:
+    gate = Gate()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            gate.opened.wait(30)
+            time.sleep(0.5)  # so that the second request begins after all receivers have stopped
+            gate.requests += 1
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    gate.url = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield gate
+    gate.opened.set()
+    server.shutdown()
+    server.server_close()
 
 
 def test_sigterm_ends_within_the_deadline_when_the_destination_is_away_and_the_records_stay(bench: Bench) -> None:
