@@ -89,7 +89,8 @@ class Arrival:
     """What a receiver got in one go and now owes an acknowledgement for.
 
     `received` counts records, the invalid ones included. `dead` holds the invalid ones' bytes. `blocks` came whole from another emp-pipe.
-    `chunks` are remembered for an hour so that a repeat is acked and not appended (only set where duplicates are to be found).
+    `chunks` are remembered for an hour so that a repeat is acked and not appended (only set where duplicates are to be found): such an
+    arrival is one unit, a repeat only when all of its chunks were seen. So a receiver that finds duplicates submits chunk by chunk.
     """
 
     receiver: str
