@@ -4,152 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gzip
-import io
-import json
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Protocol
 
 import pytest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
-from emp_pipe.component import Context, Exporter, Parcel
+from emp_pipe.component import Exporter, Parcel
 from emp_pipe.errors import DeliveryError, Retry
-from emp_pipe.exporters.error import ErrorConfig, ErrorExporter
-from emp_pipe.exporters.file import FileConfig, FileExporter
 from emp_pipe.exporters.noop import NoopConfig, NoopExporter
-from emp_pipe.exporters.otlp_http import OtlpHttpConfig, OtlpHttpExporter
-from emp_pipe.exporters.stdout import StdoutConfig, StdoutExporter
 from tests.support.context import make_context
 from tests.support.delivering import delivering
-from tests.support.otlp_endpoint import Answer, OtlpEndpoint
+from tests.support.destinations import (
+    Destination,
+    ErrorDestination,
+    FileDestination,
+    ForwardDestination,
+    NoopDestination,
+    OtlpHttpDestination,
+    Outage,
+    StdoutDestination,
+)
+from tests.support.forward import running
+from tests.support.otlp_endpoint import OtlpEndpoint
 from tests.support.telemetry import log_block, log_record, metric_block, span_block
 
 
-class Destination(Protocol):
-    """An exporter and what lies at its other end."""
-
-    exporter: Exporter
-
-    def rows(self, signal: str) -> list[dict[str, Any]] | int:
-        """Return what arrived; for logs with `message`, `level` and `job_id`. A destination that keeps nothing returns the count."""
-        ...
-
-    def take_away(self) -> None:
-        """Make the destination unreachable."""
-        ...
-
-    def bring_back(self) -> None: ...
-
-
-class OtlpHttpDestination:
-    def __init__(self, endpoint: OtlpEndpoint, context: Context, compression: str) -> None:
-        self.endpoint = endpoint
-        config = OtlpHttpConfig(endpoint=endpoint.url, compression=compression)  # type: ignore[arg-type]
-        self.exporter = OtlpHttpExporter("otlp_http", config, context)
-
-    def rows(self, signal: str) -> list[dict[str, Any]]:
-        assert not self.endpoint.violations
-        if signal != "logs":
-            return [{} for _ in self.endpoint.records(signal)]
-        return [
-            {
-                "message": row.body.string_value,
-                "level": {9: "info", 17: "error"}[row.severity_number],
-                "job_id": next(one.value.string_value for one in row.attributes if one.key == "job_id"),
-            }
-            for row in self.endpoint.records("logs")
-        ]
-
-    def take_away(self) -> None:
-        self.endpoint.always(Answer(drop="before"))
-
-    def bring_back(self) -> None:
-        self.endpoint.always(None)
-
-
-class FileDestination:
-    def __init__(self, directory: Path, context: Context) -> None:
-        self.directory = directory / "records"
-        self.exporter = FileExporter("file", FileConfig(directory=self.directory, max_file_bytes=20_000, max_files=1000), context)
-
-    def rows(self, signal: str) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = []
-        for path in sorted(self.directory.glob(f"{signal}-*.jsonl*")):
-            text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-            rows += [json.loads(line) for line in text.splitlines()]
-        return rows
-
-    def take_away(self) -> None:
-        shutil.rmtree(self.directory)
-        self.directory.write_text("a file where the directory was")
-
-    def bring_back(self) -> None:
-        self.directory.unlink()
-
-
-class _Pipe(io.RawIOBase):
-    """A stream that can break."""
-
-    def __init__(self) -> None:
-        self.text = bytearray()
-        self.broken = False
-
-    def write(self, data: Any) -> int:
-        if self.broken:
-            raise OSError(5, "Input/output error")
-        self.text += data
-        return len(data)
-
-
-class StdoutDestination:
-    def __init__(self, context: Context) -> None:
-        self.pipe = _Pipe()
-        self.exporter = StdoutExporter("stdout", StdoutConfig(), context, stream=self.pipe)  # type: ignore[arg-type]
-
-    def rows(self, signal: str) -> list[dict[str, Any]]:
-        rows = [json.loads(line) for line in bytes(self.pipe.text).splitlines()]
-        return rows if signal == "logs" else [row for row in rows if "message" not in row]
-
-    def take_away(self) -> None:
-        self.pipe.broken = True
-
-    def bring_back(self) -> None:
-        self.pipe.broken = False
-
-
-class NoopDestination:
-    def __init__(self, context: Context) -> None:
-        self.exporter = NoopExporter("noop", NoopConfig(), context)
-
-    def rows(self, signal: str) -> int:
-        return self.exporter.records
-
-    def take_away(self) -> None:
-        pytest.skip("noop sends nowhere")
-
-    def bring_back(self) -> None: ...
-
-
-class ErrorDestination:
-    """`error` with a rate of 0 until it is taken away."""
-
-    def __init__(self, context: Context) -> None:
-        self.exporter = ErrorExporter("error", ErrorConfig(rate=0.0), context)
-
-    def rows(self, signal: str) -> int:
-        return self.exporter.taken_records
-
-    def take_away(self) -> None:
-        self.exporter.config = ErrorConfig(rate=1.0)
-
-    def bring_back(self) -> None:
-        self.exporter.config = ErrorConfig(rate=0.0)
-
-
-@pytest.fixture(params=["otlp_http", "otlp_http-none", "otlp_http-zstd", "file", "stdout", "noop", "error"])
+@pytest.fixture(params=["otlp_http", "otlp_http-none", "otlp_http-zstd", "forward", "forward-foreign", "file", "stdout", "noop", "error"])
 async def destination(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Destination]:
     context = make_context(data_dir=tmp_path)
     kind, _, compression = request.param.partition("-")
@@ -157,6 +38,11 @@ async def destination(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIt
         made: Destination
         if kind == "otlp_http":
             made = OtlpHttpDestination(await stack.enter_async_context(OtlpEndpoint()), context, compression or "gzip")
+        elif kind == "forward":
+            key = None if compression == "foreign" else "k"
+            server = await stack.enter_async_context(running(tmp_path, **({"shared_key": key} if key else {})))
+            relay = await stack.enter_async_context(Outage(server.port).running())
+            made = ForwardDestination(server, relay, context, key)
         elif kind == "file":
             made = FileDestination(tmp_path, context)
         elif kind == "stdout":
@@ -200,6 +86,8 @@ async def test_every_record_arrives_once_with_its_fields(destination: Destinatio
 
 
 async def test_traces_and_metrics_arrive_too(destination: Destination) -> None:
+    if isinstance(destination, ForwardDestination) and destination.takes_logs_only:
+        pytest.skip("Fluent Forward has logs only")
     exporter = destination.exporter
     await exporter.open()
     codec = "gzip" if exporter.codec == "any" else exporter.codec
