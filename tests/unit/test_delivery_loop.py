@@ -244,6 +244,24 @@ def test_a_drain_does_not_wait_for_a_dead_destination() -> None:
     run_virtual(main)
 
 
+def test_a_drain_gives_up_after_three_tries_of_a_destination_that_just_went_away() -> None:
+    async def main(clock: VirtualClock, random: Random) -> None:
+        async def behave(parcel: Parcel) -> Sent:
+            if clock.monotonic_s() >= 100.0:
+                raise failing(ErrorKind.UNREACHABLE)
+            return Sent()
+
+        exporter = ScriptedExporter(behave)
+        async with delivering(exporter, clock=clock, random=random) as subject:
+            await clock.sleep(100.0)
+            await subject.append([log_block(1)])
+            assert not await subject.loop.drain(clock.monotonic_s() + 30.0)
+            assert clock.monotonic_s() < 102.0
+            assert len(exporter.parcels) == 3
+
+    run_virtual(main)
+
+
 def test_a_partial_success_is_counted_and_never_repeated() -> None:
     async def main(clock: VirtualClock, random: Random) -> None:
         async def behave(parcel: Parcel) -> Sent:

@@ -121,7 +121,7 @@ async def test_a_partial_success_is_acked_counted_and_not_repeated(endpoint: Otl
 async def test_an_endpoint_that_does_not_answer_runs_into_the_timeout(endpoint: OtlpEndpoint) -> None:
     endpoint.script(Answer(delay_s=5.0))
     subject = await deliver(endpoint, timeout_s=0.2)
-    assert subject.metric("exporter_retries_attempts_total", kind="timed_out") == 1
+    assert subject.metric("exporter_retries_attempts_total", kind="timed_out") >= 1
     assert set(bodies(endpoint)) == set(BODIES)
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from emp_pipe.delivery.shipment import Plan
 
 _READ_BYTES = 4 << 20
+_MOST_DRAIN_FAILURES = 3
 _MOST_GATHER_S = 0.1
 _PACE_S = 0.005
 """Small requests begin at least so far apart; what comes meanwhile goes with the next one."""
@@ -126,15 +127,16 @@ class DeliveryLoop:
     async def drain(self, deadline_monotonic_s: float) -> bool:
         """Go on until the group holds nothing; return whether it does by the deadline.
 
-        A destination that is thought dead gets one more probe; when that fails too, the rest stays in the buffer at once."""
-        openings = self.gate.breaker.openings
+        A destination that is thought dead gets one more probe, any other three tries in a row; then the rest stays in the buffer."""
+        breaker = self.gate.breaker
+        openings, failures, successes = breaker.openings, breaker.failures_in_row, self.gate.successes
         self.gate.probe_now()
         while not self._ended.is_set():
             if not self._held_records() and not self._shipments and not self._settler.backlog:
                 return True
             now_s = self._clock.monotonic_s()
-            breaker = self.gate.breaker
             hopeless = breaker.state is BreakerState.OPEN and breaker.openings > openings
+            hopeless |= self.gate.successes == successes and breaker.failures_in_row >= failures + _MOST_DRAIN_FAILURES
             if now_s >= deadline_monotonic_s or hopeless:
                 return False
             self._quiet.clear()
