@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import ssl
 import sys
 import zlib
 from collections import deque
@@ -122,6 +123,7 @@ class OtlpEndpoint:
     most_bytes: int = _MOST_BYTES
     keep: bool = True
     on_received: Callable[[Received], None] | None = None
+    tls: ssl.SSLContext | None = None
 
     def __post_init__(self) -> None:
         self.received: list[Received] = []
@@ -137,7 +139,7 @@ class OtlpEndpoint:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self.tls is None else 'https'}://127.0.0.1:{self.port}"
 
     def script(self, *answers: Answer) -> None:
         """Answer the next requests so, in this order."""
@@ -167,7 +169,7 @@ class OtlpEndpoint:
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, auto_decompress=False)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self.tls)
         await site.start()
         assert self._runner.addresses
         self.port = self._runner.addresses[0][1]

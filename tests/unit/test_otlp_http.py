@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from pydantic import ValidationError
 
 from emp_pipe.component import Parcel, Sent, Signal
@@ -149,6 +152,39 @@ async def test_nobody_listening_is_unreachable() -> None:
         await send("http://127.0.0.1:9")
     assert (caught.value.kind, caught.value.retry) == (ErrorKind.UNREACHABLE, Retry.LATER)
     assert "127.0.0.1:9" in str(caught.value)
+
+
+async def test_over_tls_the_certificate_is_checked(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("otlp.example").configure_cert(context)
+    async with OtlpEndpoint(tls=context) as endpoint:
+        await send(endpoint, tls={"ca_file": tmp_path / "ca.pem", "server_name": "otlp.example"})
+        assert endpoint.received[0].records == 3
+        for settings in ({"server_name": "otlp.example"}, {"ca_file": tmp_path / "ca.pem"}):  # an unknown authority; another name
+            with pytest.raises(DeliveryError) as caught:
+                await send(endpoint, tls=settings)
+            assert (caught.value.kind, caught.value.retry) == (ErrorKind.UNREACHABLE, Retry.LATER)
+            assert "certificate" in str(caught.value)
+        assert endpoint.requests == 1
+
+
+@pytest.mark.parametrize(
+    "answer", [b"220 mail.example ESMTP\r\n", b"\x00" * 1000, b"HTTP/1.1 999999\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 9999]
+)
+async def test_an_answer_that_is_no_http_is_tried_again(answer: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        with pytest.raises(DeliveryError) as caught:
+            await send(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    assert caught.value.retry is Retry.LATER
+    assert len(str(caught.value)) < 1000
 
 
 async def test_a_partial_success_is_a_success_with_a_count(endpoint: OtlpEndpoint) -> None:

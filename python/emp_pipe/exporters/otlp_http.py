@@ -223,7 +223,8 @@ class OtlpHttpExporter:
         )
 
     def _error(self, kind: ErrorKind, detail: str, retry: Retry | None = None, advice: str = "") -> DeliveryError:
-        return DeliveryError(kind, place=self.id, detail=detail, retry=retry, advice=advice)
+        # The detail may quote what the other side sent.
+        return DeliveryError(kind, place=self.id, detail=_printable(detail), retry=retry, advice=advice)
 
 
 def _header_value(secret: Secret, place: str) -> str:
