@@ -84,6 +84,7 @@ class Sink:
 class _Bodies:
     def __init__(self) -> None:
         self.keep = True
+        self._lock = threading.Lock()
         self.received: list[tuple[str, bytes]] = []
         self.inflated: list[bytes] = []
         self.discarded_records = 0
@@ -93,11 +94,12 @@ class _Bodies:
     def add(self, path: str, encoding: str, body: bytes) -> None:
         if path != "/v1/logs":
             self.problems.append(f"a request to {path}")
-        self.body_bytes += len(body)
-        if self.keep:
-            self.received.append((encoding, body))
-        else:
-            self.discarded_records += _inflate(encoding, body).count(b"job-")
+        records = 0 if self.keep else _inflate(encoding, body).count(b"job-")
+        with self._lock:
+            self.body_bytes += len(body)
+            self.discarded_records += records
+            if self.keep:
+                self.received.append((encoding, body))
 
     def count(self) -> int:
         while len(self.inflated) < len(self.received):

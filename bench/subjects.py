@@ -62,6 +62,9 @@ class Subject:
                     raise RuntimeError(f"{command.name} did not start (port {port}):\n{self._tail(command)}")
                 time.sleep(0.02)
 
+    def pids(self) -> list[int]:
+        return [process.pid for process in self._tree()]
+
     def cpu_s(self) -> float:
         """User and system CPU time of all processes since they began."""
         return sum(_process_cpu_s(process.pid) for process in self._tree())
