@@ -1,7 +1,8 @@
 """The one HTTP port: `/healthz` (alive), `/readyz` (taking records, with the reasons), `/metrics` (Prometheus).
 
 On an address that only this machine reaches everything is open. On any other address all but the two health paths ask for the key, and
-without a key are not served; `/readyz` then says only yes or no. Not here: what the state is (`pipeline.py` answers `Observed`).
+without a key are not served; `/readyz` then says only yes or no.
+Not here: how requests are read (`http_get.py`), what the state is (`observe.py` answers `Observed`).
 """
 
 from __future__ import annotations
@@ -11,15 +12,12 @@ import errno
 import hmac
 import json
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
-
-from aiohttp import web
 
 from emp_pipe.config import HttpConfig, ListenAddress, parse_listen
 from emp_pipe.errors import ConfigError, ErrorKind
-
-_MOST_HEADER_BYTES = 8190
+from emp_pipe.http_get import HttpGetServer, Request, Response
 
 
 class Observed(Protocol):
@@ -46,25 +44,16 @@ class HttpServer:
         self._listen = parse_listen(config.listen)
         self._key = config.key.reveal("http.key").encode() if config.key is not None else None
         self._observed = observed
-        self._runner: web.AppRunner | None = None
+        self._server = HttpGetServer(self._answer)
         self.port = 0
 
     async def start(self) -> None:
         """Open the port. Raises ConfigError naming address and setting when it cannot be had."""
-        app = web.Application(client_max_size=65_536)
-        app.router.add_get("/healthz", self._healthz)
-        app.router.add_get("/readyz", self._readyz)
-        app.router.add_get("/metrics", self._guarded(self._metrics))
-        runner = web.AppRunner(
-            app, access_log=None, max_field_size=_MOST_HEADER_BYTES, keepalive_timeout=30.0, handle_signals=False, shutdown_timeout=1.0
-        )
         try:
             listener = _open(self._listen)
         except OSError as error:
             raise _cannot_listen(error, self._listen) from error
-        await runner.setup()
-        await web.SockSite(runner, listener).start()
-        self._runner = runner
+        await self._server.start(listener)
         self.port = listener.getsockname()[1]
 
     @property
@@ -73,43 +62,37 @@ class HttpServer:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     async def stop(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        await self._server.stop()
 
-    async def _healthz(self, request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+    async def _answer(self, request: Request) -> Response:
+        if request.path == "/healthz":
+            return Response(200, b"ok\n", "text/plain; charset=utf-8")
+        if request.path == "/readyz":
+            return await self._readyz(request)
+        if not self._allowed(request):
+            if self._key is None:
+                return _json({"error": "not served on this address without a key; set http.key"}, 403)
+            return _json({"error": "needs the header Authorization: Bearer <http.key>"}, 401)
+        if request.path == "/metrics":
+            return Response(200, await self._observed.metrics_text(), "text/plain; version=0.0.4; charset=utf-8")
+        return _json({"error": "there are /healthz, /readyz and /metrics"}, 404)
 
-    async def _readyz(self, request: web.Request) -> web.Response:
+    async def _readyz(self, request: Request) -> Response:
         readiness = self._observed.readiness()
         body: dict[str, Any] = {"ready": readiness.ready}
         if self._allowed(request):
             body |= {"reason": readiness.reason} | await self._observed.state()
         return _json(body, 200 if readiness.ready else 503)
 
-    async def _metrics(self, request: web.Request) -> web.Response:
-        text = await self._observed.metrics_text()
-        return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
-
-    def _guarded(self, handler: Callable[[web.Request], Awaitable[web.Response]]) -> Callable[[web.Request], Awaitable[web.Response]]:
-        async def guard(request: web.Request) -> web.Response:
-            if self._allowed(request):
-                return await handler(request)
-            if self._key is None:
-                return _json({"error": "not served on this address without a key; set http.key"}, 403)
-            return _json({"error": "needs the header Authorization: Bearer <http.key>"}, 401)
-
-        return guard
-
-    def _allowed(self, request: web.Request) -> bool:
+    def _allowed(self, request: Request) -> bool:
         if self._key is None:
             return self._listen.is_local
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
         return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._key)
 
 
-def _json(body: dict[str, Any], status: int) -> web.Response:
-    return web.Response(text=json.dumps(body, default=str) + "\n", status=status, content_type="application/json")
+def _json(body: dict[str, Any], status: int) -> Response:
+    return Response(status, json.dumps(body, default=str).encode() + b"\n")
 
 
 def _open(listen: ListenAddress) -> socket.socket:
