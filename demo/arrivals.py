@@ -15,6 +15,8 @@ from demo.table import print_counts, print_jobs, step
 ARRIVAL_TIMEOUT_S = 30.0
 DASH0_TIMEOUT_S = 45.0
 SEVERITY_NUMBERS = {"debug": 5, "info": 9, "warn": 13, "error": 17}
+SCHEMA_NAMES = {"duration": "duration_ms"}
+"""What services write under another name than the standard schema's."""
 IDENTITY = ("machine_id", "worker_id", "service_type")
 
 
@@ -30,7 +32,8 @@ def differences(sent: Mapping[str, Entry], rows: Sequence[LogRow]) -> list[str]:
             continue
         arrived = {**row.attributes, **{key: row.resource.get(key) for key in IDENTITY}, "message": row.body}
         expected = {**entry.fields, "message": entry.message}
-        changed = {key: (value, arrived.get(key)) for key, value in expected.items() if key != "duration" and arrived.get(key) != value}
+        expected = {SCHEMA_NAMES.get(key, key): value for key, value in expected.items()}
+        changed = {key: (value, arrived.get(key)) for key, value in expected.items() if arrived.get(key) != value}
         if row.severity_number != SEVERITY_NUMBERS[entry.level]:
             changed["level"] = (entry.level, row.severity_number)
         if changed:

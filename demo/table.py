@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from demo.otlp_endpoint import LogRow
 
+SEVERITY_NAMES = {5: "debug", 9: "info", 13: "warn", 17: "error"}
 COLUMNS = ("machine", "worker", "level", "job", "message")
 
 
@@ -35,30 +36,25 @@ def print_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
         print("  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()[: room - 2])
 
 
-def print_jobs(rows: Sequence[LogRow], jobs_per_machine: int = 2) -> None:
-    """Print all records of a few jobs of each machine, the failed ones first."""
-    machines = sorted({str(row.resource.get("machine_id", "")) for row in rows})
-    for machine in machines:
-        own = [row for row in rows if row.resource.get("machine_id", "") == machine]
-        failed = [row.attributes.get("job_id") for row in own if row.attributes.get("event_type") == "job_failed"]
-        done = [row.attributes.get("job_id") for row in own if row.attributes.get("event_type") == "job_completed"]
-        chosen = (failed[:1] + done)[:jobs_per_machine]
-        shown = sorted(
-            (row for row in own if row.attributes.get("job_id") in chosen),
-            key=lambda row: (str(row.attributes["job_id"]), row.time_unix_nano),
-        )
-        print_table(COLUMNS, map(cells, shown))
-        print()
+def print_jobs(rows: Sequence[LogRow]) -> None:
+    """Print all records of two jobs of each machine, one that failed and one that was completed."""
+    shown: list[LogRow] = []
+    for machine in machines(rows):
+        own = [row for row in rows if row.resource.get("machine_id") == machine]
+        for end in ("job_failed", "job_completed"):
+            jobs = [row.attributes.get("job_id") for row in own if row.attributes.get("event_type") == end]
+            shown += sorted((row for row in own if row.attributes.get("job_id") in jobs[:1]), key=lambda row: row.time_unix_nano)
+    print_table(COLUMNS, map(cells, shown))
 
 
 def print_counts(rows: Sequence[LogRow]) -> None:
     """Print how many records of each severity each machine sent."""
-    severities = sorted({(row.severity_number, row.severity_text.lower()) for row in rows})
-    names = list(dict.fromkeys(name for _, name in severities))
-    counts = Counter((str(row.resource.get("machine_id", "")), row.severity_text.lower()) for row in rows)
-    machines = sorted({machine for machine, _ in counts})
-    lines = [
-        [machine, *(str(counts[machine, name]) for name in names), str(sum(counts[machine, n] for n in names))] for machine in machines
-    ]
-    lines.append(["all", *(str(sum(counts[m, name] for m in machines)) for name in names), str(len(rows))])
-    print_table(["machine", *names, "all"], lines)
+    names = {number: SEVERITY_NAMES.get(number, str(number)) for number in sorted({row.severity_number for row in rows})}
+    counts = Counter((str(row.resource.get("machine_id")), row.severity_number) for row in rows)
+    lines = [[machine, *(str(counts[machine, number]) for number in names)] for machine in machines(rows)]
+    lines.append(["all", *(str(sum(counts[machine, number] for machine in machines(rows))) for number in names)])
+    print_table(["machine", *names.values(), "all"], [[*line, str(sum(map(int, line[1:])))] for line in lines])
+
+
+def machines(rows: Sequence[LogRow]) -> list[str]:
+    return sorted({str(row.resource.get("machine_id")) for row in rows})
