@@ -171,8 +171,9 @@ class Batch:
     ) -> Batch:
         """A copy with attributes set: each value a scalar (str, int, float, bool, bytes) or an Arrow array with a value (or null) per row.
 
-        The target is "resource" unless said otherwise. One that is there already is left alone unless `overwrite`; a key never occurs twice. CoreError (config_invalid): over 64 attributes,
-        an array of another length, target="record" on metrics, values per row that would make over 1,024 resources."""
+        The target is "resource" unless said otherwise. One that is there already is left alone unless `overwrite`; a key never occurs
+        twice. CoreError (config_invalid): over 64 attributes, an array of another length, target="record" on metrics, values per row that
+        would make over 1,024 resources."""
         ...
     def without_attributes(self, keys: Sequence[str]) -> Batch:
         """A copy without attributes of these keys, on rows (of metrics: not on points) and on resources."""
