@@ -46,7 +46,7 @@ class ControlServer:
         self._data_dir = data_dir
         self._handlers = handlers
         self._server: asyncio.Server | None = None
-        self._connected: set[asyncio.StreamWriter] = set()
+        self._questions: set[asyncio.Task[None]] = set()
         self._logger = get_logger("control")
 
     async def start(self) -> None:
@@ -63,26 +63,32 @@ class ControlServer:
     async def stop(self) -> None:
         if self._server is not None:
             self._server.close()
-            for connected in tuple(self._connected):
-                connected.close()
             self._server = None
+        for task in self._questions:
+            task.cancel()
+        if self._questions:
+            await asyncio.wait(self._questions)
         with contextlib.suppress(FileNotFoundError):
             (self._data_dir / NAME).unlink()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connected.add(writer)
+        task = asyncio.current_task()
+        assert task is not None
+        self._questions.add(task)
         try:
             question = await asyncio.wait_for(reader.readline(), _LONGEST_SILENCE_S)
-            answering = asyncio.ensure_future(self._answer(question, writer))
-            hung_up = asyncio.ensure_future(reader.read(1))
-            await asyncio.wait([answering, hung_up], return_when=asyncio.FIRST_COMPLETED)
-            for task in (answering, hung_up):
-                task.cancel()
-            await asyncio.gather(answering, hung_up, return_exceptions=True)
+            async with asyncio.TaskGroup() as both:
+                answering = both.create_task(self._answer(question, writer))
+                hung_up = both.create_task(_until_hung_up(reader))
+                await asyncio.wait([answering, hung_up], return_when=asyncio.FIRST_COMPLETED)
+                answering.cancel()
+                hung_up.cancel()
         except (OSError, ValueError, TimeoutError) as error:
             self._logger.debug("a question was not understood: %s", error)
+        except asyncio.CancelledError:
+            pass  # `stop`: it waits for this task
         finally:
-            self._connected.discard(writer)
+            self._questions.discard(task)
             writer.close()
 
     async def _answer(self, question: bytes, writer: asyncio.StreamWriter) -> None:
@@ -100,6 +106,11 @@ class ControlServer:
             writer.write(json.dumps({"error": str(error)}).encode() + b"\n")
         with contextlib.suppress(OSError):
             await writer.drain()
+
+
+async def _until_hung_up(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(OSError):
+        await reader.read(1)
 
 
 def ask(data_dir: Path, question: dict[str, Any]) -> Iterator[bytes]:

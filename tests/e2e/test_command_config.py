@@ -130,7 +130,7 @@ def test_the_base_install_says_what_to_install_whatever_else_is_there(missing: s
     code = f"import sys; sys.modules[{missing!r}] = None; from emp_pipe.__main__ import main; main()"
     result = subprocess.run(
         [sys.executable, "-c", code, "edge"],
-        env=environment(PORT=str(free_port()), EMP_DATA_DIR=str(tmp_path)),
+        env=environment(PORT=str(free_port()), EMP_DATA_DIR=str(tmp_path), DASH0_AUTH_TOKEN="t"),
         cwd=ROOT,
         capture_output=True,
         text=True,
