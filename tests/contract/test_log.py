@@ -9,7 +9,7 @@ import pytest
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.protocol import Append, ChunkKey, DeadLetter, DeadReason, ReceiverBooks, Rejection, Topic
 from tests.contract.conftest import OpenLog, group
-from tests.support.blocks import block, delivered
+from tests.support.blocks import block, delivered, unstorable
 
 
 async def test_what_was_appended_is_delivered_in_order(opened: OpenLog) -> None:
@@ -142,11 +142,14 @@ async def test_waiting_to_read_ends_with_an_append(opened: OpenLog) -> None:
 async def test_an_append_is_all_or_nothing(opened: OpenLog) -> None:
     log = await opened.open(group("a"))
     good_beside = log.append(Append([block([9])], books=[ReceiverBooks("forward", 1, 1)]))
-    broken = log.append(Append([block([1]), None], books=[ReceiverBooks("forward", 7, 7)]))  # type: ignore[list-item]
+    broken = log.append(Append([block([1]), unstorable()], books=[ReceiverBooks("forward", 7, 7)]))
     results = await asyncio.gather(good_beside, broken, return_exceptions=True)
-    assert isinstance(results[1], AttributeError)
+    assert isinstance(results[1], TypeError)
     assert delivered(await opened.read("a")) == [9], "a part of a failed append took effect, or one beside it did not"
     assert await log.receiver_books() == [ReceiverBooks("forward", 1, 1)]
+    if opened.durable:
+        await opened.reopen(group("a"))
+        assert delivered(await opened.read("a")) == [9], "the failed append stands in the file"
 
 
 async def test_a_topic_that_no_group_reads_is_not_written(opened: OpenLog) -> None:

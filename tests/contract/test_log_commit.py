@@ -9,7 +9,7 @@ import pytest
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.protocol import Append, DeadLetter, DeadReason, Rejection, Topic
 from tests.contract.conftest import OpenLog, group
-from tests.support.blocks import block, delivered
+from tests.support.blocks import block, delivered, unstorable
 
 
 async def derive(opened: OpenLog, count: int = 1) -> None:
@@ -32,8 +32,9 @@ async def test_a_commit_that_fails_changes_nothing(opened: OpenLog) -> None:
     await derive(opened)
     log = opened.log
     inputs = await opened.read("sampler")
-    with pytest.raises(AttributeError):
-        await log.commit("sampler", acks=inputs, outputs=[None], state_puts={"verdict": b"keep"})  # type: ignore[list-item]
+    outputs = [block([100], topic="traces"), unstorable("traces")]
+    with pytest.raises(TypeError):
+        await log.commit("sampler", acks=inputs, outputs=outputs, state_puts={"verdict": b"keep"})
     assert await log.state_get("sampler", "verdict") is None
     assert await log.read("exporter", 1 << 20) == []
     log.defer(inputs)

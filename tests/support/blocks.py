@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import count
+from types import SimpleNamespace
 from typing import Any, cast
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
@@ -33,6 +34,11 @@ def batch(numbers: Iterable[int], *, padding_bytes: int = 0, severity: int = 9, 
 def block(numbers: Iterable[int], *, topic: str = "logs", padding_bytes: int = 0, codec: Any = "none") -> Block:
     """Return a block of such rows."""
     return batch(numbers, padding_bytes=padding_bytes).to_block(codec, topic=topic, block_id=f"block-{next(_ids)}")
+
+
+def unstorable(topic: str = "logs") -> Block:
+    """Return what looks like a block until it is about to be written: its header is none."""
+    return cast("Block", SimpleNamespace(topic=topic, block_id="x", payload_bytes=1, records=1, header=None))
 
 
 def numbers_in(block: Block) -> list[int]:
