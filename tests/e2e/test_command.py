@@ -270,3 +270,30 @@ def test_both_roles_run_in_one_process(tmp_path: Path) -> None:
     with running("run", str(file), "--data-dir", str(tmp_path), FLUENTD_SHARED_KEY="k"):
         send(port, 4)
         wait_for_rows(tmp_path, 4)
+
+
+@pytest.mark.parametrize("buffer", ["sqlite", "memory"])
+@pytest.mark.parametrize(
+    ("exporter", "settings", "outcome"),
+    [
+        ("noop", "", "acked"),
+        ("stdout", "", "acked"),
+        ("file", "{max_files: 2}", "acked"),
+        ("error", "{kind: refused}", "dead"),
+        ("otlp_http", '{endpoint: "http://127.0.0.1:1"}', ""),
+        ("forward", '{endpoint: "127.0.0.1:1"}', ""),
+    ],
+)
+def test_every_exporter_runs_over_every_buffer_and_the_books_balance(
+    bench: Bench, buffer: str, exporter: str, settings: str, outcome: str
+) -> None:
+    bench.write(buffer=buffer, exporters=f"{{{exporter}: {settings}}}")
+    with running(*bench.arguments) as process:
+        send(bench.port, 10)
+        ended = {"topic": "logs", "group": exporter}
+        if outcome:
+            until(lambda: bench.metric("emp_pipe_group_records_total", outcome=outcome, **ended) == 10, f"10 {outcome} records")
+        until(lambda: bench.metric("emp_pipe_group_records_total", outcome="appended", **ended) == 10, "10 appended records")
+        assert bench.metric("emp_pipe_group_held_records", **ended) == (0 if outcome else 10)
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0

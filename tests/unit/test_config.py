@@ -11,6 +11,7 @@ from emp_pipe.config_layer import Layer, merged
 from emp_pipe.config_print import render
 from emp_pipe.config_yaml import parse_yaml, read_yaml
 from emp_pipe.errors import ConfigError, ErrorKind
+from emp_pipe.registry import BUILT_IN, Kind, type_of
 
 HEAD = 'buffer: {type: "tests.support.sample_components:SampleBuffer"}\n'
 RECEIVER = "tests.support.sample_components:Sample"
@@ -173,3 +174,42 @@ def test_a_component_of_the_upper_layer_replaces_the_lower_one_and_false_removes
     assert result.place(("receivers", "a", "x")) == "file:1"
     assert result.place(("http", "key")) == "role:2"
     assert result.place(("http", "listen")) == "file:2"
+
+
+EVERYTHING = """
+role: edge
+data_dir: /srv/emp
+machine_id: gpu-1
+http: {listen: "*:9000", key: {env: HTTP_KEY}}
+buffer: {type: %s, max_bytes: 1000000}
+receivers:
+  forward/a: {listen: ["127.0.0.1:1", "[::1]:2"], tls: {cert_file: /c, key_file: /k}, shared_key: [{env: A}, {file: /b}]}
+  forward/b:
+processors:
+  enrich: {attributes: {a: b, n: 1}, target: record, on_error: stop}
+exporters:
+  otlp_http/dash0: {preset: dash0, token: {env: T}, dataset: prod, only: {signals: [logs], min_severity: warn}}
+  otlp_http: {endpoint: "http://c:4318", headers: {X-A: {env: X}}, except: {tags: ["a.**"], attributes: {k: v}}}
+  forward: {endpoint: ["a:1", "b:2"], tls: {}, shared_key: {file: /k}, required: false, quota_age_s: 60}
+  file: {max_files: 2}
+  stdout:
+  noop:
+  error: {kind: throttled, rate: 0.5}
+normalize: {unfold: false, aliases: {jobID: job_id}, stamp: {region: eu}}
+self_metrics: {otlp_endpoint: "http://c:4318", headers: {Authorization: {env: H}}, interval_s: 5}
+shutdown: {deadline_s: 3}
+log_level: debug
+"""
+
+
+@pytest.mark.parametrize("buffer", ["sqlite", "memory"])
+def test_every_setting_of_every_component_can_be_written_printed_and_read_back(buffer: str) -> None:
+    given = parse_yaml(EVERYTHING % buffer, "emp.yaml", {})
+    first = build(given)
+    printed = render(first, given)
+    assert build(parse_yaml(printed, "printed.yaml", {})) == first
+    for kind, section in ((Kind.RECEIVERS, first.receivers), (Kind.PROCESSORS, first.processors), (Kind.EXPORTERS, first.exporters)):
+        assert {type_of(name) for name in section} == set(BUILT_IN[kind])
+        for settings in section.values():
+            for name, field in type(settings).model_fields.items():
+                assert f" {field.alias or name}:" in printed
