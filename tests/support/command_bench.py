@@ -38,9 +38,8 @@ class Bench:
     ) -> None:
         receivers = receivers or f'{{forward: {{listen: "127.0.0.1:{self.port}"}}}}'
         self.file.write_text(
-            f'http: {{listen: "127.0.0.1:{self.http_port}"}}\nbuffer: {buffer}\nmachine_id: gpu-test\n"
-            f"shutdown: {{deadline_s: {deadline_s}}}\n'
-            f"receivers: {receivers}\nprocessors: {processors}\nexporters: {exporters}\n{more}\n"
+            f'http: {{listen: "127.0.0.1:{self.http_port}"}}\nbuffer: {buffer}\nmachine_id: gpu-test\n'
+            f"shutdown: {{deadline_s: {deadline_s}}}\nreceivers: {receivers}\nprocessors: {processors}\nexporters: {exporters}\n{more}\n"
         )
 
     @property
