@@ -21,6 +21,7 @@ endif
 export SEED
 FUZZ_CASES ?= 20000
 TEST_CASES ?= 256
+CHAOS_ROUNDS ?= 50
 # The fast ones first.
 TEST_DIRS := $(wildcard tests/unit) $(wildcard tests/contract) $(wildcard tests/golden) $(wildcard tests/e2e) $(wildcard tests/chaos)
 
@@ -114,18 +115,22 @@ test-rust: $(VENV)/.ready
 .PHONY: test-python
 test-python: build
 	@echo "== Python tests, seed $(SEED) (repeat with  make test SEED=$(SEED))"
-	@EMP_TEST_SEED=$(SEED) $(PY) -m pytest -q --hypothesis-seed=$(SEED) $(TEST_DIRS)
+	@$(PY) -m pytest -q --hypothesis-seed=$(SEED) $(TEST_DIRS)
 
 .PHONY: fuzz
 fuzz: build ## The long form of the property tests (FUZZ_CASES=20000 each)
 	@echo "== property tests, $(FUZZ_CASES) cases each, seed $(SEED)"
 	@PROPTEST_RNG_SEED=$(SEED) PROPTEST_CASES=$(FUZZ_CASES) cargo test --quiet --profile $(PROFILE) --locked -p emp-core
-	@EMP_TEST_SEED=$(SEED) EMP_FUZZ_CASES=$(FUZZ_CASES) $(PY) -m pytest -q --timeout=0 --hypothesis-seed=$(SEED) -m "hypothesis" $(TEST_DIRS)
+	@EMP_FUZZ_CASES=$(FUZZ_CASES) $(PY) -m pytest -q --timeout=0 --hypothesis-seed=$(SEED) -m "hypothesis" $(TEST_DIRS)
 
 .PHONY: chaos
 chaos: build ## The long form of the chaos tests (CHAOS_ROUNDS=40 kills beyond the short form)
 	@echo "== chaos, seed $(SEED) (repeat with  make chaos SEED=$(SEED))"
 	@CHAOS_ROUNDS=$(or $(CHAOS_ROUNDS),40) $(PY) -m pytest -q -s --timeout=1800 tests/chaos
+
+.PHONY: chaos
+chaos: build ## Kill edge and central again and again under load and count every record (CHAOS_ROUNDS=50, SEED=n)
+	@CHAOS_ROUNDS=$(CHAOS_ROUNDS) $(PY) -m pytest -q -s --timeout=0 tests/chaos
 
 .PHONY: demo
 demo: build ## The main job on this machine, with real clients (DASH0_AUTH_TOKEN=... sends to Dash0)

@@ -200,7 +200,7 @@ class FileExporter:
         except OSError as error:
             place, detail = f"{self.id}: directory", f"{self.directory}: {error.strerror}"
             raise ConfigError(ErrorKind.CONFIG_INVALID, place=place, detail=detail) from error
-        get_logger(self.id).info("%s: records are kept in %s", self.id, self.directory)
+        get_logger(self.id).info("records are kept in %s", self.directory)
 
     async def send(self, parcel: Parcel) -> Sent:
         """Return when the parcel's lines are on stable storage."""
