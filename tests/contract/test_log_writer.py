@@ -266,6 +266,31 @@ async def test_too_much_waiting_stops_the_intake(opened: OpenLog, writer: Writer
     await asyncio.gather(*futures)
 
 
+async def test_an_intake_that_waits_for_both_the_writer_and_the_log_wakes_up(opened: OpenLog, writer: Writers) -> None:
+    log = await opened.open(group("a", quota_bytes=5000))
+    gate = Gate(log)
+    intake = writer(waiting_bytes_limit=6000)
+    submitted = intake.submit(Arrival("forward", batch([1], padding_bytes=8000), received=1))
+    waiting = asyncio.ensure_future(intake.wait_admitting())
+    await settle()
+    gate.open()
+    await submitted
+    await settle()
+    assert not log.admitting
+    assert not waiting.done()
+    await log.commit("a", acks=await opened.read("a"))
+    async with asyncio.timeout(10):
+        await waiting
+
+
+async def test_rows_that_cannot_be_encoded_are_not_acknowledged(opened: OpenLog, writer: Writers) -> None:
+    await opened.open(group("a"))
+    intake = writer()
+    intake._encode_block = lambda *arguments, **settings: 1 / 0  # type: ignore[assignment]
+    with pytest.raises(LogError, match="cannot be encoded"):
+        await intake.submit(arrival(1))
+
+
 async def test_closing_finishes_what_was_submitted_and_refuses_the_rest(opened: OpenLog, writer: Writers) -> None:
     await opened.open(group("a"))
     intake = writer()

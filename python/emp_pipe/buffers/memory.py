@@ -164,8 +164,7 @@ class MemoryLog:
         """After any change: what is past its quota goes, then admission is said anew."""
         ledger = self._ledger
         for group in ledger.groups.values():
-            spec = group.spec
-            if not spec.required and (group.held_bytes > spec.quota_bytes or spec.quota_age_s is not None):
+            if not group.spec.required and group.past_quota(now):
                 self._trim(group, now)
         if not ledger.has_space:
             self._relieve()
@@ -186,6 +185,8 @@ class MemoryLog:
 
     def _relieve(self) -> None:
         """Rather than stop receivers, give up the oldest blocks that only best-effort groups still hold."""
+        if all(group.spec.required for group in self._ledger.groups.values()):
+            return
         needed: set[int] = set()
         optional: dict[int, list[GroupLedger]] = {}
         for group in self._ledger.groups.values():

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from emp_pipe.buffers.sqlite_store import CHUNK_SLOT_NS, CHUNK_SLOTS_KEPT
+from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.group_ledger import Entry
 from emp_pipe.log.protocol import ChunkKey, DeadLetter, DeadReason
 
@@ -44,16 +45,24 @@ class Reader:
         self._connect = connect
         self._lock = threading.Lock()
         self._connection: apsw.Connection | None = None
+        self._may_open = True
 
     def close(self) -> None:
-        """Let go of the file; the next read opens it again."""
+        """Let go of the file, which may be renamed now; reads fail until `resume`."""
         with self._lock:
+            self._may_open = False
             if self._connection is not None:
                 self._connection.close(True)
                 self._connection = None
 
+    def resume(self) -> None:
+        with self._lock:
+            self._may_open = True
+
     def _rows(self, sql: str, bindings: Sequence[Any]) -> Any:
         if self._connection is None:
+            if not self._may_open:
+                raise LogError(ErrorKind.LOG_IO, detail="the buffer is being opened anew after an error")
             self._connection = self._connect()
         return self._connection.execute(sql, tuple(bindings))
 

@@ -179,7 +179,8 @@ class CommitThread:
                     operation.effects = operation.run(store)
                 except LogError as error:  # raised before anything was written
                     operation.error = error
-            failpoints.hit("log.append")
+            if any(operation.size_bytes for operation in operations):
+                failpoints.hit("log.append")
             store.commit()
         except _DISK_ERRORS as error:
             self._report(self._after_disk_error(operations, error))
@@ -228,6 +229,7 @@ class CommitThread:
             raise
         connection.set_wal_hook(self._on_wal)
         self._store = store
+        self.reader.resume()
         return snapshot
 
     def _on_wal(self, connection: apsw.Connection, database: str, pages: int) -> int:
@@ -349,10 +351,7 @@ class CommitThread:
     def _checkpoint(self, mode: int) -> None:
         try:
             with self._checkpoint_lock:
-                if self._checkpointer is None:
-                    self._checkpointer = self._connect()
-                    self._checkpointer.set_busy_timeout(200)
-                pages, copied = self._checkpointer.wal_checkpoint(mode=mode)
+                pages, copied = self._open_checkpointer().wal_checkpoint(mode=mode)
             if mode == apsw.SQLITE_CHECKPOINT_TRUNCATE:
                 self._wal_pages = 0
             elif pages == copied:
@@ -370,9 +369,15 @@ class CommitThread:
 
     def _count_free_pages(self) -> int:
         with self._checkpoint_lock:
-            if self._checkpointer is None:
-                self._checkpointer = self._connect()
-            return int(self._checkpointer.pragma("freelist_count"))
+            return int(self._open_checkpointer().pragma("freelist_count"))
+
+    def _open_checkpointer(self) -> apsw.Connection:
+        if self._store is None:
+            raise apsw.BusyError("the buffer is being opened anew")
+        if self._checkpointer is None:
+            self._checkpointer = self._connect()
+            self._checkpointer.set_busy_timeout(200)
+        return self._checkpointer
 
 
 def fail_with(error: Exception) -> Callable[[Store], Effects]:

@@ -20,6 +20,7 @@ from emp_pipe.clock import Clock, SystemClock
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.protocol import Append, ChunkKey, DeadLetter, Log, ReceiverBooks, Topic
 from emp_pipe.log.routes import Routes
+from emp_pipe.logs import get_logger
 
 if TYPE_CHECKING:
     from emp_pipe._core import Batch, Block
@@ -35,6 +36,8 @@ EARLY_BYTES = 256 << 10
 """With this much waiting the next group is encoded while the previous one is being committed."""
 WAITING_BYTES = 32 << 20
 """With this much waiting receivers are told to stop reading."""
+
+_log = get_logger("log")
 
 Codec = Literal["none", "gzip", "zstd"]
 
@@ -207,8 +210,13 @@ class LogWriter:
         except asyncio.CancelledError:
             self._fail(group, LogError(ErrorKind.LOG_CLOSED))
             raise
-        except Exception as error:
+        except LogError as error:
             self._fail(group, error)
+        except Exception as error:
+            _log.exception("an append of %d arrivals could not be made", len(group))
+            self._fail(
+                group, LogError(ErrorKind.BLOCK_INVALID, detail=f"the rows cannot be encoded ({error})", advice="this is a bug: tell us")
+            )
         else:
             for submitted in group:
                 self._held_bytes -= submitted.size_bytes
@@ -226,7 +234,7 @@ class LogWriter:
 
     def _progress(self) -> None:
         self._schedule()
-        if self._space and (self.admitting or self._closed):
+        if self._space and (self._held_bytes < self._waiting_bytes_limit or self._closed):
             waiters, self._space = self._space, []
             for waiter in waiters:
                 if not waiter.done():
