@@ -55,7 +55,7 @@ async def test_a_block_whose_ack_was_lost_is_recognised_when_it_comes_again(tmp_
         sending = asyncio.ensure_future(error_of(exporter, sent))
         await intake.until(lambda one: one.waiting == 1)
         for connection in list(server.receiver._hub.connections):
-            connection.abort()
+            connection.close(at_once=True)
         assert (await sending).kind is ErrorKind.UNREACHABLE
         intake.auto = True
         intake.commit()

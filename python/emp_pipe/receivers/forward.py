@@ -156,7 +156,7 @@ class ForwardReceiver:
                     task.cancel()
                 acceptor.close()
                 for connection in list(hub.connections):
-                    connection.abort()
+                    connection.close(at_once=True)
                 hub.publish()
 
     async def stop(self, deadline_monotonic_s: float) -> None:
@@ -250,11 +250,15 @@ class ForwardReceiver:
 
     def _close_if_silent(self, connection: ForwardConnection, now_s: float) -> None:
         config = self.config
+        if connection.is_closing:  # the peer does not take what was written last
+            if now_s - connection.waits_since_s >= config.frame_timeout_s:
+                connection.close(at_once=True)
+            return
         if connection.in_handshake:  # a drip of bytes does not extend the handshake
             if now_s - connection.waits_since_s >= config.handshake_timeout_s:
                 connection.turn_away(Refusal.TIMED_OUT)
             return
-        if connection.heard or connection.is_paused or not connection.owes_nothing:
+        if connection.heard or connection.is_waiting_for_us:
             connection.heard = False
             connection.waits_since_s = now_s
             return

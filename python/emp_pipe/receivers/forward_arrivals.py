@@ -35,8 +35,9 @@ class Source:
     detect_duplicates: Literal["emp_pipe", "all", "none"]
 
 
-def arrivals_of(read: ForwardRead, batch: Batch | None, chunks: Sequence[Chunk], source: Source, now_unix_nano: int) -> list[Arrival]:
+def arrivals_of(read: ForwardRead, source: Source, now_unix_nano: int) -> list[Arrival]:
     """Return what a read brought; empty when it was frames without records."""
+    batch, chunks = read.batch, read.chunks
     received, rejected, fatal, blocks = read.received, read.rejected, read.fatal, read.blocks
     arrivals: list[Arrival] = []
     if blocks:

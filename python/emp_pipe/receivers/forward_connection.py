@@ -17,18 +17,14 @@ from emp_pipe.errors import ErrorKind, LogError, Retry
 from emp_pipe.forward_handshake import Credentials, Refusal, ServerHandshake, refused_pong
 from emp_pipe.receivers.forward_acks import AckQueue, PendingRead
 from emp_pipe.receivers.forward_arrivals import Source, arrivals_of, unchunked_records
-from emp_pipe.receivers.forward_hub import Hub
+from emp_pipe.receivers.forward_hub import FOR_GOOD, FOR_LOG, FOR_MORE, FOR_ROOM, FOR_WRITES, Hub
 from emp_pipe.receivers.forward_refusals import answer_to
 
 if TYPE_CHECKING:
     from emp_pipe._core import ForwardDecoder, ForwardRead
 
-_SMALLEST_READ_BYTES = 16_384
 _HANDSHAKE_READ_BYTES = 4_096
 _LONG_AGO = 1 << 62
-
-# why a connection is not read from; bits of `_paused`
-_FOR_LOG, _FOR_ROOM, _FOR_WRITES, _FOR_GOOD, _FOR_MORE = 1, 2, 4, 8, 16
 
 
 class ForwardConnection(asyncio.BufferedProtocol):
@@ -49,11 +45,10 @@ class ForwardConnection(asyncio.BufferedProtocol):
         self._small = memoryview(bytearray(_HANDSHAKE_READ_BYTES)) if credentials is not None else memoryview(b"")
         self._unsniffed: memoryview | None = None
         self._is_shaking = False
-        self._is_emp_pipe = False
         self._source: Source
         self._transport: asyncio.Transport
         self._paused = 0
-        self._read_bytes = _SMALLEST_READ_BYTES
+        self._read_bytes = hub.settings.max_read_bytes  # the decoder grows its memory with full reads up to that
         self._unsubmitted_bytes = 0
         self._acks = AckQueue(self._write_ack)
         self._unacked_bytes = 0
@@ -100,8 +95,6 @@ class ForwardConnection(asyncio.BufferedProtocol):
             if self._speaks_something_else(view[:nbytes]):
                 return
             del view
-        if nbytes >= self._read_bytes < self._hub.settings.max_read_bytes:
-            self._read_bytes *= 4
         self._took(decoder.received(nbytes, self._hub.clock.unix_nano()), nbytes)
 
     def eof_received(self) -> bool:
@@ -109,41 +102,46 @@ class ForwardConnection(asyncio.BufferedProtocol):
         self._end_of_stream()
         if self.owes_nothing:
             return False
-        self._paused |= _FOR_GOOD
+        self._paused |= FOR_GOOD
         return self._transport.get_extra_info("sslcontext") is None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_lost = True
-        self._paused |= _FOR_GOOD
+        self._paused |= FOR_GOOD
         self._end_of_stream()
         self.report_age(self._hub.clock.monotonic_s())
         self._acks.drop()
-        if not self._paused & _FOR_MORE:
+        if not self._paused & FOR_MORE:
             self._forget()
 
     def pause_writing(self) -> None:
-        self._pause(_FOR_WRITES)
+        self._pause(FOR_WRITES)
 
     def resume_writing(self) -> None:
-        self._resume(_FOR_WRITES)
+        self.resume(FOR_WRITES)
 
     # --- what the receiver asks ---------------------------------------------------------------------
 
     @property
     def in_handshake(self) -> bool:
-        return self._decoder is None
+        return self._decoder is None and not self._paused & FOR_GOOD
 
     @property
     def in_frame(self) -> bool:
         return self._decoder is not None and self._decoder.pending_bytes > 0
 
     @property
-    def is_paused(self) -> bool:
-        return self._paused != 0
+    def is_waiting_for_us(self) -> bool:
+        """It is not read from, or has acks to come: its silence says nothing."""
+        return self._paused != 0 or not self.owes_nothing
+
+    @property
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
 
     @property
     def owes_nothing(self) -> bool:
-        return not self._acks and not self._paused & _FOR_MORE
+        return not self._acks and not self._paused & FOR_MORE
 
     def give_memory_back(self) -> None:
         """Called when the peer has been silent: the decoder keeps no buffer for a read that may never come."""
@@ -168,22 +166,17 @@ class ForwardConnection(asyncio.BufferedProtocol):
 
     def drain(self) -> None:
         """Read no more; acknowledge what becomes durable, then close."""
-        self._pause(_FOR_GOOD)
+        self._pause(FOR_GOOD)
         if self.owes_nothing:
             self._transport.close()
 
-    def close(self) -> None:
-        self._pause(_FOR_GOOD)
-        self._transport.close()
-
-    def abort(self) -> None:
-        self._transport.abort()
-
-    def room_again(self) -> None:
-        self._resume(_FOR_ROOM)
-
-    def log_admits_again(self) -> None:
-        self._resume(_FOR_LOG)
+    def close(self, *, at_once: bool = False) -> None:
+        """Close; `at_once`: without sending what was written."""
+        self._pause(FOR_GOOD)
+        if at_once:
+            self._transport.abort()
+        else:
+            self._transport.close()
 
     # --- handshake ----------------------------------------------------------------------------------
 
@@ -201,16 +194,15 @@ class ForwardConnection(asyncio.BufferedProtocol):
             self.turn_away(outcome.refusal)
             return
         self._transport.write(outcome.reply)
-        self._is_emp_pipe = outcome.emp_pipe_version > 0
-        self._begin_stream()
+        self._begin_stream(accept_blocks=outcome.emp_pipe_version > 0)
         if outcome.rest and self._decoder is not None:
             self._took(self._decoder.feed(outcome.rest, self._hub.clock.unix_nano()), len(outcome.rest))
 
-    def _begin_stream(self) -> None:
+    def _begin_stream(self, *, accept_blocks: bool = False) -> None:
         settings = self._hub.settings
         shown = f"{self.peer} ({self.address})" if self.peer != self.address else self.address
         self._source = Source(settings.receiver, self.peer, shown, settings.detect_duplicates)
-        self._decoder = settings.make_decoder(shown, self._is_emp_pipe)
+        self._decoder = settings.make_decoder(shown, accept_blocks)
         self._small = memoryview(b"")
         correction_ns = self._hub.skew.correction_ns(self.address)
         if correction_ns:
@@ -259,7 +251,30 @@ class ForwardConnection(asyncio.BufferedProtocol):
         self._acks.expect(entry)
         self._unacked_bytes += size_bytes
         hub.took(size_bytes)
-        for arrival in arrivals_of(read, batch, chunks, self._source, hub.clock.unix_nano() if read.rejected or fatal else 0):
+        if fatal is None and received == (0 if batch is None else len(batch)) and self._source.detect_duplicates != "all":
+            if batch is not None:
+                entry.waiting = 2
+                hub.submit(Arrival(self._source.receiver, batch, received=received), entry.done)
+        else:
+            self._submit_parts(read, entry)
+        entry.waiting -= 1
+        if not entry.waiting:
+            self.settle(entry)
+        if fatal is not None:
+            counts.unreadable += 1
+            self._read_nothing_more()
+            self.drain()  # what was good is acknowledged when it is durable, then the connection is closed
+            return
+        self._pause_where_needed()
+        if read.more:  # the decoder stopped at a full batch; what follows waits for room as a socket's bytes do
+            self._pause(FOR_MORE)
+            if self._paused & ~FOR_GOOD == FOR_MORE:
+                asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _submit_parts(self, read: ForwardRead, entry: PendingRead) -> None:
+        """Hand over a read with blocks, with bytes that could not be used, or whose chunks are remembered one by one."""
+        hub, counts = self._hub, self._hub.counts
+        for arrival in arrivals_of(read, self._source, hub.clock.unix_nano()):
             counts.blocks += len(arrival.blocks)
             if arrival.dead:
                 counts.invalid += arrival.invalid
@@ -267,17 +282,6 @@ class ForwardConnection(asyncio.BufferedProtocol):
                 hub.log.warning("dead", "%s: %s at byte %d; set aside: `emp-pipe dlq list`", first.peer, first.detail, first.offset)
             entry.waiting += 1
             hub.submit(arrival, entry.done)
-        entry.waiting -= 1
-        if not entry.waiting:
-            self.settle(entry)
-        if fatal is not None:
-            self._give_up()
-            return
-        self._pause_where_needed()
-        if read.more:  # the decoder stopped at a full batch; what follows waits for room as a socket's bytes do
-            self._pause(_FOR_MORE)
-            if self._paused & ~_FOR_GOOD == _FOR_MORE:
-                asyncio.get_running_loop().call_soon(self._go_on)
 
     def _correct_time(self) -> None:
         self.report_age(self._hub.clock.monotonic_s())
@@ -291,21 +295,15 @@ class ForwardConnection(asyncio.BufferedProtocol):
             "blocks", "%s: %d blocks refused: only another emp-pipe that knows the shared key may send any", self.peer, blocks
         )
 
-    def _give_up(self) -> None:
-        """The stream cannot be followed any more: what was good is acknowledged when it is durable, then the connection is closed."""
-        self._hub.counts.unreadable += 1
-        self._read_nothing_more()
-        self.drain()
-
     def _go_on(self) -> None:
         """Take what the decoder still holds of the last read."""
-        if self._decoder is None or self._paused & ~_FOR_GOOD != _FOR_MORE:
+        if self._decoder is None or self._paused & ~FOR_GOOD != FOR_MORE:
             return
-        self._paused &= ~_FOR_MORE
+        self._paused &= ~FOR_MORE
         self._took(self._decoder.received(0, self._hub.clock.unix_nano()), 0)
-        if self._paused & _FOR_MORE:
+        if self._paused & FOR_MORE:
             return
-        if self._paused & _FOR_GOOD:
+        if self._paused & FOR_GOOD:
             self._end_of_stream()
             if self._is_lost:
                 self._forget()
@@ -320,7 +318,7 @@ class ForwardConnection(asyncio.BufferedProtocol):
         self.closed.set()
 
     def _end_of_stream(self) -> None:
-        if self._saw_eof or self._decoder is None or self._paused & _FOR_MORE:
+        if self._saw_eof or self._decoder is None or self._paused & FOR_MORE:
             return
         self._saw_eof = True
         if self._decoder.pending_bytes:
@@ -333,10 +331,10 @@ class ForwardConnection(asyncio.BufferedProtocol):
         """A read is done with, durable or lost: free its budget, and acknowledge all reads up to the first one that is not."""
         self._unacked_bytes -= entry.size_bytes
         self._acks.settle()
-        if self._paused & _FOR_ROOM and self.has_room:
-            self._resume(_FOR_ROOM)
+        if self._paused & FOR_ROOM and self.has_room:
+            self.resume(FOR_ROOM)
         self._hub.settled(entry.size_bytes)
-        if self._paused & _FOR_GOOD and self.owes_nothing:
+        if self._paused & FOR_GOOD and self.owes_nothing:
             self._transport.close()
 
     def log_failed(self, entry: PendingRead, arrival: Arrival, error: BaseException) -> bool:
@@ -348,7 +346,7 @@ class ForwardConnection(asyncio.BufferedProtocol):
         unchunked = unchunked_records(entry.read)
         if again and not self._hub.stopping and (unchunked or cast("LogError", error).kind is ErrorKind.LOG_FULL):
             self._hub.hold(arrival, entry.done, cast("LogError", error))
-            self._pause(_FOR_LOG)
+            self._pause(FOR_LOG)
             self._hub.wait_for_log(self)
             return True
         entry.acks = []
@@ -358,7 +356,7 @@ class ForwardConnection(asyncio.BufferedProtocol):
         if not self._transport.is_closing():
             self._hub.log.warning("log", "%s: closed without an ack, its chunks are sent again: %s", self.peer, error)
             self._acks.drop()
-            self.abort()
+            self._transport.abort()
         return False
 
     def _write_ack(self, ack: bytes) -> bool:
@@ -368,7 +366,7 @@ class ForwardConnection(asyncio.BufferedProtocol):
         if ack:
             self._transport.write(ack)
             self._hub.counts.acks += 1
-        elif self._paused & _FOR_GOOD and self.owes_nothing:
+        elif self._paused & FOR_GOOD and self.owes_nothing:
             self._transport.close()
         return True
 
@@ -377,10 +375,10 @@ class ForwardConnection(asyncio.BufferedProtocol):
     def _pause_where_needed(self) -> None:
         hub = self._hub
         if not hub.intake.admitting:
-            self._pause(_FOR_LOG)
+            self._pause(FOR_LOG)
             hub.wait_for_log(self)
         if self._unacked_bytes > hub.settings.max_unacked_bytes or hub.unacked_bytes > hub.settings.max_total_unacked_bytes:
-            self._pause(_FOR_ROOM)
+            self._pause(FOR_ROOM)
             hub.wait_for_room(self)
 
     def _pause(self, reason: int) -> None:
@@ -392,11 +390,11 @@ class ForwardConnection(asyncio.BufferedProtocol):
         if self._paused and not self._transport.is_closing():
             self._transport.pause_reading()
 
-    def _resume(self, reason: int) -> None:
+    def resume(self, reason: int) -> None:
         was, self._paused = self._paused, self._paused & ~reason
         if was == self._paused:
             return
-        if self._paused & ~_FOR_GOOD == _FOR_MORE:
+        if self._paused & ~FOR_GOOD == FOR_MORE:
             asyncio.get_running_loop().call_soon(self._go_on)
         elif not self._paused and not self._transport.is_closing():
             self._transport.resume_reading()

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from emp_pipe._core import ForwardDecoder
     from emp_pipe.receivers.forward_connection import ForwardConnection
 
+# why a connection is not read from: bits of a number, not an enumeration, because they are asked for at every read
+FOR_LOG, FOR_ROOM, FOR_WRITES, FOR_GOOD, FOR_MORE = 1, 2, 4, 8, 16
+
 _RETRY_AFTER_IO_ERROR_S = 1.0
 
 
@@ -133,7 +136,7 @@ class Hub:
         if self._waiting_for_room and self.unacked_bytes * 2 <= self.settings.max_total_unacked_bytes:
             for connection in [one for one in self._waiting_for_room if one.has_room]:
                 self._waiting_for_room.discard(connection)
-                connection.room_again()
+                connection.resume(FOR_ROOM)
         if not self.unacked_bytes:
             self._idle.set()
 
@@ -186,7 +189,7 @@ class Hub:
                 continue
             waiting, self._waiting_for_log = self._waiting_for_log, set()
             for connection in waiting:
-                connection.log_admits_again()
+                connection.resume(FOR_LOG)
 
     def submit(self, arrival: Arrival, done: Callable[[Arrival, asyncio.Future[None]], None]) -> None:
         self.intake.submit(arrival).add_done_callback(lambda future: done(arrival, future))
