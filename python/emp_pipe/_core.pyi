@@ -157,7 +157,9 @@ class Batch:
     def from_otlp(
         data: bytes, *, signal: Literal["logs", "traces", "metrics"], codec: _Codec = "none", max_inflated_bytes: int = 268435456
     ) -> Batch:
-        """The rows of an Export{Logs,Trace,Metrics}ServiceRequest; each keeps its own bytes. CoreError (body_invalid) has the offset."""
+        """The rows of an Export{Logs,Trace,Metrics}ServiceRequest; each keeps its own bytes, unknown fields included.
+
+        CoreError (body_invalid, with the offset): what a protobuf parser would refuse is refused, at whatever level it is broken."""
         ...
     def slice(self, start: int, end: int) -> Batch:
         """Rows `start` to `end`, both clamped to the batch."""

@@ -14,7 +14,7 @@ CODECS: list[Any] = ["none", "gzip", "zstd"]
 
 scalars = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(), st.text(max_size=20), st.binary(max_size=20))
 values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=6
+    scalars, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner, max_size=2), max_leaves=4
 )
 maps = st.dictionaries(st.text(max_size=8), values, max_size=5)
 log_records = st.builds(
@@ -51,6 +51,7 @@ def resource_logs(rows: list[LogRecord], resource: dict[str, Any], scope: str, s
 
 
 requests = st.lists(
-    st.builds(resource_logs, st.lists(log_records, max_size=4), maps, st.sampled_from(["", "a", "b"]), st.sampled_from(["", "url"])),
+    st.builds(resource_logs, st.lists(log_records, max_size=2), maps, st.sampled_from(["", "a", "b"]), st.sampled_from(["", "url"])),
     max_size=4,
 ).map(lambda resources: ExportLogsServiceRequest(resource_logs=resources))
+small_requests = st.builds(lambda row: ExportLogsServiceRequest(resource_logs=[resource_logs([row], {"k": "v"}, "a", "url")]), log_records)

@@ -7,14 +7,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from emp_pipe import _core
 from tests.support.otlp_rows import NOW, any_value, bodies, log, log_batch
-from tests.support.otlp_strategies import CODECS, requests
+from tests.support.otlp_strategies import CODECS, requests, small_requests
 
 
 def flattened(request: ExportLogsServiceRequest) -> Counter[tuple[bytes, ...]]:
@@ -33,7 +33,6 @@ def flattened(request: ExportLogsServiceRequest) -> Counter[tuple[bytes, ...]]:
     )
 
 
-@settings(max_examples=60, deadline=None)
 @given(requests, st.sampled_from(CODECS))
 def test_every_row_survives_with_its_resource_and_scope(request: ExportLogsServiceRequest, codec: Any) -> None:
     batch = _core.Batch.from_otlp(request.SerializeToString(), signal="logs")
@@ -45,7 +44,6 @@ def test_every_row_survives_with_its_resource_and_scope(request: ExportLogsServi
     assert block.records == len(batch) == sum(flattened(request).values())
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=200), st.sampled_from(["logs", "traces", "metrics"]), st.sampled_from(CODECS))
 def test_arbitrary_bytes_are_a_batch_or_an_error_and_never_worse(data: bytes, signal: Any, codec: Any) -> None:
     try:
@@ -116,3 +114,26 @@ def test_more_tags_than_can_be_listed_are_unknown_not_wrong() -> None:
 
     assert len(_core.encode_block(batches[:16], "none", topic="logs", block_id="b").tags or ()) == 16
     assert _core.encode_block(batches, "none", topic="logs", block_id="b").tags is None
+
+
+@given(small_requests, st.data())
+def test_what_a_parser_refuses_is_refused_and_what_is_taken_can_be_used(
+    request: ExportLogsServiceRequest, data: st.DataObject
+) -> None:
+    mutated = bytearray(request.SerializeToString())
+    for _ in range(data.draw(st.integers(1, 3))):
+        mutated[data.draw(st.integers(0, len(mutated) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        batch = _core.Batch.from_otlp(bytes(mutated), signal="logs")
+    except _core.CoreError as error:
+        assert (error.kind, 0 <= error.offset <= len(mutated)) == ("body_invalid", True)  # noqa: PT017
+        return
+    ExportLogsServiceRequest.FromString(bytes(mutated))
+    rows = len(batch)
+    assert batch.to_json_lines().count(b"\n") == rows
+    assert sum(frame.records for frame in batch.to_forward("none", chunk="c")) == rows
+    assert len(batch.to_arrow()) == rows
+    limits = _core.DestinationLimits(max_body_bytes=8, max_log_attributes=2, max_key_bytes=4, max_value_bytes=8)
+    assert len(limits.apply(batch, NOW).batch or ()) == rows
+    assert len(batch.with_attributes({"a": 1}, target="record", overwrite=True).without_attributes(["a"])) == rows
+    _core.Selection(only='{"attributes": {"a": "1"}}').apply(batch)

@@ -63,13 +63,14 @@ impl PyBatch {
 #[pymethods]
 impl PyBatch {
     /// The rows of an Export{Logs,Trace,Metrics}ServiceRequest; each keeps its own bytes. Raises CoreError with the offset.
+    /// A request that a protobuf parser would refuse is refused, at whatever level it is broken.
     #[staticmethod]
     #[pyo3(
         signature = (data, *, signal, codec=CodecArg::NONE, max_inflated_bytes=268_435_456),
         text_signature = "(data, *, signal, codec='none', max_inflated_bytes=268435456)"
     )]
     fn from_otlp(py: Python<'_>, data: PyBackedBytes, signal: SignalArg, codec: CodecArg, max_inflated_bytes: usize) -> PyResult<Self> {
-        py.detach(|| emp_core::otlp::decode::decode_compressed(signal.0, &data, codec.0, max_inflated_bytes, ErrorKind::BodyInvalid))
+        py.detach(|| emp_core::otlp::decode::decode_foreign(signal.0, &data, codec.0, max_inflated_bytes, ErrorKind::BodyInvalid))
             .map(Self::from)
             .map_err(to_py_err)
     }

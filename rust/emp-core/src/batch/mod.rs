@@ -9,6 +9,7 @@ mod arrow;
 pub(crate) use arrow::{attributes_field, tag_of, text_attribute};
 pub mod build;
 pub mod from_arrow;
+pub(crate) mod keys;
 pub mod rewrite;
 mod select;
 pub mod values;
@@ -75,7 +76,8 @@ pub struct TableEntry {
     pub unknown: Vec<u8>,
 }
 
-/// The largest values in the rows: what a block's header says so that a destination's limits can be checked without opening it.
+/// The largest values in the rows, or upper bounds of them: what a block's header says so that a destination's limits can be checked
+/// without opening it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extremes {
     /// Bytes of the longest body: of a string its own, of anything else those of the encoded value.

@@ -127,3 +127,51 @@ impl Renumber {
         *number
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::batch::{Batch, Signal, TableEntry, View};
+    use crate::otlp::fields::log;
+    use crate::otlp::value::{Scalar, put_key_value, put_scalar};
+    use crate::otlp::wire::put_bytes;
+
+    fn batch_of(bodies: &[&str]) -> Batch {
+        let mut batch = Batch::new(Signal::Logs);
+        (batch.resources, batch.scopes) = (vec![TableEntry::default()], vec![TableEntry::default()]);
+        for body in bodies {
+            let (mut message, mut value) = (Vec::new(), Vec::new());
+            put_scalar(&mut value, Scalar::String(body.as_bytes()));
+            put_bytes(&mut message, log::BODY, &value);
+            put_key_value(&mut message, log::ATTRIBUTES, b"job_id", &value);
+            put_key_value(&mut message, log::ATTRIBUTES, b"event_type", &value);
+            batch.push_message(&message, 0, 0).unwrap();
+        }
+        batch
+    }
+
+    #[test]
+    fn the_views_of_a_selection_name_the_bytes_of_its_rows() {
+        let batch = batch_of(&["zero", "one", "two", "three and more", "four"]);
+        let copied = batch.rewritten(|_, message, out| {
+            out.extend_from_slice(message);
+            Ok(true)
+        });
+        for (selected, bodies) in [
+            (batch.slice(1, 4), vec!["one", "two", "three and more"]),
+            (batch.filter(|row| row % 2 == 0), vec!["zero", "two", "four"]),
+            (copied.unwrap().slice(3, 5), vec!["three and more", "four"]),
+        ] {
+            let text = |view: &View| std::str::from_utf8(selected.view(*view).unwrap()).unwrap();
+            for column in [&selected.columns.body, &selected.columns.job_id, &selected.columns.event_type] {
+                assert_eq!(column.iter().map(text).collect::<Vec<_>>(), bodies);
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_body_of_a_selection_is_known() {
+        let batch = batch_of(&["a", "long body", "b"]);
+        assert_eq!(batch.extremes.max_body_bytes, 9);
+        assert_eq!(batch.filter(|row| row != 1).extremes.max_body_bytes, 1);
+    }
+}

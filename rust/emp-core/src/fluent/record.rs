@@ -1,10 +1,9 @@
 //! A row as a Fluent record: flat fields for every peer, and the reserved map that makes it the same row again ([`super::meta`]).
 
-use std::collections::HashSet;
-
 use super::encode::event_time;
 use super::meta;
 use super::msgpack::{put_array_head, put_bin, put_bool, put_f64, put_int, put_map_head, put_nil, put_str};
+use crate::batch::keys::KeySet;
 use crate::batch::{Batch, TableEntry};
 use crate::json_lines::log::level_name;
 use crate::json_lines::text::{put_base64, put_hex};
@@ -76,8 +75,11 @@ impl<'a> Records<'a> {
         ] {
             claims |= if holds { claim } else { 0 };
         }
-        let mut taken: HashSet<&[u8]> = HashSet::from([meta::KEY]);
-        taken.extend(meta::CLAIMED.iter().filter(|(claim, _)| claims & claim != 0).map(|(_, key)| *key));
+        let mut taken = KeySet::default();
+        taken.insert(meta::KEY);
+        for (_, key) in meta::CLAIMED.iter().filter(|(claim, _)| claims & claim != 0) {
+            taken.insert(key);
+        }
         // The row's own attributes get their key before the resource's.
         let (flat, extra): (Vec<&Pair<'_>>, Vec<&Pair<'_>>) = row.attributes.iter().partition(|pair| taken.insert(pair.key));
         let (resource_flat, resource_extra): (Vec<&Pair<'_>>, Vec<&Pair<'_>>) =

@@ -161,20 +161,26 @@ impl<'a> Members<'a> {
     }
 }
 
+const FEW: usize = 32;
+
 /// The next `count` pairs; of a key that comes twice the last value counts, at the place of the first.
 fn fields<'a>(cursor: &mut Cursor<'a>, count: usize) -> Result<Vec<Member<'a>>, Fault> {
     let mut fields: Vec<Member<'a>> = Vec::with_capacity(count.min(64));
-    let mut places: HashMap<Cow<'a, [u8]>, usize> = HashMap::with_capacity(count.min(64));
+    // Few keys are compared one by one, which is faster than hashing them.
+    let mut places: HashMap<Cow<'a, [u8]>, usize> = HashMap::new();
     for _ in 0..count {
         let key = match of_key(cursor.value()?) {
             Cow::Borrowed(key) => repaired(key),
             Cow::Owned(key) => Cow::Owned(repaired(&key).into_owned()),
         };
         let value = cursor.value()?;
-        match places.get(&key) {
-            Some(place) => fields[*place].1 = value,
+        let place = if count <= FEW { fields.iter().position(|(known, _)| *known == key) } else { places.get(&key).copied() };
+        match place {
+            Some(place) => fields[place].1 = value,
             None => {
-                places.insert(key.clone(), fields.len());
+                if count > FEW {
+                    places.insert(key.clone(), fields.len());
+                }
                 fields.push((key, value));
             }
         }

@@ -1,12 +1,13 @@
 //! A log row as the fleet writes it: `timestamp`, `level`, `message`, who and where, then every other attribute under its own key.
 //!
 //! A key occurs once on a line. Where two sources have the same, the row's own fields come first, then its attributes, then the
-//! resource's and the scope's; the later one is written as `attributes.<key>`, `resource.<key>`, `scope.<key>`.
+//! resource's and the scope's; the later one is written as `attributes.<key>`, `resource.<key>`, `scope.<key>` (and a number if it must).
 
 use std::collections::HashSet;
 
 use super::text::{put_hex, put_i64, put_string, put_time};
 use super::value::put_value;
+use crate::batch::keys::KeySet;
 use crate::batch::{Batch, TableEntry};
 use crate::otlp::fields::{log, resource, scope};
 use crate::otlp::value::for_each_pair;
@@ -127,7 +128,7 @@ fn put_line(out: &mut Vec<u8>, message: &[u8], of_resource: &[Member<'_>], of_sc
         Ok::<(), WireError>(())
     })?;
 
-    let mut line = Line { out, keys: HashSet::new() };
+    let mut line = Line { out, keys: KeySet::default(), renamed: HashSet::new() };
     line.out.push(b'{');
     put_own_fields(&mut line, &fields)?;
     let members = || attributes.iter().chain(of_resource).chain(of_scope).enumerate();
@@ -187,35 +188,47 @@ fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
 /// A line under way and the keys that it has.
 struct Line<'o, 'k> {
     out: &'o mut Vec<u8>,
-    keys: HashSet<std::borrow::Cow<'k, [u8]>>,
+    keys: KeySet<'k>,
+    /// Keys that were made longer because theirs was taken.
+    renamed: HashSet<Vec<u8>>,
 }
 
 impl<'k> Line<'_, 'k> {
     fn member(&mut self, key: &'k [u8], write: impl FnOnce(&mut Vec<u8>)) {
-        self.key(key.into());
+        self.put_key(key);
+        self.keys.insert(key);
         write(self.out);
     }
 
     fn value(&mut self, key: &'k [u8], value: Reader<'_>) -> Result<(), WireError> {
-        self.key(key.into());
+        self.put_key(key);
+        self.keys.insert(key);
         put_value(self.out, value)
     }
 
-    fn key(&mut self, key: std::borrow::Cow<'k, [u8]>) {
+    fn put_key(&mut self, key: &[u8]) {
         if !self.keys.is_empty() {
             self.out.push(b',');
         }
-        put_string(self.out, &key);
+        put_string(self.out, key);
         self.out.push(b':');
-        self.keys.insert(key);
     }
 
     fn attribute(&mut self, member: &Member<'k>) -> Result<(), WireError> {
-        let mut key = std::borrow::Cow::Borrowed(member.key);
-        while self.keys.contains(&key) {
-            key = [member.source.prefix(), &key].concat().into();
+        if !self.is_taken(member.key) {
+            return self.value(member.key, member.value.clone());
         }
-        self.key(key);
+        let mut key = [member.source.prefix(), member.key].concat();
+        while self.is_taken(&key) {
+            // A number that no other has: a row of equal keys costs no more than one of different keys.
+            key.extend_from_slice(format!("_{}", self.renamed.len() + 1).as_bytes());
+        }
+        self.put_key(&key);
+        self.renamed.insert(key);
         put_value(self.out, member.value.clone())
+    }
+
+    fn is_taken(&self, key: &[u8]) -> bool {
+        self.keys.contains(key) || (!self.renamed.is_empty() && self.renamed.contains(key))
     }
 }

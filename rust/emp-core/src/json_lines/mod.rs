@@ -1,6 +1,5 @@
 //! Rows as lines of JSON: logs in the fleet's standardised form ([`log`]), spans and metrics as OTLP JSON ([`otlp`]).
 
-pub mod descriptors;
 pub mod log;
 pub mod otlp;
 pub mod text;

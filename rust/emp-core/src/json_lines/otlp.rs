@@ -1,8 +1,8 @@
 //! Spans and metrics as OTLP JSON: each line is an export request of one row, which the Collector's file receiver reads too.
 
-use super::descriptors::{Descriptor, Kind, METRIC, RESOURCE, SCOPE, SPAN};
 use super::text::{put_base64, put_f64, put_hex, put_i64, put_string};
 use crate::batch::{Batch, Signal, TableEntry};
+use crate::otlp::descriptors::{Descriptor, Kind, METRIC, RESOURCE, SCOPE, SPAN};
 use crate::otlp::value::MAX_DEPTH;
 use crate::otlp::wire::{Field, Reader, Value, WireError};
 

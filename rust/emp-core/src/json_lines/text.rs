@@ -15,9 +15,14 @@ pub fn put_string(out: &mut Vec<u8>, text: &[u8]) {
 }
 
 fn put_escaped(out: &mut Vec<u8>, text: &[u8]) {
+    let must_escape = |byte: u8| (byte < 0x20) | (byte == b'"') | (byte == b'\\');
+    // Nearly all texts need nothing: without an early exit the compiler looks at many bytes at once.
+    if !text.iter().fold(false, |any, byte| any | must_escape(*byte)) {
+        return out.extend_from_slice(text);
+    }
     let mut copied = 0;
     for (at, &byte) in text.iter().enumerate() {
-        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
+        if !must_escape(byte) {
             continue;
         }
         out.extend_from_slice(&text[copied..at]);
@@ -92,8 +97,26 @@ pub fn put_time(out: &mut Vec<u8>, unix_nano: i64) {
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    let _ = write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.");
-    let _ = if nanos % 1_000_000 == 0 { write!(out, "{:03}Z", nanos / 1_000_000) } else { write!(out, "{nanos:09}Z") };
+    for (value, width, end) in [(year, 4, b'-'), (month, 2, b'-'), (day, 2, b'T'), (hour, 2, b':'), (minute, 2, b':'), (second, 2, b'.')] {
+        put_digits(out, value, width);
+        out.push(end);
+    }
+    if nanos % 1_000_000 == 0 {
+        put_digits(out, nanos / 1_000_000, 3);
+    } else {
+        put_digits(out, nanos, 9);
+    }
+    out.push(b'Z');
+}
+
+/// Appends the last `width` decimal digits of a number that is not negative.
+fn put_digits(out: &mut Vec<u8>, mut value: i64, width: usize) {
+    let start = out.len();
+    out.resize(start + width, b'0');
+    for digit in out[start..].iter_mut().rev() {
+        *digit = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
 }
 
 #[cfg(test)]

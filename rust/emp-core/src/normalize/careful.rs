@@ -209,7 +209,12 @@ impl Builder {
                         put_bytes(rows, 0x0a, &content);
                         row.body = last(rows, content.len());
                     }
-                    None => put_any(rows, 0x2a, &mut Cursor::new(field.value, 0), self.max_depth)?,
+                    None => {
+                        let before = rows.len();
+                        put_any(rows, 0x2a, &mut Cursor::new(field.value, 0), self.max_depth)?;
+                        let body_bytes = (rows.len() - before) as u32;
+                        self.batch.extremes.max_body_bytes = self.batch.extremes.max_body_bytes.max(body_bytes);
+                    }
                 },
                 Role::Identity(index) => {
                     let number = text::of_number(field.value);
@@ -274,12 +279,16 @@ impl Builder {
             return Ok(self.put_text_attribute(row, name, &value[cursor.pos..]));
         }
         let rows = &mut self.batch.rows;
+        let before = rows.len();
         let pair = open(rows, 0x32);
         put_bytes(rows, 0x0a, name);
         put_any(rows, 0x12, &mut Cursor::new(value, 0), self.max_depth)?;
         close(rows, pair);
         row.attributes += 1;
-        self.batch.extremes.max_key_bytes = self.batch.extremes.max_key_bytes.max(name.len() as u32);
+        let extremes = &mut self.batch.extremes;
+        extremes.max_key_bytes = extremes.max_key_bytes.max(name.len() as u32);
+        // The whole attribute: an upper bound of its value, which is all that a limit needs.
+        extremes.max_value_bytes = extremes.max_value_bytes.max((rows.len() - before) as u32);
         Ok(View::NONE)
     }
 

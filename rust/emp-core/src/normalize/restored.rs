@@ -53,20 +53,30 @@ impl Builder {
             keep_on_record(&mut restored.message, &restored.resource.message);
             restored.resource = TableEntry::default();
         }
-        let resource = *resources.entry(restored.resource.clone()).or_insert_with(|| {
-            self.batch.resources.push(stamped(restored.resource.clone(), &self.rules));
-            self.batch.resources.len() as u32 - 1
-        });
-        let scope = *scopes.entry(restored.scope.clone()).or_insert_with(|| {
-            self.batch.scopes.push(restored.scope.clone());
-            self.batch.scopes.len() as u32 - 1
-        });
+        let resource = place(resources, &restored.resource, &mut self.batch.resources, |entry| stamped(entry, &self.rules));
+        let scope = place(scopes, &restored.scope, &mut self.batch.scopes, |entry| entry);
         self.batch.push_message(&restored.message, resource, scope).map_err(|_| Fault::Unrestorable)?;
         if envelope.time_unix_nano.is_some() {
             self.newest_unix_nano = self.newest_unix_nano.max(envelope.time_unix_nano);
         }
         Ok(end)
     }
+}
+
+/// The place of an entry in a table of the batch; a new one is added as `finish` makes it.
+fn place(
+    known: &mut HashMap<TableEntry, u32>,
+    entry: &TableEntry,
+    table: &mut Vec<TableEntry>,
+    finish: impl FnOnce(TableEntry) -> TableEntry,
+) -> u32 {
+    if let Some(index) = known.get(entry) {
+        return *index;
+    }
+    let index = table.len() as u32;
+    table.push(finish(entry.clone()));
+    known.insert(entry.clone(), index);
+    index
 }
 
 /// The resource with what the receiver stamps on every resource that lacks it.

@@ -390,14 +390,19 @@ impl Builder {
                     None => {
                         facts.attributes += 1;
                         extremes.max_key_bytes = extremes.max_key_bytes.max(u32::from(slot.name_len));
+                        let before = rows.len();
                         pos = put_attribute(rows, slot, data, pos, self.max_depth)?;
+                        extremes.max_value_bytes = extremes.max_value_bytes.max((rows.len() - before) as u32);
                         continue;
                     }
                 },
                 (Role::Attribute, None) => {
                     facts.attributes += 1;
                     extremes.max_key_bytes = extremes.max_key_bytes.max(u32::from(slot.name_len));
+                    // The whole attribute: an upper bound of its value, which is all that a limit needs.
+                    let before = rows.len();
                     pos = put_attribute(rows, slot, data, pos, self.max_depth)?;
+                    extremes.max_value_bytes = extremes.max_value_bytes.max((rows.len() - before) as u32);
                     continue;
                 }
                 _ => return None,

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
+use super::descriptors;
 use super::fields::{request, resource_rows, scope_rows};
+use super::validate::{MAX_MESSAGE_DEPTH, validate};
 use super::wire::{Reader, WireError, for_each_field, put_bytes, varint_len};
 use crate::batch::{Batch, Signal, TableEntry};
 use crate::compress::{Codec, decompress};
@@ -26,18 +28,17 @@ pub fn decode(signal: Signal, data: &[u8], kind: ErrorKind) -> Result<Batch, Cor
     Ok(batch)
 }
 
-/// [`decode`] of a request that may be compressed, inflated to at most `max_inflated_bytes`.
-pub fn decode_compressed(
-    signal: Signal,
-    data: &[u8],
-    codec: Codec,
-    max_inflated_bytes: usize,
-    kind: ErrorKind,
-) -> Result<Batch, CoreError> {
-    if codec == Codec::None && data.len() <= max_inflated_bytes {
-        return decode(signal, data, kind);
-    }
-    decode(signal, &decompress(codec, data, max_inflated_bytes, None, kind)?, kind)
+/// [`decode`] of a request from outside: it may be compressed, is inflated to at most `max_inflated_bytes`, and checked in full.
+pub fn decode_foreign(signal: Signal, data: &[u8], codec: Codec, max_inflated_bytes: usize, kind: ErrorKind) -> Result<Batch, CoreError> {
+    let inflated;
+    let request = if codec == Codec::None && data.len() <= max_inflated_bytes {
+        data
+    } else {
+        inflated = decompress(codec, data, max_inflated_bytes, None, kind)?;
+        &inflated
+    };
+    validate(Reader::new(request), descriptors::request(signal), MAX_MESSAGE_DEPTH).map_err(|error| error.of_kind(kind))?;
+    decode(signal, request, kind)
 }
 
 /// Distinct table entries in order of first use.

@@ -50,6 +50,13 @@ pub struct KeyValue<'a> {
 /// Reads a `KeyValue`: the last key and the last value count, as protobuf says.
 #[inline]
 pub fn key_value<'a>(message: Reader<'a>) -> Result<KeyValue<'a>, WireError> {
+    let mut usual = message.clone();
+    if let Some(key) = usual.short_message(0x0a)
+        && let Some(value) = usual.short_message(0x12)
+        && usual.rest().is_empty()
+    {
+        return Ok(KeyValue { key: key.rest(), value });
+    }
     let mut out = KeyValue { key: &[], value: Reader::new(&[]) };
     for_each_field(message, |field| {
         match field.number {
@@ -65,6 +72,12 @@ pub fn key_value<'a>(message: Reader<'a>) -> Result<KeyValue<'a>, WireError> {
 /// The payload and absolute offset of an `AnyValue` that is a string; None for other types.
 #[inline]
 pub fn string_value<'a>(value: Reader<'a>) -> Result<Option<(&'a [u8], usize)>, WireError> {
+    let mut usual = value.clone();
+    if let Some(text) = usual.short_message(0x0a)
+        && usual.rest().is_empty()
+    {
+        return Ok(Some((text.rest(), text.offset())));
+    }
     let mut found = None;
     for_each_field(value, |field| {
         found = (field.number == any_value::STRING).then(|| field.bytes().map(|bytes| (bytes, field.bytes_offset()))).flatten();
@@ -166,7 +179,7 @@ fn scan_attribute(field: &Field<'_>, extremes: &mut Extremes, facts: &mut RowFac
         b"job_id" => facts.job_id = view(string),
         b"event_type" => {
             facts.event_type = view(string);
-            facts.flags |= FLAG_EVENT;
+            facts.flags |= if string.is_some() { FLAG_EVENT } else { 0 };
         }
         _ => {}
     }

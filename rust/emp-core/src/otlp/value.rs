@@ -30,6 +30,12 @@ pub enum AnyValue<'a> {
 
 /// Reads an `AnyValue`; the last of its fields counts, as protobuf says of a oneof.
 pub fn any_value(message: Reader<'_>) -> Result<AnyValue<'_>, WireError> {
+    let mut usual = message.clone();
+    if let Some(text) = usual.short_message(0x0a)
+        && usual.rest().is_empty()
+    {
+        return Ok(AnyValue::String(text.rest()));
+    }
     let mut value = AnyValue::Empty;
     for_each_field(message, |field| {
         let bytes = field.bytes();

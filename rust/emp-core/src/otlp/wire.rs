@@ -136,6 +136,26 @@ impl<'a> Reader<'a> {
         self.fail(if self.data.len() - self.at < 10 { "protobuf: a varint ends early" } else { "protobuf: a varint has over 10 bytes" })
     }
 
+    /// The usual case, quickly: the next field has this one-byte tag, is length-delimited and shorter than 128 bytes. Else None, and
+    /// nothing is stepped over.
+    #[inline(always)]
+    pub fn short_message(&mut self, tag: u8) -> Option<Reader<'a>> {
+        match &self.data[self.at..] {
+            [first, len @ 0..0x80, rest @ ..] if *first == tag && usize::from(*len) <= rest.len() => {
+                let data = &rest[..usize::from(*len)];
+                let base = self.base + self.at + 2;
+                self.at += 2 + data.len();
+                Some(Reader { data, at: 0, base })
+            }
+            _ => None,
+        }
+    }
+
+    /// The offset of the next byte.
+    pub fn offset(&self) -> usize {
+        self.base + self.at
+    }
+
     /// The next of packed varints; None at the end.
     pub fn next_varint(&mut self) -> Result<Option<u64>, WireError> {
         if self.at == self.data.len() { Ok(None) } else { self.varint().map(Some) }

@@ -1,5 +1,7 @@
-//! The fields of OTLP's messages, as far as JSON needs them: number, JSON name, kind. Source: opentelemetry-proto 1.x and the OTLP
-//! specification's JSON encoding (ids in hex, 64-bit integers as strings, enums as integers, other bytes in base64).
+//! The fields of OTLP's messages: number, JSON name, kind. Source: opentelemetry-proto 1.x and the OTLP specification's JSON encoding
+//! (ids in hex, 64-bit integers as strings, enums as integers, other bytes in base64).
+
+use crate::batch::Signal;
 
 /// How a field is written.
 #[derive(Clone, Copy)]
@@ -63,6 +65,43 @@ static ANY_VALUE: [Descriptor; 7] = [
 static ARRAY_VALUE: [Descriptor; 1] = [many(1, "values", Message(&ANY_VALUE))];
 static KEY_VALUE_LIST: [Descriptor; 1] = [many(1, "values", Message(&KEY_VALUE))];
 static KEY_VALUE: [Descriptor; 2] = [one(1, "key", Text), one(2, "value", Message(&ANY_VALUE))];
+
+/// The export request of a signal.
+pub fn request(signal: Signal) -> &'static [Descriptor] {
+    match signal {
+        Signal::Logs => &LOGS_REQUEST,
+        Signal::Traces => &TRACE_REQUEST,
+        Signal::Metrics => &METRICS_REQUEST,
+    }
+}
+
+static LOGS_REQUEST: [Descriptor; 1] = [many(1, "resourceLogs", Message(&RESOURCE_LOGS))];
+static RESOURCE_LOGS: [Descriptor; 3] =
+    [one(1, "resource", Message(&RESOURCE)), many(2, "scopeLogs", Message(&SCOPE_LOGS)), one(3, "schemaUrl", Text)];
+static SCOPE_LOGS: [Descriptor; 3] = [one(1, "scope", Message(&SCOPE)), many(2, "logRecords", Message(&LOG)), one(3, "schemaUrl", Text)];
+static TRACE_REQUEST: [Descriptor; 1] = [many(1, "resourceSpans", Message(&RESOURCE_SPANS))];
+static RESOURCE_SPANS: [Descriptor; 3] =
+    [one(1, "resource", Message(&RESOURCE)), many(2, "scopeSpans", Message(&SCOPE_SPANS)), one(3, "schemaUrl", Text)];
+static SCOPE_SPANS: [Descriptor; 3] = [one(1, "scope", Message(&SCOPE)), many(2, "spans", Message(&SPAN)), one(3, "schemaUrl", Text)];
+static METRICS_REQUEST: [Descriptor; 1] = [many(1, "resourceMetrics", Message(&RESOURCE_METRICS))];
+static RESOURCE_METRICS: [Descriptor; 3] =
+    [one(1, "resource", Message(&RESOURCE)), many(2, "scopeMetrics", Message(&SCOPE_METRICS)), one(3, "schemaUrl", Text)];
+static SCOPE_METRICS: [Descriptor; 3] = [one(1, "scope", Message(&SCOPE)), many(2, "metrics", Message(&METRIC)), one(3, "schemaUrl", Text)];
+
+/// LogRecord.
+pub static LOG: [Descriptor; 11] = [
+    one(1, "timeUnixNano", Fixed64),
+    one(2, "severityNumber", Uint),
+    one(3, "severityText", Text),
+    one(5, "body", Message(&ANY_VALUE)),
+    many(6, "attributes", Message(&KEY_VALUE)),
+    one(7, "droppedAttributesCount", Uint),
+    one(8, "flags", Uint),
+    one(9, "traceId", Hex),
+    one(10, "spanId", Hex),
+    one(11, "observedTimeUnixNano", Fixed64),
+    one(12, "eventName", Text),
+];
 
 /// Resource.
 pub static RESOURCE: [Descriptor; 3] =
