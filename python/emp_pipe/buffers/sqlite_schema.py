@@ -77,7 +77,10 @@ class DirectoryLock:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "emp-pipe.pid"
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not directory.exists():
+            directory.mkdir(mode=0o700, parents=True)
+            for parent in list(directory.parents)[:2]:  # or a power cut may take the directory with all that is in it
+                _sync_directory(parent)
         directory.chmod(0o700)
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -93,6 +96,14 @@ class DirectoryLock:
 
     def release(self) -> None:
         os.close(self._file)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def open_file(path: Path, *, vfs: str | None, synchronous: str, verify: bool = False) -> apsw.Connection:
