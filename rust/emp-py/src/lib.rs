@@ -16,6 +16,11 @@ mod selection;
 
 use pyo3::prelude::*;
 
+/// Batches and blocks are short-lived pieces of some 100 kB: glibc's allocator gives them back to the system and faults them in again.
+/// Without transparent huge pages: each fault would clear 2 MiB.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The native core: bytes to batches and batches to bytes.
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
