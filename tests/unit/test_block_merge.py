@@ -117,9 +117,7 @@ def test_more_tags_than_can_be_listed_are_unknown_not_wrong() -> None:
 
 
 @given(small_requests, st.data())
-def test_what_a_parser_refuses_is_refused_and_what_is_taken_can_be_used(
-    request: ExportLogsServiceRequest, data: st.DataObject
-) -> None:
+def test_what_a_parser_refuses_is_refused_and_what_is_taken_can_be_used(request: ExportLogsServiceRequest, data: st.DataObject) -> None:
     mutated = bytearray(request.SerializeToString())
     for _ in range(data.draw(st.integers(1, 3))):
         mutated[data.draw(st.integers(0, len(mutated) - 1))] = data.draw(st.integers(0, 255))
