@@ -8,6 +8,7 @@ pub mod block;
 pub mod compress;
 pub mod error;
 pub mod fluent;
+mod hash;
 pub mod json_lines;
 pub mod limits;
 pub mod normalize;

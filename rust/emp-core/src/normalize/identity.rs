@@ -3,12 +3,11 @@
 //! The identity of the last record is compared first (neighbours share it); then a map keyed on the raw identity answers; only an identity
 //! that is new to the connection is encoded. A batch has a bounded number of resources: beyond it identity stays on the record.
 
-use std::collections::HashMap;
-
 use super::Normalizer;
 use super::table::IDENTITY;
 use super::wire::{FIELD_1, put_text_attribute, repaired};
 use crate::batch::TableEntry;
+use crate::hash::KeyedMap;
 
 /// An identity as found on a record, by index in [`IDENTITY`]; empty where it has none.
 pub type Identity<'a> = [&'a [u8]; 5];
@@ -48,8 +47,8 @@ struct Last {
 pub struct Identities {
     base: Base,
     known: Vec<Known>,
-    by_identity: HashMap<Box<[u8]>, u32>,
-    by_message: HashMap<Box<[u8]>, u32>,
+    by_identity: KeyedMap<Box<[u8]>, u32>,
+    by_message: KeyedMap<Box<[u8]>, u32>,
     last: [Last; 5],
     last_index: u32,
     /// False when `last` cannot be compared with: a new batch, a new base, or a long identity.
@@ -65,8 +64,8 @@ impl Default for Identities {
         Self {
             base: Base::default(),
             known: Vec::new(),
-            by_identity: HashMap::new(),
-            by_message: HashMap::new(),
+            by_identity: KeyedMap::default(),
+            by_message: KeyedMap::default(),
             last: [Last { text: [0; 32], len: 0 }; 5],
             last_index: 0,
             last_valid: false,

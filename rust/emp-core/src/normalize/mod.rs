@@ -40,6 +40,9 @@ use shape::Shapes;
 use table::Table;
 use time::TimeReader;
 
+/// No message has more entries than its bytes by this: memory is not taken on the word of the last one.
+const MIN_ENTRY_BYTES: usize = 16;
+
 /// The rules of a receiver.
 #[derive(Clone, Debug)]
 pub struct Normalizer {
@@ -96,6 +99,8 @@ pub struct Builder {
     record: u32,
     newest_unix_nano: Option<i64>,
     resources_over_limit: u64,
+    /// Rows of the last batch: most likely those of the next.
+    usual_rows: usize,
     restored: restored::Tables,
 }
 
@@ -119,6 +124,7 @@ impl Builder {
             record: 0,
             newest_unix_nano: None,
             resources_over_limit: 0,
+            usual_rows: 0,
             restored: restored::Tables::default(),
         };
         new.identities.new_batch();
@@ -154,6 +160,7 @@ impl Builder {
     /// Makes room for rows of about that many bytes of input.
     pub fn reserve(&mut self, input_bytes: usize) {
         self.batch.rows.reserve(input_bytes + input_bytes / 8 + 4096);
+        self.batch.reserve_columns(self.usual_rows.min(input_bytes / MIN_ENTRY_BYTES));
     }
 
     /// Sets the tag of the following records: an attribute of their scope.
@@ -204,6 +211,7 @@ impl Builder {
     /// The rows so far, and the number of records whose identity found no place in the batch's resources.
     pub fn take(&mut self) -> (Batch, u64) {
         let batch = std::mem::replace(&mut self.batch, Batch::new(Signal::Logs));
+        self.usual_rows = batch.len();
         self.identities.new_batch();
         self.scopes.clear();
         self.restored.clear();

@@ -3,13 +3,13 @@
 //! Rows are grouped by resource and scope over all batches (equal ones are merged by their bytes); a run of rows of one resource and
 //! scope is one copy. All sizes are known before the first byte is written, so nothing is moved or patched.
 
-use std::collections::HashMap;
-
 use super::fields::{request, resource_rows, scope_rows};
 use super::wire::{field_len, put_bytes, put_header};
 use crate::batch::{Batch, TableEntry};
+use crate::hash::KeyedMap;
 
 /// A run of rows that lie together: bytes `start..end` of batch `batch`.
+#[derive(Clone, Copy, Default)]
 struct Run {
     batch: u32,
     start: u32,
@@ -19,7 +19,9 @@ struct Run {
 struct ScopeGroup<'a> {
     entry: &'a TableEntry,
     rows_len: usize,
-    runs: Vec<Run>,
+    /// Its runs are `Plan::runs[first_run..end_run]`.
+    first_run: usize,
+    end_run: usize,
 }
 
 struct ResourceGroup<'a> {
@@ -31,39 +33,42 @@ struct ResourceGroup<'a> {
 pub struct Plan<'a> {
     batches: &'a [&'a Batch],
     groups: Vec<ResourceGroup<'a>>,
+    runs: Vec<Run>,
 }
 
 impl<'a> Plan<'a> {
     /// Groups the rows of `batches`.
     pub fn new(batches: &'a [&'a Batch]) -> Self {
-        let mut plan = Self { batches, groups: Vec::new() };
-        let mut resources: HashMap<&TableEntry, usize> = HashMap::new();
-        let mut scopes: HashMap<(usize, &TableEntry), usize> = HashMap::new();
+        let mut groups: Vec<ResourceGroup<'a>> = Vec::new();
+        let mut resources: KeyedMap<&TableEntry, usize> = KeyedMap::default();
+        let mut scopes: KeyedMap<(usize, &TableEntry), usize> = KeyedMap::default();
         // Where the rows of a (resource, scope) of this batch go.
-        let mut places: HashMap<(u32, u32), (usize, usize)> = HashMap::new();
+        let mut places: KeyedMap<(u32, u32), (u32, u32)> = KeyedMap::default();
+        let mut found: Vec<((u32, u32), Run)> = Vec::with_capacity(batches.iter().map(|batch| batch.len()).sum());
         for (number, batch) in batches.iter().enumerate() {
             places.clear();
             for_each_run(batch, |pair, start, end| {
                 let (resource, scope) = *places.entry(pair).or_insert_with(|| {
                     let entry = &batch.resources[pair.0 as usize];
                     let resource = *resources.entry(entry).or_insert_with(|| {
-                        plan.groups.push(ResourceGroup { entry, scopes: Vec::new() });
-                        plan.groups.len() - 1
-                    });
-                    let entry = &batch.scopes[pair.1 as usize];
-                    let groups = &mut plan.groups[resource].scopes;
-                    let scope = *scopes.entry((resource, entry)).or_insert_with(|| {
-                        groups.push(ScopeGroup { entry, rows_len: 0, runs: Vec::new() });
+                        groups.push(ResourceGroup { entry, scopes: Vec::new() });
                         groups.len() - 1
                     });
-                    (resource, scope)
+                    let entry = &batch.scopes[pair.1 as usize];
+                    let groups = &mut groups[resource].scopes;
+                    let scope = *scopes.entry((resource, entry)).or_insert_with(|| {
+                        groups.push(ScopeGroup { entry, rows_len: 0, first_run: 0, end_run: 0 });
+                        groups.len() - 1
+                    });
+                    (resource as u32, scope as u32)
                 });
-                let group = &mut plan.groups[resource].scopes[scope];
+                let group = &mut groups[resource as usize].scopes[scope as usize];
                 group.rows_len += (end - start) as usize;
-                group.runs.push(Run { batch: number as u32, start, end });
+                group.end_run += 1; // their number, for now
+                found.push(((resource, scope), Run { batch: number as u32, start, end }));
             });
         }
-        plan
+        Self { batches, runs: together(&found, &mut groups), groups }
     }
 
     /// The resources that rows have, each once.
@@ -90,12 +95,29 @@ impl<'a> Plan<'a> {
             for scope in &group.scopes {
                 put_header(out, resource_rows::SCOPE_ROWS, scope_len(scope));
                 put_entry(out, scope.entry, scope_rows::SCOPE, scope_rows::SCHEMA_URL);
-                for run in &scope.runs {
+                for run in &self.runs[scope.first_run..scope.end_run] {
                     out.extend_from_slice(&self.batches[run.batch as usize].rows[run.start as usize..run.end as usize]);
                 }
             }
         }
     }
+}
+
+/// Sorts runs so that those of a scope lie together, in their order, and tells each scope where. One allocation for all of them.
+fn together(found: &[((u32, u32), Run)], groups: &mut [ResourceGroup<'_>]) -> Vec<Run> {
+    let mut first = 0;
+    for scope in groups.iter_mut().flat_map(|group| &mut group.scopes) {
+        let number = scope.end_run;
+        (scope.first_run, scope.end_run) = (first, first);
+        first += number;
+    }
+    let mut runs = vec![Run::default(); found.len()];
+    for &((resource, scope), run) in found {
+        let scope = &mut groups[resource as usize].scopes[scope as usize];
+        runs[scope.end_run] = run;
+        scope.end_run += 1;
+    }
+    runs
 }
 
 /// Calls `visit` with (resource, scope) and the byte range of each run of rows that share them.
