@@ -19,6 +19,7 @@ from tests.support.forward import (
     running,
     turns,
     until_connections,
+    zstd_frame,
 )
 
 
@@ -191,3 +192,50 @@ async def test_a_stop_ends_at_its_deadline_even_when_the_log_never_answers(tmp_p
         async with asyncio.timeout(PATIENCE_S):
             await server.receiver.stop(server.receiver._context.clock.monotonic_s() + 0.05)
         assert await peer.closed() == b"", "no ack for what is not durable"
+
+
+async def test_what_a_big_message_inflates_to_waits_for_room_in_pieces_and_its_ack_for_all_of_them(tmp_path: Path):
+    intake = RecordingIntake()
+    intake.auto = False
+    entries = b"".join(entries_of([n], blob="x" * (1 << 20)) for n in range(80))  # more than two full batches of 32 MiB
+    async with running(tmp_path, intake=intake) as server, connected(server.address) as peer:
+        await peer.send(zstd_frame(entries, chunk="c"))
+        asked = asyncio.ensure_future(peer.ack())
+        while not asked.done():
+            await intake.until(lambda one: one.waiting > 0)
+            await turns()
+            assert intake.waiting == 1, "it went on although the piece before was not durable"
+            assert not asked.done(), "acknowledged before all of it was durable"
+            intake.commit()
+            await turns()
+        assert await asked == "c"
+        assert len(intake.arrivals) == 3
+        assert intake.numbers() == list(range(80))
+
+
+async def test_pieces_of_a_big_message_are_kept_when_its_sender_is_gone(tmp_path: Path):
+    intake = RecordingIntake()
+    intake.auto = False
+    entries = b"".join(entries_of([n], blob="x" * (1 << 20)) for n in range(40))
+    async with running(tmp_path, intake=intake) as server:
+        async with connected(server.address) as peer:
+            await peer.send(zstd_frame(entries))
+            await intake.until(lambda one: one.waiting == 1)
+        intake.auto = True
+        intake.commit()
+        await intake.until_records(40)
+        await until_connections(server, 0)
+        assert intake.numbers() == list(range(40))
+
+
+async def test_a_connection_that_waits_for_its_last_ack_is_not_taken_for_a_slow_handshake(tmp_path: Path):
+    intake = RecordingIntake()
+    intake.auto = False
+    async with running(tmp_path, intake=intake, handshake_timeout_s=0.05) as server, connected(server.address) as peer:
+        await peer.send(message_frame(1, chunk="c") + b"\xc1")
+        await intake.until(lambda one: one.waiting == 1)
+        await asyncio.sleep(1.2)  # a sweep goes by
+        intake.commit()
+        assert await peer.ack() == "c"
+        assert await peer.closed() == b""
+        assert server.metric("forward_refused_handshakes_total", reason="timed_out") == 0

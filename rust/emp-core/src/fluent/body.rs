@@ -3,11 +3,11 @@
 //! A bad entry costs itself alone; where a body cannot be followed any more its rest is rejected as one. A full batch stops it.
 
 use super::cursor::{Fault, Scan};
-use super::decoder::{BATCH_BYTES, Limits};
+use super::decoder::{Limits, read_is_full};
 use super::entry::{self, Entry};
 use super::inflate::{Compression, Inflater, whole};
 use super::message::Options;
-use super::read::{MAX_REJECTED_BYTES, Read, Rejected};
+use super::read::{MAX_REJECTED_BYTES, Read};
 use crate::error::ErrorKind;
 use crate::normalize::Builder;
 
@@ -42,6 +42,8 @@ struct Inflation {
     total: usize,
     /// Nothing more can come out.
     ended: bool,
+    /// Why the rest is rejected, once what came out before is decoded.
+    failed: Option<(ErrorKind, String)>,
 }
 
 /// A body on its way.
@@ -74,8 +76,9 @@ pub struct Body {
 impl Body {
     /// A body at its first entry.
     pub fn new(tag: &[u8], form: Form, compression: Option<Compression>, row_start: usize) -> Self {
-        let inflation = compression
-            .map(|compression| Box::new(Inflation { compression, inflater: None, plain: Vec::new(), at: 0, total: 0, ended: false }));
+        let inflation = compression.map(|compression| {
+            Box::new(Inflation { compression, inflater: None, plain: Vec::new(), at: 0, total: 0, ended: false, failed: None })
+        });
         Self {
             tag: tag.to_vec(),
             row_start,
@@ -155,7 +158,7 @@ impl Body {
         read: &mut Read,
     ) -> usize {
         let mut pos = 0;
-        while pos < data.len() && left.as_ref().is_none_or(|left| **left > 0) && !self.is_full(builder) {
+        while pos < data.len() && left.as_ref().is_none_or(|left| **left > 0) && !self.is_full(builder, read) {
             if data.len() - pos > limits.max_entry_bytes && self.scan.is_none() {
                 self.scan = Some(Scan::value(0));
             }
@@ -231,14 +234,13 @@ impl Body {
         pos
     }
 
-    fn is_full(&self, builder: &Builder) -> bool {
-        builder.row_bytes() > BATCH_BYTES && !self.no_batch_limit
+    fn is_full(&self, builder: &Builder, read: &Read) -> bool {
+        read_is_full(builder, read) && !self.no_batch_limit
     }
 
     fn reject(&mut self, data: &[u8], offset: u64, kind: ErrorKind, detail: &str, read: &mut Read) {
         self.records += 1;
-        read.received += 1;
-        read.rejected.push(Rejected::new(kind, detail, offset, data));
+        read.reject(kind, detail, offset, data, 1);
     }
 
     /// The rest of the body cannot be followed: rejected as one, for as many records as the sender's hint leaves.
@@ -252,20 +254,18 @@ impl Body {
 
     fn reject_rest(&mut self, data: &[u8], offset: u64, kind: ErrorKind, detail: &str, read: &mut Read) {
         let hint = self.options.as_ref().and_then(|options| options.size).unwrap_or_default();
-        let mut rejected = Rejected::new(kind, detail, offset, data);
         // A hint is the sender's word: no more records than bytes.
-        rejected.records = hint.saturating_sub(self.records).clamp(1, (data.len() as u64).max(1));
-        self.records += rejected.records;
-        read.received += rejected.records;
-        read.rejected.push(rejected);
+        let records = hint.saturating_sub(self.records).clamp(1, (data.len() as u64).max(1));
+        self.records += records;
+        read.reject(kind, detail, offset, data, records);
     }
 
     /// Inflates and decodes; returns how much of `data` is done with.
     fn inflate(&mut self, builder: &mut Builder, limits: &Limits, data: &[u8], here: u64, last: bool, read: &mut Read) -> usize {
         let Some(mut inflation) = self.inflation.take() else { return 0 };
         let mut used = 0;
-        let mut failed = None;
-        if inflation.inflater.is_none() {
+        let mut failed = inflation.failed.take();
+        if inflation.inflater.is_none() && failed.is_none() {
             if last && whole(inflation.compression, data, &mut inflation.plain) {
                 (used, inflation.ended, inflation.total) = (data.len(), true, inflation.plain.len());
                 builder.reserve(inflation.plain.len());
@@ -290,6 +290,10 @@ impl Body {
             if self.broken {
                 break;
             }
+            if failed.is_some() && self.is_full(builder, read) {
+                inflation.failed = failed;
+                break;
+            }
             if let Some((kind, detail)) = failed {
                 let rest = if kind == ErrorKind::BodyInvalid { data } else { &inflation.plain[inflation.at..] };
                 let rest = &rest[..rest.len().min(MAX_REJECTED_BYTES)];
@@ -297,7 +301,7 @@ impl Body {
                 self.broken = true;
                 break;
             }
-            if self.is_full(builder) || ended {
+            if self.is_full(builder, read) || ended {
                 break;
             }
             debug_assert!(taken <= count);

@@ -56,10 +56,17 @@ impl Default for Limits {
 
 /// Rows of more bytes than this end a read.
 pub const BATCH_BYTES: usize = 32 << 20;
+/// More rejected records than this end a read too: a bomb of bad entries must not keep others waiting.
+const REJECTED_RECORDS: u64 = 1 << 18;
 /// The options behind a body are no place for data.
 const MAX_OPTIONS_BYTES: usize = 1 << 20;
 /// JSON is for people and small senders; what is larger is a mistake.
 const MAX_JSON_BYTES: usize = 16 << 20;
+
+/// Whether what was read is to be looked at before more is read. Rows are added to `received` at the end: it counts the others here.
+pub fn read_is_full(builder: &Builder, read: &Read) -> bool {
+    builder.row_bytes() > BATCH_BYTES || read.received > REJECTED_RECORDS
+}
 
 enum State {
     /// At the first byte of a message.
@@ -178,7 +185,7 @@ impl Core {
         }
         let mut at = 0;
         loop {
-            if self.builder.row_bytes() > BATCH_BYTES {
+            if read_is_full(&self.builder, read) {
                 read.more = true;
                 break;
             }
@@ -242,7 +249,7 @@ impl Core {
                         Some(used + self.body_done(body, read))
                     }
                     // Nothing happened: wait. A full batch is looked at before the next step.
-                    Step::Partly(0) if was == (body.left(), body.inflated_bytes()) && self.builder.row_bytes() <= BATCH_BYTES => None,
+                    Step::Partly(0) if was == (body.left(), body.inflated_bytes()) && !read_is_full(&self.builder, read) => None,
                     Step::Partly(used) => Some(used),
                 }
             }
@@ -293,10 +300,8 @@ impl Core {
         options: Option<Options>,
         read: &mut Read,
     ) -> usize {
-        let mut rejected = Rejected::new(kind, detail, offset, frame);
-        rejected.records = options.as_ref().and_then(|options| options.size).unwrap_or(1).clamp(1, frame.len() as u64);
-        read.received += rejected.records;
-        read.rejected.push(rejected);
+        let records = options.as_ref().and_then(|options| options.size).unwrap_or(1).clamp(1, frame.len() as u64);
+        read.reject(kind, detail, offset, frame, records);
         self.finish(options.and_then(|options| options.chunk), self.builder.len(), None, read);
         self.state = State::Start;
         frame.len()

@@ -8,6 +8,10 @@ use crate::normalize::json::put_str;
 /// The most bytes of an unusable piece that are kept.
 pub const MAX_REJECTED_BYTES: usize = 1 << 20;
 
+/// The most pieces of one read that are kept apart. Further ones join the last of their kind: a body of a million bad bytes is one dead
+/// letter then, not a million.
+pub const MAX_REJECTED_PIECES: usize = 256;
+
 /// A chunk that asks for an ack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
@@ -102,4 +106,42 @@ pub struct Read {
     pub resources_over_limit: u64,
     /// The decoder stopped at the size of a batch with more to do: call it again with no new bytes.
     pub more: bool,
+}
+
+impl Read {
+    /// Adds bytes that could not be used, and that `records` are lost with them.
+    pub fn reject(&mut self, kind: ErrorKind, detail: &str, offset: u64, data: &[u8], records: u64) {
+        self.received += records;
+        if self.rejected.len() >= MAX_REJECTED_PIECES {
+            // Few kinds exist, so the last of this kind is among the last few pieces, or the list grows by one.
+            if let Some(last) = self.rejected.iter_mut().rev().take(8).find(|piece| piece.kind == kind) {
+                let room = MAX_REJECTED_BYTES - last.data.len();
+                last.data.extend_from_slice(&data[..data.len().min(room)]);
+                last.records += records;
+                return;
+            }
+        }
+        let mut piece = Rejected::new(kind, detail, offset, data);
+        piece.records = records;
+        self.rejected.push(piece);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_million_bad_entries_are_few_pieces_and_all_counted() {
+        let mut read = Read::default();
+        for offset in 0..1_000_000 {
+            read.reject(ErrorKind::EntryInvalid, "an entry is an array", offset, b"\0\0\0", 1);
+        }
+        read.reject(ErrorKind::BodyInvalid, "the body ends in its middle", 1_000_000, b"torn", 3);
+        assert_eq!(read.rejected.len(), MAX_REJECTED_PIECES + 1);
+        assert_eq!(read.received, 1_000_003);
+        assert_eq!(read.rejected.iter().map(|piece| piece.records).sum::<u64>(), 1_000_003);
+        assert!(read.rejected.iter().all(|piece| piece.data.len() <= MAX_REJECTED_BYTES));
+        assert_eq!(read.rejected[0].data, b"\0\0\0", "the first ones keep their bytes for themselves");
+    }
 }
