@@ -21,7 +21,9 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}}
+    kept = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}}
+    # As `make build` has it, or cargo would compile the binding once more for what it takes for another Python.
+    environment = {**kept, "VIRTUAL_ENV": sys.prefix, "PYO3_PYTHON": sys.executable}
     done = subprocess.run(
         [str(part) for part in command], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=580
     )
@@ -45,7 +47,18 @@ def empty_environment(directory: Path) -> Path:
 
 
 def install(binaries: Path, *arguments: str | Path) -> None:
-    run(sys.executable, "-m", "pip", "--python", binaries / "python", "install", "--quiet", "--disable-pip-version-check", *arguments)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        binaries / "python",
+        "install",
+        "--quiet",
+        "--no-compile",
+        "--disable-pip-version-check",
+        *arguments,
+    )
 
 
 @pytest.fixture(scope="module")
