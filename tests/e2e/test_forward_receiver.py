@@ -208,6 +208,16 @@ async def test_a_udp_heartbeat_is_answered_with_one_zero_byte(tmp_path: Path):
         transport.close()
 
 
+async def test_a_udp_port_that_somebody_else_has_stops_no_record(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        async with running(tmp_path, listen=[f"127.0.0.1:{port}"]) as server, connected(server.address) as peer:
+            await peer.send(message_frame(1, chunk="c"))
+            assert await peer.ack() == "c"
+    assert any("Heartbeats by UDP" in entry.getMessage() and str(port) in entry.getMessage() for entry in caplog.records)
+
+
 async def test_connections_that_come_and_go_without_a_byte_leave_no_line_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     async with running(tmp_path) as server:
         caplog.clear()

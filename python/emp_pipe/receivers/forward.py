@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from pydantic import Field, field_validator, model_validator
 
 from emp_pipe.component import Context, Intake
+from emp_pipe.errors import ConfigError
 from emp_pipe.forward_handshake import Refusal
 from emp_pipe.logs import RateLimitedLogger, get_logger
 from emp_pipe.receivers.forward_accept import Acceptor
@@ -231,7 +232,11 @@ class ForwardReceiver:
         return sockets
 
     async def _answer_heartbeats(self, host: str, port: int, stack: contextlib.AsyncExitStack) -> None:
-        sock = open_datagram(host, port, f"{self.id}: udp_heartbeat")
+        try:
+            sock = open_datagram(host, port, f"{self.id}: udp_heartbeat")
+        except ConfigError as error:  # records come by TCP all the same
+            self._log.warning("%s Heartbeats by UDP are not answered there.", error)
+            return
         transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(_Heartbeat, sock=sock)
         stack.callback(transport.close)
 
