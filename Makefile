@@ -49,6 +49,12 @@ $(STAMP): $(RUST_SOURCES) pyproject.toml $(VENV)/.ready
 	@tools/build.sh $(VENV) $(PROFILE)
 	@rm -f .cache/core-*.stamp && touch $@
 
+.PHONY: wheel
+wheel: $(VENV)/.ready ## Build the wheel to install elsewhere, into dist/ (profile release, stripped)
+	@tools/rust.sh
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/bin/maturin build --quiet --release --strip --locked --out dist
+	@ls dist/*.whl
+
 # --- checks ----------------------------------------------------------------------------------------------------------------
 
 .PHONY: check

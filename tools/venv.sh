@@ -31,7 +31,7 @@ if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1 && ! make_venv; then
       exit 1
     fi
     mkdir -p .cache/virtualenv
-    "$python" -m pip install --quiet --target .cache/virtualenv virtualenv
+    PIP_ROOT_USER_ACTION=ignore "$python" -m pip install --quiet --target .cache/virtualenv virtualenv
     PYTHONPATH=.cache/virtualenv "$python" -m virtualenv --quiet "$venv"
   fi
 fi
