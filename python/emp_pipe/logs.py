@@ -25,7 +25,7 @@ class RateLimitedLogger:
         self._interval_s = interval_s
         self._keys: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
-    def log(self, level: int, key: str, message: str, *arguments: object) -> None:
+    def log(self, level: int, key: str, message: str, *arguments: object, with_stack: bool = False) -> None:
         now = time.monotonic()
         last, held_back = self._keys.get(key, (-self._interval_s, 0))
         if now - last < self._interval_s:
@@ -36,7 +36,11 @@ class RateLimitedLogger:
         if len(self._keys) > _MOST_KEYS:
             self._keys.popitem(last=False)
         suffix = f" ({held_back} more like it in the last {now - last:.0f} s)" if held_back else ""
-        self._logger.log(level, message + suffix, *arguments)
+        self._logger.log(level, message + suffix, *arguments, exc_info=with_stack)
 
     def warning(self, key: str, message: str, *arguments: object) -> None:
         self.log(logging.WARNING, key, message, *arguments)
+
+    def exception(self, key: str, message: str, *arguments: object) -> None:
+        """Log the exception that is being handled, with its stack: for what nobody expected."""
+        self.log(logging.ERROR, key, message, *arguments, with_stack=True)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from emp_pipe.errors import ConfigError, ErrorKind
 from tests.support.forward import (
     PATIENCE_S,
+    Certificates,
     RecordingIntake,
+    Running,
     connected,
     entries_of,
     message_frame,
@@ -183,6 +188,34 @@ async def test_a_stop_acknowledges_what_becomes_durable_and_then_closes(tmp_path
             await asyncio.open_connection(*server.address)
 
 
+@pytest.mark.parametrize("how", ["plain", "TLS", "Unix socket"])
+async def test_a_stop_reads_what_had_come_because_a_sender_without_acks_takes_it_for_delivered(tmp_path: Path, how: str):
+    certificates = Certificates(tmp_path)
+    settings: dict[str, Any] = {"tls": certificates.server()} if how == "TLS" else {"unix_path": tmp_path / "forward.sock"}
+    frames = b"".join(message_frame(number) for number in range(1000))
+    async with running(tmp_path, **settings) as server:
+        with await asyncio.to_thread(_blocking_client, server, how, certificates.ca_file) as client:
+            await until_connections(server, 1)
+            client.sendall(frames)  # the event loop has no turn to read it before the stop
+            await server.receiver.stop(server.receiver._context.clock.monotonic_s() + PATIENCE_S)
+        assert server.intake.numbers() == list(range(1000))
+
+
+async def test_a_stop_cuts_off_a_sender_that_never_pauses(tmp_path: Path):
+    async with running(tmp_path) as server, connected(server.address) as peer:
+
+        async def send_without_end() -> None:
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    await peer.send(message_frame(1) * 100)
+
+        sending = asyncio.ensure_future(send_without_end())
+        await server.intake.until_records(100)
+        async with asyncio.timeout(PATIENCE_S):
+            await server.receiver.stop(server.receiver._context.clock.monotonic_s() + 1.0)
+            await sending
+
+
 async def test_a_stop_ends_at_its_deadline_even_when_the_log_never_answers(tmp_path: Path):
     intake = RecordingIntake()
     intake.auto = False
@@ -239,3 +272,13 @@ async def test_a_connection_that_waits_for_its_last_ack_is_not_taken_for_a_slow_
         assert await peer.ack() == "c"
         assert await peer.closed() == b""
         assert server.metric("forward_refused_handshakes_total", reason="timed_out") == 0
+
+
+def _blocking_client(server: Running, how: str, ca_file: Path) -> socket.socket:
+    """Connect as a client of another process does: what it sends lies in the socket until the receiver reads it."""
+    if how == "Unix socket":
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(server.receiver.config.unix_path))
+        return client
+    client = socket.create_connection(server.address, PATIENCE_S)
+    return ssl.create_default_context(cafile=str(ca_file)).wrap_socket(client, server_hostname="localhost") if how == "TLS" else client

@@ -147,7 +147,9 @@ def test_an_attempt_without_an_answer_ends_at_its_timeout_and_is_repeated() -> N
     run_virtual(main)
 
 
-def test_a_bug_in_an_exporter_loses_nothing_and_does_not_end_the_loop() -> None:
+def test_a_bug_in_an_exporter_loses_nothing_does_not_end_the_loop_and_is_said_once_with_its_stack(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def main(clock: VirtualClock, random: Random) -> None:
         async def behave(parcel: Parcel) -> Sent:
             if parcel.attempt < 3:
@@ -160,6 +162,8 @@ def test_a_bug_in_an_exporter_loses_nothing_and_does_not_end_the_loop() -> None:
             assert (await subject.books()).acked == 2
 
     run_virtual(main)
+    (said,) = [line for line in caplog.records if "failed unexpectedly" in line.message]
+    assert said.exc_info, "it comes with its stack"
 
 
 @pytest.mark.parametrize("seed", SEEDS)

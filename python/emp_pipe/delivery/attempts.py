@@ -80,7 +80,6 @@ class Shipper:
         self._clock = clock
         self._metrics = metrics
         self._log = RateLimitedLogger(logger)
-        self._logger = logger
         config = exporter.config
         self._timeout_s = config.timeout_s
         self._backoff = Backoff(random, initial_s=config.retry_initial_s, most_s=config.retry_max_s)
@@ -153,7 +152,7 @@ class Shipper:
             self._gate.abandoned()
             raise
         except Exception as raised:
-            self._logger.exception("%s: the exporter failed unexpectedly", self._exporter.id)
+            self._log.exception(f"unexpected {type(raised).__name__}", "%s: the exporter failed unexpectedly", self._exporter.id)
             error = DeliveryError(
                 ErrorKind.SERVER_ERROR, place=self._exporter.id, detail=f"{type(raised).__name__}: {raised}", maybe_poisoned=True
             )

@@ -243,8 +243,9 @@ class DeliveryLoop:
         except asyncio.CancelledError:
             if not self._stopping:
                 raise
-        except Exception:
-            self._logger.exception("%s: a shipment failed unexpectedly and stays buffered", self.exporter.id)
+        except Exception as error:
+            what = "%s: a shipment failed unexpectedly and stays buffered"
+            self._limited_logger.exception(f"unexpected {type(error).__name__}", what, self.exporter.id)
             await self._clock.sleep(self._backoff.wait_s(plan.deliveries[0].attempts + 1))
         finally:
             if not settled:

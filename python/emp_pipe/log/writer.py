@@ -20,7 +20,7 @@ from emp_pipe.clock import Clock, SystemClock
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.protocol import Append, ChunkKey, DeadLetter, Log, ReceiverBooks, Topic
 from emp_pipe.log.routes import Routes
-from emp_pipe.logs import get_logger
+from emp_pipe.logs import RateLimitedLogger, get_logger
 
 if TYPE_CHECKING:
     from emp_pipe._core import Batch, Block
@@ -37,7 +37,7 @@ EARLY_BYTES = 256 << 10
 WAITING_BYTES = 32 << 20
 """With this much waiting receivers are told to stop reading."""
 
-_log = get_logger("log")
+_log = RateLimitedLogger(get_logger("log"))
 
 Codec = Literal["none", "gzip", "zstd"]
 
@@ -213,7 +213,7 @@ class LogWriter:
         except LogError as error:
             self._fail(group, error)
         except Exception as error:
-            _log.exception("an append of %d arrivals could not be made", len(group))
+            _log.exception(f"unexpected {type(error).__name__}", "an append of %d arrivals could not be made", len(group))
             self._fail(
                 group, LogError(ErrorKind.BLOCK_INVALID, detail=f"the rows cannot be encoded ({error})", advice="this is a bug: tell us")
             )

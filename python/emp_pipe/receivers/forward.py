@@ -21,6 +21,7 @@ from emp_pipe.logs import RateLimitedLogger, get_logger
 from emp_pipe.receivers.forward_accept import Acceptor
 from emp_pipe.receivers.forward_access import Access, AccessConfig
 from emp_pipe.receivers.forward_connection import ForwardConnection
+from emp_pipe.receivers.forward_drain import read_what_has_come
 from emp_pipe.receivers.forward_hub import Hub, HubSettings
 from emp_pipe.receivers.forward_listen import close_all, open_datagram, open_listeners, open_unix, parse_listen
 from emp_pipe.receivers.forward_skew import ClockSkew
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _SWEEP_INTERVAL_S = 1.0
 _LOOK_NAMES_UP_EVERY_S = 60.0
+_MOST_LAST_READS_S = 2.0
 
 _PositiveInt = Annotated[int, Field(gt=0)]
 _PositiveFloat = Annotated[float, Field(gt=0)]
@@ -161,10 +163,13 @@ class ForwardReceiver:
                 hub.publish()
 
     async def stop(self, deadline_monotonic_s: float) -> None:
-        """Accept and read nothing new, acknowledge what becomes durable before the deadline, close."""
+        """Accept nothing new, read what has come, acknowledge what becomes durable before the deadline, close."""
         self._stop_accepting.set()
         hub = self._hub
         if hub is not None and not self._finished.is_set():
+            now_s = self._context.clock.monotonic_s()
+            last_read_s = now_s + min(_MOST_LAST_READS_S, (deadline_monotonic_s - now_s) / 4)
+            await read_what_has_come(hub.connections, self._context.clock, last_read_s)
             hub.stopping = True
             for connection in list(hub.connections):
                 connection.drain()

@@ -17,6 +17,7 @@ from emp_pipe.errors import ErrorKind, LogError, Retry
 from emp_pipe.forward_handshake import Credentials, Refusal, ServerHandshake, refused_pong
 from emp_pipe.receivers.forward_acks import AckQueue, PendingRead
 from emp_pipe.receivers.forward_arrivals import Source, arrivals_of, unchunked_records
+from emp_pipe.receivers.forward_drain import bytes_in_socket
 from emp_pipe.receivers.forward_hub import FOR_GOOD, FOR_LOG, FOR_MORE, FOR_ROOM, FOR_WRITES, Hub
 from emp_pipe.receivers.forward_refusals import answer_to
 
@@ -143,6 +144,11 @@ class ForwardConnection(asyncio.BufferedProtocol):
     def owes_nothing(self) -> bool:
         return not self._acks and not self._paused & FOR_MORE
 
+    @property
+    def unread_bytes(self) -> int:
+        """What has come and is still to be read, as far as one can see: 0 where nothing more will be read."""
+        return 0 if self._paused & FOR_GOOD or self._decoder is None else self._paused or bytes_in_socket(self._transport)
+
     def give_memory_back(self) -> None:
         """Called when the peer has been silent: the decoder keeps no buffer for a read that may never come."""
         if self._decoder is not None and not self._decoder.pending_bytes:
@@ -246,7 +252,7 @@ class ForwardConnection(asyncio.BufferedProtocol):
                 if hub.skew.correct:
                     self._correct_time()
         if read.foreign_blocks:
-            self._refuse_blocks(read.foreign_blocks)
+            hub.refused_blocks(read.foreign_blocks, self.peer)
         entry = PendingRead(self, read, size_bytes, [chunk.ack for chunk in chunks])
         self._acks.expect(entry)
         self._unacked_bytes += size_bytes
@@ -288,12 +294,6 @@ class ForwardConnection(asyncio.BufferedProtocol):
         correction_ns = self._hub.skew.correction_ns(self.address)
         if correction_ns and self._decoder is not None:
             self._decoder.set_time_correction_ns(correction_ns)
-
-    def _refuse_blocks(self, blocks: int) -> None:
-        self._hub.counts.foreign_blocks += blocks
-        self._hub.log.warning(
-            "blocks", "%s: %d blocks refused: only another emp-pipe that knows the shared key may send any", self.peer, blocks
-        )
 
     def _go_on(self) -> None:
         """Take what the decoder still holds of the last read."""

@@ -204,6 +204,10 @@ class Hub:
         who = f"{peer} ({address})" if peer else address or "a local peer"
         self.log.warning(refusal.name, "refused %s: %s%s; %s", who, refusal.value, f" ({detail})" if detail else "", ADVICE[refusal])
 
+    def refused_blocks(self, blocks: int, peer: str) -> None:
+        self.counts.foreign_blocks += blocks
+        self.log.warning("blocks", "%s: %d blocks refused: only another emp-pipe that knows the shared key may send any", peer, blocks)
+
     def publish(self) -> None:
         """Hand the counts to the metrics."""
         for name, (unit, text) in _HELP.items():
