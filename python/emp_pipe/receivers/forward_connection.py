@@ -247,6 +247,7 @@ class ForwardConnection(asyncio.BufferedProtocol):
         size_bytes, self._unsubmitted_bytes = self._unsubmitted_bytes, 0
         if batch is not None:
             size_bytes = max(size_bytes, batch.size_bytes)
+            counts.resources_over_limit += read.resources_over_limit
             if read.min_age_ns < self._least_age_ns:
                 self._least_age_ns = read.min_age_ns
                 if hub.skew.correct:
@@ -340,8 +341,7 @@ class ForwardConnection(asyncio.BufferedProtocol):
     def log_failed(self, entry: PendingRead, arrival: Arrival, error: BaseException) -> bool:
         """Acknowledge nothing. Return whether the arrival is held and submitted again.
 
-        It is where the log is full, and where its sender has no chunk to send again; otherwise the connection is closed and the peer
-        sends its chunks again, maybe to another server."""
+        It is where the log is full or its sender has no chunk; otherwise the peer sends its chunks again, maybe to another server."""
         again = isinstance(error, LogError) and error.retry is Retry.LATER and error.kind is not ErrorKind.LOG_CLOSED
         unchunked = unchunked_records(entry.read)
         if again and not self._hub.stopping and (unchunked or cast("LogError", error).kind is ErrorKind.LOG_FULL):
