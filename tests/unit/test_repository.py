@@ -106,3 +106,11 @@ def test_what_the_product_needs_is_pinned_for_developers_within_its_published_ra
             name = re.split(r"[\[<>=!;]", requirement)[0].strip()
             if name != project["name"]:
                 assert re.sub(r"[-_.]+", "-", name).lower() in pinned, f"[{extra}] needs {name}, which requirements/dev.txt does not pin"
+
+
+def test_every_test_file_is_run_by_make_test_or_make_interop() -> None:
+    configured = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["testpaths"]
+    places = [Path(name) for name in [*configured, "tests/interop"]]
+    tests = [path for path in tracked_files() if path.name.startswith("test_") and path.suffix == ".py"]
+    assert tests
+    assert [str(path) for path in tests if not any(path.is_relative_to(place) for place in places)] == []
