@@ -186,7 +186,8 @@ def _component(kind: Kind, type_name: str, settings: Any, path: KeyPath, layer: 
     try:
         component_type = find(kind, type_name)
     except ConfigError as error:
-        errors.append(ConfigError(error.kind, place=layer.place(path), detail=f"{path_text(path)}: {error.detail}", advice=error.advice))
+        place = layer.place((*path, "type"))  # a buffer's type is a setting of its own
+        errors.append(ConfigError(error.kind, place=place, detail=f"{path_text(path)}: {error.detail}", advice=error.advice))
         return None
     if settings is None:
         settings = {}

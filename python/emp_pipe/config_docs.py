@@ -48,7 +48,7 @@ _ENVIRONMENT = """## Environment
 | variable | what it sets | role |
 |---|---|---|
 | `MACHINE_ID` | `machine_id`; default: made of what identifies this machine | both |
-| `EMP_DATA_DIR`, `RAILWAY_VOLUME_MOUNT_PATH` | `data_dir` | both |
+| `EMP_DATA_DIR`, `RAILWAY_VOLUME_MOUNT_PATH`, `STATE_DIRECTORY`, `XDG_STATE_HOME` | `data_dir`: the first as it is, below the others `emp-pipe/<role>` | both |
 | `PORT`, `HEALTH_PORT` | `http.listen` on all interfaces: only the two health paths are served without a key | both |
 | `EMP_HTTP_KEY` | `http.key` | both |
 | `EMP_LOG_LEVEL` | `log_level` | both |
@@ -61,9 +61,11 @@ _ENVIRONMENT = """## Environment
 | `EMP_FORWARD_SHARED_KEY` | opens `forward/secure` on 24225; on central it goes before `FLUENTD_SHARED_KEY` | both |
 | `EMP_FORWARD_LISTEN` | the address of `forward/secure` | both |
 | `EMP_TLS_CERT_FILE`, `EMP_TLS_KEY_FILE`, `EMP_TLS_CLIENT_CA_FILE` | TLS of `forward/secure` | both |
-| `DASH0_AUTH_TOKEN` or `DASH0_API_KEY`, `DASH0_DATASET`, `DASH0_ENDPOINT` | the exporter `otlp_http/dash0`; on an edge only without `FLUENTD_HOST` | both |
+| `DASH0_AUTH_TOKEN` or `DASH0_API_KEY`, `DASH0_DATASET`, `DASH0_ENDPOINT`, `DASH0_LOGS_ENDPOINT`, `DASH0_TRACES_ENDPOINT`, \
+`DASH0_METRICS_ENDPOINT` | the exporter `otlp_http/dash0`; on an edge only without `FLUENTD_HOST` | both |
 | `DASH0_ENABLED` | `false`: no exporter to Dash0 although a token is set | both |
-| `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_HEADERS` | the exporter `otlp_http`; on an edge only without `FLUENTD_HOST` | both |
+| `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_EXPORTER_OTLP_LOGS_ENDPOINT`, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, \
+`OTEL_EXPORTER_OTLP_METRICS_ENDPOINT` | the exporter `otlp_http`; on an edge only without `FLUENTD_HOST` | both |
 | `WORKER_ID`, `SERVICE_NAME`, `SERVICE_TYPE`, `SERVICE_VERSION`, `TELEMETRY_ENV`, `NODE_ENV`, `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES` | \
 resource attributes for records that lack them (`normalize.stamp`) | edge |
 

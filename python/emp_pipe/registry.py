@@ -81,7 +81,7 @@ def find(kind: Kind, name: str) -> ComponentType:
         raise ConfigError(
             ErrorKind.CONFIG_UNKNOWN_KEY,
             detail=f"there is no {str(kind)[:-1]} of type {name!r}",
-            advice=f"did you mean {like!r}? Known: {', '.join(known_types(kind))}",
+            advice=f"{f'did you mean {like!r}? ' if like else ''}Known: {', '.join(known_types(kind))}",
         )
     module_name, _, class_name = (point.value if point else name).partition(":")
     try:

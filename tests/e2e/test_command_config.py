@@ -149,3 +149,69 @@ def test_the_machine_id_of_a_file_is_the_one_that_records_are_stamped_with(writt
     assert "gpu-of-environment" not in printed
     written.write_text("machine_id: gpu-of-file\nnormalize: {stamp: {machine_id: other}}\n")
     assert "    machine_id: other" in run("edge", "--config", str(written), "--print-config").stdout
+
+
+_TO_DASH0 = {"DASH0_AUTH_TOKEN": "t"}
+_TO_OTLP = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+_SECURE = {"EMP_FORWARD_SHARED_KEY": "k", "EMP_TLS_CERT_FILE": "/c", "EMP_TLS_KEY_FILE": "/k"}
+_VARIABLES: list[tuple[str, str, dict[str, str], str]] = [
+    ("MACHINE_ID", "gpu-9", {}, "machine_id: gpu-9"),
+    ("WORKER_ID", "worker-9", {}, "worker_id: worker-9"),
+    ("SERVICE_NAME", "render", {}, "service.name: render"),
+    ("OTEL_SERVICE_NAME", "otel-render", {"SERVICE_NAME": "other"}, "service.name: otel-render"),
+    ("SERVICE_TYPE", "comfyui", {}, "service_type: comfyui"),
+    ("SERVICE_VERSION", "v1.2", {}, "service.version: v1.2"),
+    ("TELEMETRY_ENV", "staging", {"NODE_ENV": "production"}, "deployment.environment.name: staging"),
+    ("NODE_ENV", "production", {}, "deployment.environment.name: production"),
+    ("OTEL_RESOURCE_ATTRIBUTES", "team=ml,a=b", {}, "team: ml"),
+    ("EMP_DATA_DIR", "/elsewhere", {}, "data_dir: /elsewhere"),
+    ("RAILWAY_VOLUME_MOUNT_PATH", "/volume", {}, "data_dir: /volume/emp-pipe/edge"),
+    ("PORT", "9000", {}, 'listen: "*:9000"'),
+    ("HEALTH_PORT", "9001", {}, 'listen: "*:9001"'),
+    ("EMP_HTTP_KEY", "secret", {}, "key: ${EMP_HTTP_KEY}"),
+    ("EMP_LOG_LEVEL", "warning", {}, "log_level: warning"),
+    ("EMP_SELF_METRICS_ENDPOINT", "http://127.0.0.1:4318", {}, "otlp_endpoint: "),
+    ("FLUENTD_HOST", "central.example", {}, "central.example:24225"),
+    ("FLUENTD_PORT", "24224", {"FLUENTD_HOST": "c"}, "c:24224"),
+    ("FLUENTD_SHARED_KEY", "k", {"FLUENTD_HOST": "c"}, "env: FLUENTD_SHARED_KEY"),
+    ("FLUENTD_SECURE", "true", {"FLUENTD_HOST": "c", "FLUENTD_PORT": "5"}, "insecure_skip_verify: false"),
+    ("EMP_TLS_CA_FILE", "/ca.pem", {"FLUENTD_HOST": "c"}, "ca_file: /ca.pem"),
+    ("EMP_FORWARD_SHARED_KEY", "k", {}, 'listen: ["*:24225"]'),
+    ("EMP_FORWARD_LISTEN", "127.0.0.1:5", _SECURE, 'listen: ["127.0.0.1:5"]'),
+    ("EMP_TLS_CERT_FILE", "/c.pem", _SECURE, "cert_file: /c.pem"),
+    ("EMP_TLS_KEY_FILE", "/k.pem", _SECURE, "key_file: /k.pem"),
+    ("EMP_TLS_CLIENT_CA_FILE", "/cca.pem", _SECURE, "client_ca_file: /cca.pem"),
+    ("DASH0_AUTH_TOKEN", "t", {}, "env: DASH0_AUTH_TOKEN"),
+    ("DASH0_API_KEY", "t", {}, "env: DASH0_API_KEY"),
+    ("DASH0_DATASET", "staging", _TO_DASH0, "dataset: staging"),
+    ("DASH0_ENDPOINT", "ingress.example:4317", _TO_DASH0, '  endpoint: "https://ingress.example"'),
+    ("DASH0_LOGS_ENDPOINT", "logs.example:4317", _TO_DASH0, '  logs_endpoint: "https://logs.example/v1/logs"'),
+    ("DASH0_TRACES_ENDPOINT", "https://t.example/x", _TO_DASH0, '  traces_endpoint: "https://t.example/x"'),
+    ("DASH0_METRICS_ENDPOINT", "m.example", _TO_DASH0, '  metrics_endpoint: "https://m.example/v1/metrics"'),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318", {}, '  endpoint: "http://c:4318"'),
+    ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://c/l", _TO_OTLP, '  logs_endpoint: "http://c/l"'),
+    ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://c/t", _TO_OTLP, '  traces_endpoint: "http://c/t"'),
+    ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://c/m", _TO_OTLP, '  metrics_endpoint: "http://c/m"'),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "x-a=secret", _TO_OTLP, "x-a: "),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "others", "printed"), _VARIABLES, ids=[each[0] for each in _VARIABLES])
+def test_each_variable_sets_what_the_reference_says(name: str, value: str, others: dict[str, str], printed: str) -> None:
+    result = run("edge", "--print-config", **(others | {name: value}))
+    assert result.returncode == 0, result.stderr
+    lines = [line for line in result.stdout.splitlines() if printed in line]
+    assert lines, result.stdout
+    assert any(name in line for line in lines) or name == "FLUENTD_SECURE", lines
+    assert "secret" not in result.stdout
+    assert f"`{name}`" in (ROOT / "docs" / "configuration.md").read_text()
+
+
+def test_dash0_is_switched_off_by_its_variable() -> None:
+    assert "dash0" not in run("edge", "--print-config", DASH0_AUTH_TOKEN="t", DASH0_ENABLED="false").stdout.lower()
+
+
+def test_a_buffer_in_redis_is_refused_so_that_nobody_believes_it_durable_there() -> None:
+    result = run("central", "--print-config", EMP_BUFFER_REDIS_URL="redis://127.0.0.1:6379")
+    assert result.returncode == 2
+    assert "EMP_BUFFER_REDIS_URL" in result.stderr

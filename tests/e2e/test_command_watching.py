@@ -137,6 +137,9 @@ def test_health_readiness_and_metrics_tell_the_state(bench: Bench) -> None:
         books = {outcome: bench.metric("emp_pipe_receiver_records_total", component="forward", outcome=outcome) for outcome in OUTCOMES}
         assert books == {"received": 7, "appended": 7, "invalid": 0, "refused": 0, "dropped": 0, "duplicate": 0}
         until(lambda: bench.metric("emp_pipe_group_records_total", topic="logs", group="file", outcome="acked") == 7, "7 acked records")
+        until(lambda: bench.metric("emp_pipe_forward_received_records_total", component="forward") == 7, "7 records in")
+        assert bench.metric("emp_pipe_forward_received_bytes_total", component="forward") > 7 * 50
+        assert bench.metric("emp_pipe_exporter_sent_bytes_total", component="file", signal="logs") > 0
         metrics = bench.get("/metrics")[1]
         for name in NAMES:
             assert f"\n{name}" in metrics, name
@@ -153,6 +156,24 @@ NAMES = (
     "emp_pipe_group_held_records",
     "emp_pipe_event_loop_delay_seconds_bucket",
     "emp_pipe_exporter_sent_records_total",
+    "emp_pipe_exporter_sent_bytes_total",
+    "emp_pipe_exporter_attempts_total",
+    "emp_pipe_exporter_in_flight_requests",
+    "emp_pipe_exporter_concurrency_limit_requests",
+    "emp_pipe_exporter_breaker_open_ratio",
+    "emp_pipe_exporter_lag_records",
+    "emp_pipe_exporter_lag_seconds",
+    "emp_pipe_buffer_dead_bytes",
+    "emp_pipe_buffer_admitting",
+    "emp_pipe_receiver_records_total",
+    "emp_pipe_group_records_total",
+    "emp_pipe_forward_received_records_total",
+    "emp_pipe_forward_received_bytes_total",
+    "emp_pipe_forward_received_invalid_records_total",
+    "emp_pipe_forward_received_acks_total",
+    "emp_pipe_forward_open_connections",
+    "emp_pipe_forward_unacked_bytes",
+    "emp_pipe_forward_clock_ahead_seconds",
 )
 
 

@@ -19,6 +19,7 @@ import msgpack
 import psutil
 import pytest
 import zstandard
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from emp_pipe.log.protocol import DeadReason
 from tests.support.forward import (
@@ -35,6 +36,7 @@ from tests.support.forward import (
     running,
     zstd_frame,
 )
+from tests.support.otlp_rows import plain_attributes
 
 _MAX_INFLATED_BYTES = 1 << 20
 _LIMITS = {"max_frame_bytes": 32 << 20, "max_inflated_bytes": _MAX_INFLATED_BYTES}
@@ -258,6 +260,34 @@ async def test_group_markers_of_fluent_bit_are_consumed_and_never_records_of_210
         assert await peer.ack() == "c"
         assert server.intake.numbers() == [1, 2]
         assert server.intake.invalid == 0
+
+
+async def test_the_resource_and_scope_of_a_group_stand_over_its_records_and_over_no_others(tmp_path: Path):
+    inside = {"resource": {"attributes": {"service.name": "api", "gpus": 2}}, "scope": {"name": "otel.js", "version": "1.2"}}
+    start, end = _entry([event_time(0xFFFF_FFFF), {"schema": "otlp"}], inside), _entry([event_time(0xFFFF_FFFE), {}], {})
+    async with running(tmp_path) as server, connected(server.address) as peer:
+        await peer.send(packed_frame(start + entries_of([1]) + end + entries_of([2]), chunk="c"))
+        assert await peer.ack() == "c"
+        (batch,) = (arrival.batch for arrival in server.intake.arrivals)
+        assert batch is not None
+        request = ExportLogsServiceRequest.FromString(batch.to_block("none", topic="logs", block_id="b").payload("none"))
+    grouped, other = sorted(request.resource_logs, key=lambda resource: -len(resource.resource.attributes))
+    assert plain_attributes(grouped.resource.attributes) == {"service.name": "api", "gpus": 2}
+    scope = grouped.scope_logs[0].scope
+    assert (scope.name, scope.version, plain_attributes(scope.attributes)) == ("otel.js", "1.2", {"fluent.tag": "app.web"})
+    assert plain_attributes(other.resource.attributes) == {}
+
+
+@pytest.mark.parametrize("signal", [1, 2])
+async def test_metrics_and_traces_of_fluent_bit_are_set_aside_acknowledged_and_counted(tmp_path: Path, signal: int):
+    async with running(tmp_path) as server, connected(server.address) as peer:
+        await peer.send(msgpack.packb(["app", b"\x81\xa1m\x01", {"fluent_signal": signal, "chunk": "c"}]))
+        assert await peer.ack() == "c"
+        (letter,) = server.intake.dead
+        assert letter.reason is DeadReason.BODY_INVALID
+        assert "fluent_signal" in letter.detail
+        assert b"\x81\xa1m\x01" in letter.payload
+        assert server.intake.invalid == letter.records == 1
 
 
 # --- helpers ----------------------------------------------------------------------------------------
