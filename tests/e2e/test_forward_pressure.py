@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from emp_pipe.component import Arrival
 from emp_pipe.errors import ConfigError, ErrorKind
 from tests.support.forward import (
     PATIENCE_S,
@@ -41,6 +42,38 @@ async def test_when_the_log_admits_nothing_sockets_are_not_read_and_nothing_is_l
         await sending
         assert [await peer.ack() for _ in range(100)] == [f"c{n}" for n in range(100)]
         assert sorted(intake.numbers()) == list(range(100_000))
+
+
+class _TurnByTurn(RecordingIntake):
+    """Counts how many records arrive before the event loop looks at anything else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most_in_a_turn = 0
+        self._in_this_turn = 0
+
+    def submit(self, arrival: Arrival) -> asyncio.Future[None]:
+        if not self._in_this_turn:
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        self._in_this_turn += arrival.received
+        return super().submit(arrival)
+
+    def _next_turn(self) -> None:
+        self.most_in_a_turn = max(self.most_in_a_turn, self._in_this_turn)
+        self._in_this_turn = 0
+
+
+async def test_a_sender_that_always_has_more_lets_everything_else_have_its_turn(tmp_path: Path):
+    intake = _TurnByTurn()
+    intake.admit(False)  # until the socket is full
+    async with running(tmp_path, intake=intake) as server, connected(server.address) as peer:
+        frame = packed_frame(entries_of(range(1000)))
+        sending = asyncio.ensure_future(peer.send(frame * 300))
+        await turns()
+        intake.admit(True)
+        await sending
+        await intake.until_records(300_000)
+    assert intake.most_in_a_turn * len(frame) / 1000 < 1 << 20
 
 
 async def test_a_log_that_is_full_after_all_makes_records_wait_and_loses_none(tmp_path: Path):

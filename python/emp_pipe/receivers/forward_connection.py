@@ -18,13 +18,16 @@ from emp_pipe.forward_handshake import Credentials, Refusal, ServerHandshake, re
 from emp_pipe.receivers.forward_acks import AckQueue, PendingRead
 from emp_pipe.receivers.forward_arrivals import Source, arrivals_of, unchunked_records
 from emp_pipe.receivers.forward_drain import bytes_in_socket
-from emp_pipe.receivers.forward_hub import FOR_GOOD, FOR_LOG, FOR_MORE, FOR_ROOM, FOR_WRITES, Hub
+from emp_pipe.receivers.forward_hub import FOR_GOOD, FOR_LOG, FOR_MORE, FOR_OTHERS, FOR_ROOM, FOR_WRITES, Hub
 from emp_pipe.receivers.forward_refusals import answer_to
 
 if TYPE_CHECKING:
     from emp_pipe._core import ForwardDecoder, ForwardRead
 
 _HANDSHAKE_READ_BYTES = 4_096
+_TURN_BYTES = 256 << 10
+"""After so much a connection lets everything else have its turn. libuv reads a full socket up to 32 times before it looks at anything
+else: megabytes would wait to be encoded and sent, cold by then, and every ack with them."""
 _LONG_AGO = 1 << 62
 
 
@@ -51,6 +54,7 @@ class ForwardConnection(asyncio.BufferedProtocol):
         self._paused = 0
         self._read_bytes = hub.settings.max_read_bytes  # the decoder grows its memory with full reads up to that
         self._unsubmitted_bytes = 0
+        self._turn_bytes = 0
         self._acks = AckQueue(self._write_ack)
         self._unacked_bytes = 0
         self._saw_eof = False
@@ -97,6 +101,11 @@ class ForwardConnection(asyncio.BufferedProtocol):
                 return
             del view
         self._took(decoder.received(nbytes, self._hub.clock.unix_nano()), nbytes)
+        self._turn_bytes += nbytes
+        if self._turn_bytes >= _TURN_BYTES:
+            self._turn_bytes = 0
+            self._pause(FOR_OTHERS)
+            asyncio.get_running_loop().call_soon(self.resume, FOR_OTHERS)
 
     def eof_received(self) -> bool:
         """The peer sends no more. Without TLS it may still read: it is told what becomes durable, then the connection is closed."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from emp_pipe.receivers.forward_connection import ForwardConnection
 
 # why a connection is not read from: bits of a number, not an enumeration, because they are asked for at every read
-FOR_LOG, FOR_ROOM, FOR_WRITES, FOR_GOOD, FOR_MORE = 1, 2, 4, 8, 16
+FOR_LOG, FOR_ROOM, FOR_WRITES, FOR_GOOD, FOR_MORE, FOR_OTHERS = 1, 2, 4, 8, 16, 32
 
 _RETRY_AFTER_IO_ERROR_S = 1.0
 
