@@ -260,6 +260,26 @@ async def test_a_stop_ends_at_its_deadline_even_when_the_log_never_answers(tmp_p
         assert await peer.closed() == b"", "no ack for what is not durable"
 
 
+@pytest.mark.parametrize("log_is", ["full", "silent"])
+async def test_what_a_stop_could_not_make_durable_is_counted_and_said_where_nobody_can_send_it_again(
+    tmp_path: Path, log_is: str, caplog: pytest.LogCaptureFixture
+):
+    intake = RecordingIntake()
+    intake.auto = False
+    async with running(tmp_path, intake=intake) as server, connected(server.address) as peer:
+        await peer.send(message_frame(1) + message_frame(2) + packed_frame(entries_of([3]), chunk="c"))
+        await intake.until(lambda one: one.waiting == 1)
+        if log_is == "full":
+            intake.admit(False)
+            intake.fail(ErrorKind.LOG_FULL)
+        await server.receiver.stop(server.receiver._context.clock.monotonic_s() + 0.05)
+        intake.fail(ErrorKind.LOG_CLOSED)  # as the writer does when it closes
+        await turns()
+        assert server.metric("forward_received_lost_records_total") == 2
+        assert await peer.closed() == b"", "the chunk is not acknowledged: its sender has it"
+    assert "127.0.0.1: 2 records without a chunk are lost" in caplog.text
+
+
 async def test_what_a_big_message_inflates_to_waits_for_room_in_pieces_and_its_ack_for_all_of_them(tmp_path: Path):
     intake = RecordingIntake()
     intake.auto = False

@@ -158,6 +158,7 @@ class ForwardReceiver:
                 for task in (*accepting, *others):
                     task.cancel()
                 acceptor.close()
+                hub.give_up_held()
                 for connection in list(hub.connections):
                     connection.close(at_once=True)
                 hub.publish()

@@ -361,7 +361,7 @@ class ForwardConnection(asyncio.BufferedProtocol):
         entry.acks = []
         if not entry.is_lost:
             entry.is_lost = True
-            self._hub.counts.lost += unchunked
+            self._hub.lost(unchunked, self.peer, error)
         if not self._transport.is_closing():
             self._hub.log.warning("log", "%s: closed without an ack, its chunks are sent again: %s", self.peer, error)
             self._acks.drop()

@@ -172,6 +172,20 @@ class Hub:
         self._io_error = self._io_error or error.kind is not ErrorKind.LOG_FULL
         self._log_is_closed_to_us.set()
 
+    def give_up_held(self) -> None:
+        """The end of a stop: what the log has not taken by now fails, so that a record that nobody can send again is counted as lost."""
+        held, self._held = self._held, []
+        for arrival, done in held:
+            failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            failed.set_exception(LogError(ErrorKind.LOG_CLOSED))
+            done(arrival, failed)
+
+    def lost(self, records: int, peer: str, error: BaseException) -> None:
+        """Count records that were read without a chunk and did not get into the log, and say so."""
+        self.counts.lost += records
+        if records:
+            self.log.warning("lost", "%s: %d records without a chunk are lost: %s", peer, records, error)
+
     async def run_admission(self) -> None:
         """The one task that waits for the log on behalf of all connections."""
         while True:
