@@ -1,4 +1,4 @@
-"""Frames to batches at the binding: modes, acks, splitting. The rules of records are in `test_normalize.py`."""
+"""Frames to batches at the binding: modes, acks, splitting. The rules of records are in `tests/e2e/test_forward_normalize.py`."""
 
 import gzip
 
