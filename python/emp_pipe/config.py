@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 
 from pydantic import BaseModel, ByteSize, Field, SecretStr, SerializeAsAny, ValidationError, field_validator
 
-from emp_pipe.component import ComponentConfig
+from emp_pipe.component import ComponentConfig, http_address
 from emp_pipe.config_layer import KeyPath, Layer, path_text
 from emp_pipe.errors import ConfigError, ErrorKind
 from emp_pipe.registry import Kind, find, nearest, type_of
@@ -93,6 +93,11 @@ class SelfMetricsConfig(ComponentConfig):
     otlp_endpoint: str | None = Field(None, description="Such as http://127.0.0.1:4318; `/v1/metrics` is appended. Unset: not sent.")
     headers: Mapping[str, Secret] = Field(default_factory=dict, description="Sent with every request, such as Authorization.")
     interval_s: Annotated[float, Field(gt=0)] = Field(30.0, description="The time between two exports.")
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_an_http_address(cls, value: str | None) -> str | None:
+        return None if value is None else http_address(value)
 
 
 class BufferChoice(ComponentConfig):

@@ -58,6 +58,13 @@ def test_a_wrong_value_is_named_with_its_line_and_without_the_value() -> None:
     assert "s3cret" not in problem
 
 
+@pytest.mark.parametrize("address", ["localhost:4318", "ftp://host", "http://", "http://user:hunter2@host:4318"])
+def test_an_endpoint_of_own_metrics_that_cannot_work_or_holds_a_password_is_refused(address: str) -> None:
+    (problem,) = problems(f'self_metrics: {{otlp_endpoint: "{address}"}}\n')
+    assert problem.startswith("emp.yaml:2: self_metrics.otlp_endpoint: must")
+    assert "hunter2" not in problem
+
+
 def test_a_wrong_item_of_a_list_is_named_with_its_line_and_index() -> None:
     (problem,) = problems(f'receivers:\n  "{RECEIVER}":\n    ports:\n      - 1\n      - none\n')
     assert problem.startswith(f"emp.yaml:6: receivers.{RECEIVER}.ports[1]: ")

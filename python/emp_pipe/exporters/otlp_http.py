@@ -11,14 +11,13 @@ import json
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit
 
 import aiohttp
 from multidict import CIMultiDict
 from pydantic import Field, field_validator, model_validator
 from yarl import URL
 
-from emp_pipe.component import Context, ExporterConfig, Parcel, Sent, Signal
+from emp_pipe.component import Context, ExporterConfig, Parcel, Sent, Signal, http_address
 from emp_pipe.delivery.http_answers import error_of
 from emp_pipe.delivery.http_client import BlockPayload, open_session, read_answer
 from emp_pipe.errors import ConfigError, DeliveryError, ErrorKind, Retry
@@ -65,18 +64,7 @@ class OtlpHttpConfig(ExporterConfig):
     @field_validator("endpoint", "logs_endpoint", "traces_endpoint", "metrics_endpoint")
     @classmethod
     def _is_an_http_address(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        try:
-            parts = urlsplit(value)
-            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            usable = False
-        if not usable:
-            raise ValueError("must be an http:// or https:// address")
-        if parts.username or parts.password:
-            raise ValueError("must not hold a password: use `headers`")
-        return value
+        return None if value is None else http_address(value)
 
     @field_validator("headers")
     @classmethod
