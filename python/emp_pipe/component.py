@@ -51,7 +51,7 @@ class ComponentConfig(BaseModel):
 
 
 def http_address(value: str) -> str:
-    """Return a setting that is an HTTP address as it is. Raises ValueError where it is none, or holds a password, which would be printed."""
+    """Return a setting that is an HTTP address. Raises ValueError where it is none, or holds a password, which would be printed."""
     try:
         parts = urlsplit(value)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
