@@ -3,17 +3,20 @@
 //! The identity of the last record is compared first (neighbours share it); then a map keyed on the raw identity answers; only an identity
 //! that is new to the connection is encoded. A batch has a bounded number of resources: beyond it identity stays on the record.
 
+use std::collections::HashMap;
+
 use super::Normalizer;
+use super::bytes_map::{self, BytesMap};
 use super::table::IDENTITY;
 use super::wire::{FIELD_1, put_text_attribute, repaired};
 use crate::batch::TableEntry;
-use crate::hash::KeyedMap;
 
 /// An identity as found on a record, by index in [`IDENTITY`]; empty where it has none.
 pub type Identity<'a> = [&'a [u8]; 5];
 
 /// Identities that a connection remembers.
 const MAX_KNOWN: usize = 4096;
+const NONE: u32 = u32::MAX;
 
 /// Resource attributes that a group of records brought along (Fluent Bit's OTLP groups).
 #[derive(Clone, Debug, Default)]
@@ -36,25 +39,17 @@ struct Known {
     index: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Last {
-    text: [u8; 32],
-    len: u8,
-}
-
 /// The identities of a connection.
 #[derive(Clone, Debug)]
 pub struct Identities {
     base: Base,
     known: Vec<Known>,
-    by_identity: KeyedMap<Box<[u8]>, u32>,
-    by_message: KeyedMap<Box<[u8]>, u32>,
-    last: [Last; 5],
+    by_identity: BytesMap,
+    by_message: HashMap<Box<[u8]>, u32>,
+    /// The last record's identity, by its index in `by_identity`; `NONE` when a batch or a base is new.
+    last: u32,
     last_index: u32,
-    /// False when `last` cannot be compared with: a new batch, a new base, or a long identity.
-    last_valid: bool,
     batch: u32,
-    scratch: Vec<u8>,
     /// By index in [`IDENTITY`]: may be lifted (the base lacks it).
     pub liftable: [bool; 5],
 }
@@ -64,13 +59,11 @@ impl Default for Identities {
         Self {
             base: Base::default(),
             known: Vec::new(),
-            by_identity: KeyedMap::default(),
-            by_message: KeyedMap::default(),
-            last: [Last { text: [0; 32], len: 0 }; 5],
+            by_identity: BytesMap::default(),
+            by_message: HashMap::new(),
+            last: NONE,
             last_index: 0,
-            last_valid: false,
             batch: 0,
-            scratch: Vec::new(),
             liftable: [true; 5],
         }
     }
@@ -80,7 +73,7 @@ impl Identities {
     /// To be called when a batch begins: resources have no place in it yet.
     pub fn new_batch(&mut self) {
         self.batch = self.batch.wrapping_add(1);
-        self.last_valid = false;
+        self.last = NONE;
         if self.by_identity.len() > MAX_KNOWN {
             self.forget();
         }
@@ -99,53 +92,21 @@ impl Identities {
         }
         self.base = base;
         self.forget();
-        self.last_valid = false;
+        self.last = NONE;
     }
 
     /// The place of a record's resource in the batch; None when the batch may have no more: identity then stays on the record.
     #[inline]
     pub fn resource(&mut self, rules: &Normalizer, resources: &mut Vec<TableEntry>, identity: &Identity<'_>) -> Option<u32> {
-        if self.last_valid && self.is_last(identity) {
+        if self.by_identity.is_at(self.last, identity) {
             return Some(self.last_index);
         }
-        self.look_up(rules, resources, identity)
-    }
-
-    #[inline(always)]
-    fn is_last(&self, identity: &Identity<'_>) -> bool {
-        for (last, text) in self.last.iter().zip(identity) {
-            if text.len() != usize::from(last.len) {
-                return false;
-            }
-            if last.text[..text.len()] != **text {
-                return false;
-            }
-        }
-        true
-    }
-
-    fn look_up(&mut self, rules: &Normalizer, resources: &mut Vec<TableEntry>, identity: &Identity<'_>) -> Option<u32> {
-        self.scratch.clear();
-        for text in identity {
-            self.scratch.extend_from_slice(&(text.len() as u32).to_le_bytes());
-            self.scratch.extend_from_slice(text);
-        }
-        let index = match self.by_identity.get(self.scratch.as_slice()) {
-            Some(index) => *index as usize,
-            None => {
-                let entry =
-                    TableEntry { message: self.encode(rules, identity), schema_url: self.base.schema_url.clone(), unknown: Vec::new() };
-                // Two identities may come to one resource (a service_type and the service.name that is derived from it).
-                let next = self.known.len() as u32;
-                let index = *self.by_message.entry(entry.message.as_slice().into()).or_insert(next);
-                if index == next {
-                    self.known.push(Known { entry, batch: self.batch.wrapping_sub(1), index: 0 });
-                }
-                self.by_identity.insert(self.scratch.as_slice().into(), index);
-                index as usize
-            }
+        let hash = bytes_map::hash(identity);
+        let at = match self.by_identity.get(hash, identity) {
+            Some(at) => at,
+            None => self.learn(rules, hash, identity),
         };
-        let known = &mut self.known[index];
+        let known = &mut self.known[self.by_identity.value(at) as usize];
         if known.batch != self.batch {
             let bare = identity.iter().all(|text| text.is_empty());
             // One place is kept for the resource without identity, which takes what is over the limit.
@@ -156,15 +117,21 @@ impl Identities {
             known.batch = self.batch;
             resources.push(known.entry.clone());
         }
-        self.last_index = known.index;
-        self.last_valid = identity.iter().all(|text| text.len() <= 32);
-        if self.last_valid {
-            for (last, text) in self.last.iter_mut().zip(identity) {
-                last.text[..text.len()].copy_from_slice(text);
-                last.len = text.len() as u8;
-            }
+        (self.last, self.last_index) = (at, known.index);
+        Some(known.index)
+    }
+
+    /// Encodes the resource of an identity that is new to the connection.
+    #[cold]
+    fn learn(&mut self, rules: &Normalizer, hash: u64, identity: &Identity<'_>) -> u32 {
+        let entry = TableEntry { message: self.encode(rules, identity), schema_url: self.base.schema_url.clone(), unknown: Vec::new() };
+        // Two identities may come to one resource (a service_type and the service.name that is derived from it).
+        let next = self.known.len() as u32;
+        let index = *self.by_message.entry(entry.message.as_slice().into()).or_insert(next);
+        if index == next {
+            self.known.push(Known { entry, batch: self.batch.wrapping_sub(1), index: 0 });
         }
-        Some(self.last_index)
+        self.by_identity.insert(hash, identity, index)
     }
 
     /// The encoded Resource: the base, the identity, what is derived from it, and the receiver's stamp where still lacking.

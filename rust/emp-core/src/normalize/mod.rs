@@ -14,6 +14,7 @@
 //! Both paths give the same row where the first one does not step aside (a property test holds that). Read next: [`table`] for the schema,
 //! `row` for the hot path, `careful` for every rule in plain form.
 
+pub mod bytes_map;
 pub mod careful;
 pub mod copy;
 pub mod identity;
