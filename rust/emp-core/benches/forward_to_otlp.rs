@@ -122,7 +122,9 @@ fn forward_to_otlp(criterion: &mut Criterion) {
         assert!(encode(&[&batch]).len() > RECORDS * 200);
         group.bench_function(format!("{name}/decode"), |bencher| bencher.iter(|| black_box(decode(&mut decoder, black_box(&frame)))));
         group.bench_function(format!("{name}/encode"), |bencher| bencher.iter(|| black_box(encode(&[black_box(&batch)]))));
-        group.bench_function(format!("{name}/both"), |bencher| bencher.iter(|| black_box(encode(&[&decode(&mut decoder, black_box(&frame))]))));
+        group.bench_function(format!("{name}/both"), |bencher| {
+            bencher.iter(|| black_box(encode(&[&decode(&mut decoder, black_box(&frame))])))
+        });
     }
     group.finish();
 }

@@ -1,7 +1,7 @@
 //! How a row of logs begins and ends: the fixed fields in front, the length patched in, the columns beside.
 
 use super::{Batch, FLAG_ERROR, View};
-use crate::normalize::copy::{SLACK, copy_32};
+use crate::normalize::copy::{SLACK, copy_block};
 use crate::normalize::severity;
 use crate::normalize::wire::{varint_len, write_varint};
 
@@ -36,7 +36,7 @@ impl NewRow {
         rows.reserve(HEAD_BYTES + SLACK);
         // SAFETY: there is room for HEAD_BYTES + SLACK, of which 32 are written and HEAD_BYTES kept.
         unsafe {
-            copy_32(self.0.as_ptr(), rows.as_mut_ptr().add(start));
+            copy_block(self.0.as_ptr(), rows.as_mut_ptr().add(start));
             rows.set_len(start + HEAD_BYTES);
         }
         start

@@ -15,7 +15,6 @@ use super::body::{Body, Form, Step};
 use super::buffer::Buffer;
 use super::cursor::{Cursor, Fault, Scan};
 use super::entry::{Time, time};
-use super::group;
 use super::inflate::{Compression, sniff};
 use super::json::{self, JsonScan};
 use super::message::{self, BLOCK_TAG, Options, Start};
@@ -386,7 +385,7 @@ impl Core {
 
     /// The entries of a message have ended. Returns how many bytes behind them are done with.
     fn body_done(&mut self, mut body: Box<Body>, read: &mut Read) -> usize {
-        group::end(&mut self.builder);
+        self.builder.end_group();
         match (body.options.take(), body.options_at_end) {
             (Some(options), _) if body.tail_bytes.is_some_and(|len| len > 0) || !body.options_at_end => {
                 self.finish(options.chunk, body.row_start, None, read);

@@ -93,7 +93,7 @@ fn any(builder: &mut Builder, cursor: &mut Cursor<'_>) -> Result<Result<Entry, &
         }
         Time::GroupEnd => {
             cursor.skip()?;
-            group::end(builder);
+            builder.end_group();
             Ok(Ok(Entry::Marker(cursor.pos)))
         }
         Time::At(time_unix_nano) => {

@@ -69,11 +69,6 @@ pub fn start(builder: &mut Builder, metadata: &[u8], record: &[u8]) {
     builder.set_group(base, encoded);
 }
 
-/// Ends a group.
-pub fn end(builder: &mut Builder) {
-    builder.set_group(Base::default(), Vec::new());
-}
-
 /// The pairs of a map as encoded attributes, their keys into `keys`; of equal keys the last counts.
 fn attributes(tag: u8, map: Option<&[u8]>, keys: &mut Vec<Vec<u8>>) -> Vec<u8> {
     let mut out = Vec::new();

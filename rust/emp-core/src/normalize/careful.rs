@@ -182,7 +182,7 @@ impl Builder {
         let start = self.template.begin(&mut self.batch.rows);
         let mut row = RowFacts::new(self.scope);
         let (mut time, mut explicit_severity, mut traceparent) = (envelope.time_unix_nano, 0, None);
-        let mut identity: [Vec<u8>; 5] = Default::default();
+        let mut lifted: [Vec<u8>; 5] = Default::default();
         let mut names = Names::new(fields, winners);
         for (field, wins) in fields.iter().zip(winners) {
             if !wins {
@@ -218,7 +218,7 @@ impl Builder {
                 },
                 Role::Identity(index) => {
                     let number = text::of_number(field.value);
-                    identity[usize::from(index)] = content.or(number.as_deref().map(str::as_bytes)).unwrap_or_default().to_vec();
+                    lifted[usize::from(index)] = content.or(number.as_deref().map(str::as_bytes)).unwrap_or_default().to_vec();
                 }
                 Role::TraceId => match content.and_then(hex::<16>).filter(|id| *id != [0; 16]) {
                     Some(id) => {
@@ -258,19 +258,27 @@ impl Builder {
         if explicit_severity > 0 {
             row.severity_number = explicit_severity;
         }
-        let lifted: Identity<'_> = std::array::from_fn(|index| identity[index].as_slice());
-        row.resource = match self.identities.resource(&self.rules, &mut self.batch.resources, &lifted) {
+        row.resource = match self.resource_of(&lifted) {
             Some(index) => index,
             None => {
                 self.resources_over_limit += 1;
                 for (key, text) in IDENTITY.iter().zip(&lifted).filter(|(_, text)| !text.is_empty()) {
                     self.put_text_attribute(&mut row, key.as_bytes(), text);
                 }
-                self.identities.resource(&self.rules, &mut self.batch.resources, &[&[]; 5]).unwrap_or_default()
+                self.resource_of(&Default::default()).unwrap_or_default()
             }
         };
         self.end_row(start, row, time);
         Ok(())
+    }
+
+    /// The resource of an identity (empty text for a part that it lacks); None when the batch may have no more.
+    fn resource_of(&mut self, lifted: &[Vec<u8>; 5]) -> Option<u32> {
+        let mut identity = Identity::default();
+        for (index, text) in lifted.iter().enumerate().filter(|(_, text)| !text.is_empty()) {
+            identity = identity.with(index as u8, self.identities.look_up_part(index as u8, text)?);
+        }
+        self.identities.resource(&self.rules, &mut self.batch.resources, identity)
     }
 
     fn put_attribute(&mut self, row: &mut RowFacts, name: &[u8], value: &[u8]) -> Result<View, Fault> {

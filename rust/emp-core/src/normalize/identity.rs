@@ -1,22 +1,39 @@
 //! Which resource a record belongs to: its identity, lifted off the record, encoded once.
 //!
-//! The identity of the last record is compared first (neighbours share it); then a map keyed on the raw identity answers; only an identity
-//! that is new to the connection is encoded. A batch has a bounded number of resources: beyond it identity stays on the record.
-
-use std::collections::HashMap;
+//! Each part of an identity (its machine_id, its worker_id, …) has a number on the connection; the usual part is the same as the last
+//! record's, which is one comparison. The numbers together name the resource, which is encoded when it is new. A batch has a bounded
+//! number of resources: beyond it identity stays on the record.
 
 use super::Normalizer;
-use super::bytes_map::{self, BytesMap};
+use super::bytes_map::{BytesMap, NumberMap, hash};
+use super::copy::{BLOCK, same_block};
 use super::table::IDENTITY;
 use super::wire::{FIELD_1, put_text_attribute, repaired};
 use crate::batch::TableEntry;
+use crate::hash::KeyedMap;
 
-/// An identity as found on a record, by index in [`IDENTITY`]; empty where it has none.
-pub type Identity<'a> = [&'a [u8]; 5];
+/// Parts of an identity.
+const PARTS: usize = IDENTITY.len();
+/// Bits of a part's number in an [`Identity`].
+const BITS: u32 = 12;
+/// Different values of a part that are remembered; then all are forgotten.
+const MAX_KNOWN: usize = (1 << BITS) - 2;
 
-/// Identities that a connection remembers.
-const MAX_KNOWN: usize = 4096;
-const NONE: u32 = u32::MAX;
+/// An identity: the numbers of its parts side by side, 0 for a part that it lacks. Valid until the next batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identity(u64);
+
+impl Identity {
+    /// With a part, by index in [`IDENTITY`].
+    #[inline(always)]
+    pub fn with(self, index: u8, number: u32) -> Self {
+        Self(self.0 | u64::from(number) << (u32::from(index) * BITS))
+    }
+
+    fn number(self, index: usize) -> u32 {
+        (self.0 >> (index as u32 * BITS)) as u32 & ((1 << BITS) - 1)
+    }
+}
 
 /// Resource attributes that a group of records brought along (Fluent Bit's OTLP groups).
 #[derive(Clone, Debug, Default)]
@@ -39,32 +56,48 @@ struct Known {
     index: u32,
 }
 
+/// The values that a part has had.
+#[derive(Clone, Debug)]
+struct Part {
+    last: [u8; BLOCK],
+    /// Longer values are not compared with; `usize::MAX` for none.
+    last_len: usize,
+    last_number: u32,
+    numbers: BytesMap,
+}
+
+impl Default for Part {
+    fn default() -> Self {
+        Self { last: [0; BLOCK], last_len: usize::MAX, last_number: 0, numbers: BytesMap::default() }
+    }
+}
+
 /// The identities of a connection.
 #[derive(Clone, Debug)]
 pub struct Identities {
     base: Base,
+    parts: [Part; PARTS],
     known: Vec<Known>,
-    by_identity: BytesMap,
-    by_message: HashMap<Box<[u8]>, u32>,
-    /// The last record's identity, by its index in `by_identity`; `NONE` when a batch or a base is new.
-    last: u32,
-    last_index: u32,
+    by_identity: NumberMap,
+    by_message: KeyedMap<Box<[u8]>, u32>,
+    /// The last record's, if it was in this batch.
+    last: Option<(Identity, u32)>,
     batch: u32,
     /// By index in [`IDENTITY`]: may be lifted (the base lacks it).
-    pub liftable: [bool; 5],
+    pub liftable: [bool; PARTS],
 }
 
 impl Default for Identities {
     fn default() -> Self {
         Self {
             base: Base::default(),
+            parts: Default::default(),
             known: Vec::new(),
-            by_identity: BytesMap::default(),
-            by_message: HashMap::new(),
-            last: NONE,
-            last_index: 0,
+            by_identity: NumberMap::default(),
+            by_message: KeyedMap::default(),
+            last: None,
             batch: 0,
-            liftable: [true; 5],
+            liftable: [true; PARTS],
         }
     }
 }
@@ -73,16 +106,18 @@ impl Identities {
     /// To be called when a batch begins: resources have no place in it yet.
     pub fn new_batch(&mut self) {
         self.batch = self.batch.wrapping_add(1);
-        self.last = NONE;
+        self.last = None;
         if self.by_identity.len() > MAX_KNOWN {
             self.forget();
         }
     }
 
     fn forget(&mut self) {
+        self.parts = Default::default();
         self.known.clear();
         self.by_identity.clear();
         self.by_message.clear();
+        self.last = None;
     }
 
     /// Sets the resource attributes that the following records share.
@@ -92,50 +127,86 @@ impl Identities {
         }
         self.base = base;
         self.forget();
-        self.last = NONE;
+    }
+
+    /// The number of a part (by index in [`IDENTITY`]) that has a value; None when the batch has too many of them.
+    ///
+    /// # Safety
+    /// `BLOCK` bytes are readable from the first byte of `text`.
+    #[inline(always)]
+    pub unsafe fn part(&mut self, index: u8, text: &[u8]) -> Option<u32> {
+        let part = &self.parts[usize::from(index)];
+        // SAFETY: the caller's promise; `last` is a block.
+        if text.len() == part.last_len && unsafe { same_block(text.as_ptr(), part.last.as_ptr(), text.len()) } {
+            return Some(part.last_number);
+        }
+        self.look_up_part(index, text)
+    }
+
+    /// The same, whatever lies behind the text.
+    pub fn look_up_part(&mut self, index: u8, text: &[u8]) -> Option<u32> {
+        let part = &mut self.parts[usize::from(index)];
+        let hash = hash(text);
+        let at = match part.numbers.get(hash, text) {
+            Some(at) => at,
+            None if part.numbers.len() >= MAX_KNOWN => return None,
+            None => part.numbers.insert(hash, text),
+        };
+        part.last_number = at + 1;
+        part.last_len = usize::MAX;
+        if let Some(last) = part.last.get_mut(..text.len()) {
+            last.copy_from_slice(text);
+            part.last_len = text.len();
+        }
+        Some(part.last_number)
     }
 
     /// The place of a record's resource in the batch; None when the batch may have no more: identity then stays on the record.
-    #[inline]
-    pub fn resource(&mut self, rules: &Normalizer, resources: &mut Vec<TableEntry>, identity: &Identity<'_>) -> Option<u32> {
-        if self.by_identity.is_at(self.last, identity) {
-            return Some(self.last_index);
+    #[inline(always)]
+    pub fn resource(&mut self, rules: &Normalizer, resources: &mut Vec<TableEntry>, identity: Identity) -> Option<u32> {
+        if let Some((last, index)) = self.last
+            && last == identity
+        {
+            return Some(index);
         }
-        let hash = bytes_map::hash(identity);
-        let at = match self.by_identity.get(hash, identity) {
-            Some(at) => at,
-            None => self.learn(rules, hash, identity),
+        self.look_up(rules, resources, identity)
+    }
+
+    fn look_up(&mut self, rules: &Normalizer, resources: &mut Vec<TableEntry>, identity: Identity) -> Option<u32> {
+        let known = match self.by_identity.get(identity.0) {
+            Some(known) => known,
+            None => self.learn(rules, identity),
         };
-        let known = &mut self.known[self.by_identity.value(at) as usize];
+        let known = &mut self.known[known as usize];
         if known.batch != self.batch {
-            let bare = identity.iter().all(|text| text.is_empty());
             // One place is kept for the resource without identity, which takes what is over the limit.
-            if !bare && resources.len() + 1 >= rules.max_resources.max(2) {
+            if identity != Identity::default() && resources.len() + 1 >= rules.max_resources.max(2) {
                 return None;
             }
             known.index = resources.len() as u32;
             known.batch = self.batch;
             resources.push(known.entry.clone());
         }
-        (self.last, self.last_index) = (at, known.index);
+        self.last = Some((identity, known.index));
         Some(known.index)
     }
 
     /// Encodes the resource of an identity that is new to the connection.
     #[cold]
-    fn learn(&mut self, rules: &Normalizer, hash: u64, identity: &Identity<'_>) -> u32 {
+    fn learn(&mut self, rules: &Normalizer, identity: Identity) -> u32 {
         let entry = TableEntry { message: self.encode(rules, identity), schema_url: self.base.schema_url.clone(), unknown: Vec::new() };
         // Two identities may come to one resource (a service_type and the service.name that is derived from it).
         let next = self.known.len() as u32;
-        let index = *self.by_message.entry(entry.message.as_slice().into()).or_insert(next);
-        if index == next {
+        let known = *self.by_message.entry(entry.message.as_slice().into()).or_insert(next);
+        if known == next {
             self.known.push(Known { entry, batch: self.batch.wrapping_sub(1), index: 0 });
         }
-        self.by_identity.insert(hash, identity, index)
+        self.by_identity.insert(identity.0, known);
+        known
     }
 
     /// The encoded Resource: the base, the identity, what is derived from it, and the receiver's stamp where still lacking.
-    fn encode(&self, rules: &Normalizer, identity: &Identity<'_>) -> Vec<u8> {
+    fn encode(&self, rules: &Normalizer, identity: Identity) -> Vec<u8> {
         let mut out = self.base.encoded.clone();
         let mut keys: Vec<&[u8]> = self.base.keys.iter().map(Vec::as_slice).collect();
         let mut put = |out: &mut Vec<u8>, key: &'static [u8], text: &[u8]| {
@@ -144,7 +215,10 @@ impl Identities {
                 put_text_attribute(out, FIELD_1, key, text);
             }
         };
-        let text: Vec<_> = identity.iter().map(|text| repaired(text)).collect();
+        let text: [_; PARTS] = std::array::from_fn(|index| match identity.number(index) {
+            0 => repaired(&[]),
+            number => repaired(self.parts[index].numbers.key(number - 1)),
+        });
         for (key, text) in IDENTITY.iter().zip(&text) {
             put(&mut out, key.as_bytes(), text);
         }

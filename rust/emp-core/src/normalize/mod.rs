@@ -19,6 +19,7 @@ pub mod careful;
 pub mod copy;
 pub mod identity;
 pub mod json;
+pub mod out;
 pub mod restored;
 pub mod row;
 pub mod severity;
@@ -93,9 +94,12 @@ pub struct Builder {
     /// The name of the scope: who receives.
     scope_name: &'static str,
     group_scope: Vec<u8>,
+    in_group: bool,
     template: NewRow,
     now_unix_nano: i64,
     correction_ns: i64,
+    /// A record at the end of its buffer, with room behind it.
+    tail: Vec<u8>,
     /// The record's number, for claims.
     record: u32,
     newest_unix_nano: Option<i64>,
@@ -119,9 +123,11 @@ impl Builder {
             scopes: std::collections::HashMap::new(),
             scope_name,
             group_scope: Vec::new(),
+            in_group: false,
             template: NewRow::new(0),
             now_unix_nano: 0,
             correction_ns: 0,
+            tail: Vec::new(),
             record: 0,
             newest_unix_nano: None,
             resources_over_limit: 0,
@@ -182,11 +188,20 @@ impl Builder {
         self.scopes.insert(tag.into(), self.scope);
     }
 
-    /// Sets what the following records share beyond their tag (an OTLP group): resource attributes and an encoded scope; empty ends it.
+    /// Sets what the following records share beyond their tag (an OTLP group): resource attributes and an encoded scope.
     pub fn set_group(&mut self, base: Base, scope: Vec<u8>) {
         self.identities.set_base(base);
         self.group_scope = scope;
         self.scopes.clear();
+        self.in_group = true;
+    }
+
+    /// Ends the group, if there is one.
+    pub fn end_group(&mut self) {
+        if self.in_group {
+            self.set_group(Base::default(), Vec::new());
+            self.in_group = false;
+        }
     }
 
     /// Writes the record (a msgpack map at `pos` of `data`) as a row; returns where it ends. On a fault nothing is written.

@@ -15,8 +15,9 @@ const MAX_NAME_BYTES: usize = 58;
 /// A connection with more keys than this pays a look-up for those beyond.
 const MAX_SLOTS: usize = 512;
 
-/// A key that was seen.
+/// A key that was seen. Its size is a power of two, so that an index is a shift.
 #[derive(Clone, Debug)]
+#[repr(align(128))]
 pub struct Slot {
     /// The key as on the wire, zero padded.
     pub raw: [u8; MAX_KEY_BYTES],
@@ -34,6 +35,13 @@ pub struct Slot {
     pub name_len: u8,
     /// `0x32 <length> 0x0a <name length> <name>`: the length is patched in.
     pub prefix: [u8; SLACK],
+}
+
+impl Slot {
+    /// The attribute's name.
+    pub fn name(&self) -> &[u8] {
+        &self.prefix[4..4 + usize::from(self.name_len)]
+    }
 }
 
 /// The slots of a connection.
@@ -61,7 +69,7 @@ impl Shapes {
         if name.len() > MAX_NAME_BYTES || !name.is_ascii() {
             return None;
         }
-        let next_claim = self.claims.len() as u16;
+        let next_claim = self.claimed.len() as u16;
         let claim = *self.claims.entry(name.into()).or_insert(next_claim);
         if claim == next_claim {
             self.claimed.push(0);
@@ -87,7 +95,7 @@ impl Shapes {
 
     /// Shapes that know nothing.
     pub fn new() -> Self {
-        // Its key is msgpack's unused byte, so it is never taken for a key.
+        // Its key is msgpack's unused byte, which begins no key. Its claim is its own.
         let start = Slot {
             raw: [0xc1; MAX_KEY_BYTES],
             raw_len: 1,
@@ -98,6 +106,6 @@ impl Shapes {
             name_len: 0,
             prefix: [0; SLACK],
         };
-        Self { slots: vec![start], ..Self::default() }
+        Self { slots: vec![start], claimed: vec![0], ..Self::default() }
     }
 }

@@ -8,6 +8,11 @@ use super::wire::{field_len, put_bytes, put_header};
 use crate::batch::{Batch, TableEntry};
 use crate::hash::KeyedMap;
 
+/// No index.
+const NONE: u32 = u32::MAX;
+/// Pairs of resource and scope of a batch up to which their places are looked up by index.
+const MAX_DENSE: usize = 1 << 16;
+
 /// A run of rows that lie together: bytes `start..end` of batch `batch`.
 #[derive(Clone, Copy, Default)]
 struct Run {
@@ -16,108 +21,177 @@ struct Run {
     end: u32,
 }
 
+/// A scope under a resource.
 struct ScopeGroup<'a> {
     entry: &'a TableEntry,
     rows_len: usize,
-    /// Its runs are `Plan::runs[first_run..end_run]`.
-    first_run: usize,
-    end_run: usize,
+    /// How many runs it has, then where the next one goes.
+    runs: u32,
+    /// The resource's next scope.
+    next: u32,
 }
 
 struct ResourceGroup<'a> {
     entry: &'a TableEntry,
-    scopes: Vec<ScopeGroup<'a>>,
+    first: u32,
+    last: u32,
+    len: usize,
 }
 
 /// How the rows of some batches lie in one request.
 pub struct Plan<'a> {
     batches: &'a [&'a Batch],
-    groups: Vec<ResourceGroup<'a>>,
+    resources: Vec<ResourceGroup<'a>>,
+    scopes: Vec<ScopeGroup<'a>>,
+    /// By scope, in the order of rows.
     runs: Vec<Run>,
+    len: usize,
+}
+
+/// Where a (resource, scope) of one batch goes: an index into [`Plan::scopes`].
+enum Places {
+    /// At resource * scopes + scope.
+    Dense(Vec<u32>, u32),
+    /// A batch with so many of both that most pairs do not occur.
+    Sparse(KeyedMap<(u32, u32), u32>),
+}
+
+impl Places {
+    fn of(batch: &Batch) -> Self {
+        let pairs = batch.resources.len().saturating_mul(batch.scopes.len());
+        if pairs <= MAX_DENSE { Self::Dense(vec![NONE; pairs], batch.scopes.len() as u32) } else { Self::Sparse(KeyedMap::default()) }
+    }
+
+    #[inline(always)]
+    fn place(&mut self, (resource, scope): (u32, u32)) -> &mut u32 {
+        match self {
+            Self::Dense(places, scopes) => &mut places[(resource * *scopes + scope) as usize],
+            Self::Sparse(places) => places.entry((resource, scope)).or_insert(NONE),
+        }
+    }
 }
 
 impl<'a> Plan<'a> {
     /// Groups the rows of `batches`.
     pub fn new(batches: &'a [&'a Batch]) -> Self {
-        let mut groups: Vec<ResourceGroup<'a>> = Vec::new();
-        let mut resources: KeyedMap<&TableEntry, usize> = KeyedMap::default();
-        let mut scopes: KeyedMap<(usize, &TableEntry), usize> = KeyedMap::default();
-        // Where the rows of a (resource, scope) of this batch go.
-        let mut places: KeyedMap<(u32, u32), (u32, u32)> = KeyedMap::default();
-        let mut found: Vec<((u32, u32), Run)> = Vec::with_capacity(batches.iter().map(|batch| batch.len()).sum());
+        let mut plan = Self { batches, resources: Vec::new(), scopes: Vec::new(), runs: Vec::new(), len: 0 };
+        let mut known = KeyedMap::default();
+        let mut in_order: Vec<(u32, Run)> = Vec::new();
         for (number, batch) in batches.iter().enumerate() {
-            places.clear();
+            let mut places = Places::of(batch);
             for_each_run(batch, |pair, start, end| {
-                let (resource, scope) = *places.entry(pair).or_insert_with(|| {
-                    let entry = &batch.resources[pair.0 as usize];
-                    let resource = *resources.entry(entry).or_insert_with(|| {
-                        groups.push(ResourceGroup { entry, scopes: Vec::new() });
-                        groups.len() - 1
-                    });
-                    let entry = &batch.scopes[pair.1 as usize];
-                    let groups = &mut groups[resource].scopes;
-                    let scope = *scopes.entry((resource, entry)).or_insert_with(|| {
-                        groups.push(ScopeGroup { entry, rows_len: 0, first_run: 0, end_run: 0 });
-                        groups.len() - 1
-                    });
-                    (resource as u32, scope as u32)
-                });
-                let group = &mut groups[resource as usize].scopes[scope as usize];
-                group.rows_len += (end - start) as usize;
-                group.end_run += 1; // their number, for now
-                found.push(((resource, scope), Run { batch: number as u32, start, end }));
+                let place = places.place(pair);
+                if *place == NONE {
+                    *place = plan.add(&mut known, batch, pair);
+                }
+                let scope = &mut plan.scopes[*place as usize];
+                scope.rows_len += (end - start) as usize;
+                scope.runs += 1;
+                in_order.push((*place, Run { batch: number as u32, start, end }));
             });
         }
-        Self { batches, runs: together(&found, &mut groups), groups }
+        plan.sort(&in_order);
+        plan.measure();
+        plan
+    }
+
+    /// The place of a pair that this batch has not used yet.
+    fn add(&mut self, known: &mut KeyedMap<&'a TableEntry, u32>, batch: &'a Batch, pair: (u32, u32)) -> u32 {
+        let entry = &batch.resources[pair.0 as usize];
+        let resource = *known.entry(entry).or_insert_with(|| {
+            self.resources.push(ResourceGroup { entry, first: NONE, last: NONE, len: 0 });
+            self.resources.len() as u32 - 1
+        });
+        let entry = &batch.scopes[pair.1 as usize];
+        let group = &mut self.resources[resource as usize];
+        let mut at = group.first;
+        while at != NONE {
+            if self.scopes[at as usize].entry == entry {
+                return at;
+            }
+            at = self.scopes[at as usize].next;
+        }
+        let new = self.scopes.len() as u32;
+        self.scopes.push(ScopeGroup { entry, rows_len: 0, runs: 0, next: NONE });
+        if group.last == NONE {
+            group.first = new;
+        } else {
+            self.scopes[group.last as usize].next = new;
+        }
+        group.last = new;
+        new
+    }
+
+    /// Puts the runs in the order of scopes.
+    fn sort(&mut self, in_order: &[(u32, Run)]) {
+        let mut next = 0;
+        for scope in &mut self.scopes {
+            let count = scope.runs;
+            scope.runs = next;
+            next += count;
+        }
+        self.runs = vec![Run::default(); in_order.len()];
+        for (scope, run) in in_order {
+            let at = &mut self.scopes[*scope as usize].runs;
+            self.runs[*at as usize] = *run;
+            *at += 1;
+        }
+    }
+
+    fn measure(&mut self) {
+        for index in 0..self.resources.len() {
+            let group = &self.resources[index];
+            let scopes: usize = self.scopes_of(group).map(|at| field_len(scope_len(&self.scopes[at]))).sum();
+            let len = entry_len(group.entry) + scopes;
+            self.resources[index].len = len;
+            self.len += field_len(len);
+        }
+    }
+
+    fn scopes_of(&self, group: &ResourceGroup<'_>) -> impl Iterator<Item = usize> {
+        let mut at = group.first;
+        std::iter::from_fn(move || {
+            (at != NONE).then(|| {
+                let this = at as usize;
+                at = self.scopes[this].next;
+                this
+            })
+        })
     }
 
     /// The resources that rows have, each once.
     pub fn resources(&self) -> impl Iterator<Item = &'a TableEntry> {
-        self.groups.iter().map(|group| group.entry)
+        self.resources.iter().map(|group| group.entry)
     }
 
     /// The scopes that rows have; one may occur under several resources.
     pub fn scopes(&self) -> impl Iterator<Item = &'a TableEntry> {
-        self.groups.iter().flat_map(|group| group.scopes.iter().map(|scope| scope.entry))
+        self.scopes.iter().map(|scope| scope.entry)
     }
 
     /// The size of the request.
     pub fn encoded_len(&self) -> usize {
-        self.groups.iter().map(|group| field_len(resource_len(group))).sum()
+        self.len
     }
 
     /// Appends the request.
     pub fn write(&self, out: &mut Vec<u8>) {
-        out.reserve(self.encoded_len());
-        for group in &self.groups {
-            put_header(out, request::RESOURCE_ROWS, resource_len(group));
+        out.reserve(self.len);
+        for group in &self.resources {
+            put_header(out, request::RESOURCE_ROWS, group.len);
             put_entry(out, group.entry, resource_rows::RESOURCE, resource_rows::SCHEMA_URL);
-            for scope in &group.scopes {
+            for at in self.scopes_of(group) {
+                let scope = &self.scopes[at];
                 put_header(out, resource_rows::SCOPE_ROWS, scope_len(scope));
                 put_entry(out, scope.entry, scope_rows::SCOPE, scope_rows::SCHEMA_URL);
-                for run in &self.runs[scope.first_run..scope.end_run] {
+                // After the sort a scope's `runs` is where its last one ends, and the next scope's first begins.
+                let first = if at == 0 { 0 } else { self.scopes[at - 1].runs };
+                for run in &self.runs[first as usize..scope.runs as usize] {
                     out.extend_from_slice(&self.batches[run.batch as usize].rows[run.start as usize..run.end as usize]);
                 }
             }
         }
     }
-}
-
-/// Sorts runs so that those of a scope lie together, in their order, and tells each scope where. One allocation for all of them.
-fn together(found: &[((u32, u32), Run)], groups: &mut [ResourceGroup<'_>]) -> Vec<Run> {
-    let mut first = 0;
-    for scope in groups.iter_mut().flat_map(|group| &mut group.scopes) {
-        let number = scope.end_run;
-        (scope.first_run, scope.end_run) = (first, first);
-        first += number;
-    }
-    let mut runs = vec![Run::default(); found.len()];
-    for &((resource, scope), run) in found {
-        let scope = &mut groups[resource as usize].scopes[scope as usize];
-        runs[scope.end_run] = run;
-        scope.end_run += 1;
-    }
-    runs
 }
 
 /// Calls `visit` with (resource, scope) and the byte range of each run of rows that share them.
@@ -155,10 +229,6 @@ fn put_entry(out: &mut Vec<u8>, entry: &TableEntry, message: u32, schema_url: u3
 
 fn scope_len(group: &ScopeGroup<'_>) -> usize {
     entry_len(group.entry) + group.rows_len
-}
-
-fn resource_len(group: &ResourceGroup<'_>) -> usize {
-    entry_len(group.entry) + group.scopes.iter().map(|scope| field_len(scope_len(scope))).sum::<usize>()
 }
 
 /// The export request of some batches of one signal.
