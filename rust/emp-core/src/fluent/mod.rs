@@ -1,6 +1,6 @@
 //! Fluent Forward: frames to rows, and rows to frames.
 //!
-//! [`decoder::Decoder`] is the reader of one connection. Below it: [`cursor`] reads msgpack, [`message`] the head of a message, [`body`] its
+//! [`decoder::Decoder`] is the reader of one connection. Below it: [`cursor`] reads msgpack, [`message`] the head of a message, [`frame`] a whole one, [`body`] its
 //! entries, [`entry`] one of them, [`inflate`] compressed bodies, [`json`] JSON mode, [`group`] OTLP groups, [`buffer`] the memory that
 //! bytes land in. What a record means is in [`crate::normalize`].
 //!
@@ -13,6 +13,7 @@ pub mod cursor;
 pub mod decoder;
 pub mod encode;
 pub mod entry;
+pub mod frame;
 pub mod group;
 pub mod inflate;
 pub mod json;
