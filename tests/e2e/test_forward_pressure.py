@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -335,3 +336,20 @@ def _blocking_client(server: Running, how: str, ca_file: Path) -> socket.socket:
         return client
     client = socket.create_connection(server.address, PATIENCE_S)
     return ssl.create_default_context(cafile=str(ca_file)).wrap_socket(client, server_hostname="localhost") if how == "TLS" else client
+
+
+async def test_unfinished_messages_do_not_fill_the_memory_the_largest_is_closed_and_the_others_go_on(tmp_path: Path):
+    def begun(size_bytes: int) -> bytes:
+        return b"\x93\xa1x\x01\x81\xa1k\xdb" + struct.pack(">I", 450_000) + b"x" * size_bytes
+
+    async with (
+        running(tmp_path, max_total_unfinished_bytes=500_000) as server,
+        connected(server.address) as small,
+        connected(server.address) as large,
+    ):
+        await small.send(begun(200_000))
+        await large.send(begun(400_000))
+        assert await large.closed() == b""
+        await small.send(b"x" * 250_000)
+        await server.intake.until_records(1)
+        assert server.metric("forward_received_torn_connections_total") == 1

@@ -66,6 +66,11 @@ class ForwardConfig(AccessConfig):
     max_read_bytes: Annotated[int, Field(ge=16_384)] = Field(262_144, description="The most bytes that one read of a socket takes.")
     max_unacked_bytes: _PositiveInt = Field(16_777_216, description="What one connection may have under way to the log.")
     max_total_unacked_bytes: _PositiveInt = Field(67_108_864, description="What all connections together may have under way to the log.")
+    max_total_unfinished_bytes: _PositiveInt = Field(
+        536_870_912,
+        description="What the unfinished messages of all connections may hold of memory, inflated. Over it the connections that hold "
+        "most are closed; their peers send again.",
+    )
     max_connections: _PositiveInt = Field(4096, description="The most connections open at once.")
     max_connections_per_address: _PositiveInt = Field(1024, description="The most connections open at once from one address.")
     handshake_timeout_s: _PositiveFloat = Field(10.0, description="The time that TLS and the key's handshake may take.")
@@ -256,6 +261,7 @@ class ForwardReceiver:
             for connection in list(hub.connections):
                 self._close_if_silent(connection, now_s)
                 connection.report_age(now_s)
+            self._close_who_holds_most(hub)
             hub.skew.publish()
             hub.publish()
 
@@ -275,10 +281,31 @@ class ForwardReceiver:
             return
         connection.give_memory_back()
         silent_s = now_s - connection.waits_since_s
-        limit_s = config.frame_timeout_s if connection.in_frame else config.idle_timeout_s
+        limit_s = config.frame_timeout_s if connection.unfinished_bytes else config.idle_timeout_s
         if limit_s is not None and silent_s >= limit_s:
             self._limited.warning("silent", "%s: closed after %.0f s of silence", connection.peer, silent_s)
             connection.close()
+
+    def _close_who_holds_most(self, hub: Hub) -> None:
+        """A few kilobytes can inflate to a record of megabytes whose end never comes: many such connections must not fill the memory."""
+        limit = self.config.max_total_unfinished_bytes
+        held = {connection: connection.unfinished_bytes for connection in hub.connections}
+        total = sum(held.values())
+        for connection in sorted(held, key=held.__getitem__, reverse=True):
+            if total <= limit:
+                return
+            if connection.is_closing or connection.is_waiting_for_us:
+                continue
+            self._limited.warning(
+                "unfinished",
+                "%s: closed, its unfinished message holds %s bytes and all of them together %s; raise `max_total_unfinished_bytes`, or "
+                "send smaller messages",
+                connection.peer,
+                f"{held[connection]:,}",
+                f"{total:,}",
+            )
+            connection.close(at_once=True)
+            total -= held[connection]
 
     async def _look_names_up(self) -> None:
         while True:

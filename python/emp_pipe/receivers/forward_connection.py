@@ -137,8 +137,8 @@ class ForwardConnection(asyncio.BufferedProtocol):
         return self._decoder is None and not self._paused & FOR_GOOD
 
     @property
-    def in_frame(self) -> bool:
-        return self._decoder is not None and self._decoder.pending_bytes > 0
+    def unfinished_bytes(self) -> int:
+        return 0 if self._decoder is None else self._decoder.pending_bytes
 
     @property
     def is_waiting_for_us(self) -> bool:
