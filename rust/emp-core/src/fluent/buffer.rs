@@ -51,8 +51,10 @@ impl Buffer {
         }
         let needed = (pending + room).max(wanted_bytes.min(pending.saturating_mul(4).max(READ_BYTES)));
         if needed > self.memory.len() {
-            // In a fresh piece, so that only the bytes that are there are copied.
-            let mut memory = vec![0; needed.next_multiple_of(4096)];
+            // In a fresh piece, so that only the bytes that are there are copied; half as large again for a long frame, or each read of it
+            // would copy all that came before.
+            let size = if pending > READ_BYTES { needed.max(pending + pending / 2) } else { needed };
+            let mut memory = vec![0; size.next_multiple_of(4096)];
             memory[..pending].copy_from_slice(self.filled());
             self.memory = memory;
         } else {
@@ -123,6 +125,21 @@ mod tests {
         }
         buffer.reserve(262_144, 0);
         assert_eq!(buffer.free().len(), 262_144);
+    }
+
+    #[test]
+    fn a_long_frame_is_copied_a_few_times_and_not_with_every_read() {
+        let mut buffer = Buffer::default();
+        let mut moves = 0;
+        while buffer.filled().len() < 64 << 20 {
+            let before = buffer.capacity();
+            buffer.reserve(262_144, 8 << 20);
+            moves += usize::from(buffer.capacity() != before);
+            let free = buffer.free().len().min(262_144);
+            buffer.landed(free);
+        }
+        assert!(moves < 32, "moved {moves} times");
+        assert!(buffer.capacity() < 2 * (64 << 20));
     }
 
     #[test]
