@@ -281,16 +281,18 @@ def _invalid(layer: Layer, where: KeyPath, detail: str) -> ConfigError:
     return ConfigError(ErrorKind.CONFIG_INVALID, place=layer.place(where), detail=detail, key=path_text(where))
 
 
-def revealed_secrets(value: Any) -> tuple[int, ...]:
-    """Return what stands for the secrets that settings name, as they are now where they are kept: it differs after a rotation."""
+def revealed_secrets(value: Any, place: str) -> tuple[int, ...]:
+    """Return what stands for the secrets that settings name, as they are now where they are kept: it differs after a rotation.
+
+    Raises ConfigError that names the setting, `place` and the path below it, where a secret cannot be had."""
     if isinstance(value, Secret):
-        return (hash(value.reveal("a secret")),)
+        return (hash(value.reveal(place)),)
     if isinstance(value, BaseModel):
-        return tuple(part for name in type(value).model_fields for part in revealed_secrets(getattr(value, name)))
+        return tuple(part for name in type(value).model_fields for part in revealed_secrets(getattr(value, name), f"{place}.{name}"))
     if isinstance(value, Mapping):
-        return tuple(part for item in value.values() for part in revealed_secrets(item))
+        return tuple(part for name, item in value.items() for part in revealed_secrets(item, f"{place}.{name}"))
     if isinstance(value, (tuple, list)):
-        return tuple(part for item in value for part in revealed_secrets(item))
+        return tuple(part for index, item in enumerate(value) for part in revealed_secrets(item, f"{place}[{index}]"))
     return ()
 
 

@@ -22,11 +22,12 @@ def owned(data_dir: Path) -> Iterator[None]:
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(data_dir / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the latter for a path with a zero byte in it
+        why = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(
             ErrorKind.CONFIG_INVALID,
             place="data_dir",
-            detail=f"{data_dir} cannot be used ({error.strerror})",
+            detail=f"{data_dir} cannot be used ({why})",
             advice="make it writable for this user, or set another with --data-dir or EMP_DATA_DIR",
         ) from error
     try:

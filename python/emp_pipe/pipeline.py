@@ -101,13 +101,13 @@ class Pipeline:
 
     def build_receiver(self, component_id: str, config: ComponentConfig) -> ReceiverSlot:
         receiver: Receiver = self._built(Kind.RECEIVERS, component_id, config)
-        return ReceiverSlot(receiver, config, revealed_secrets(config))
+        return ReceiverSlot(receiver, config, revealed_secrets(config, component_id))
 
     def build_exporter(self, component_id: str, config: ComponentConfig) -> ExporterSlot:
         exporter: Exporter = self._built(Kind.EXPORTERS, component_id, config)
         tapped: Any = TappedExporter(exporter, self.taps)
         assert isinstance(config, ExporterConfig)
-        return ExporterSlot(DeliveryLoop(tapped, self.log, component_id, self.context), config, revealed_secrets(config))
+        return ExporterSlot(DeliveryLoop(tapped, self.log, component_id, self.context), config, revealed_secrets(config, component_id))
 
     def build_processors(self, config: PipelineConfig) -> list[GuardedProcessor]:
         guarded = []

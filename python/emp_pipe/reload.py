@@ -36,15 +36,15 @@ async def reload(pipeline: Pipeline, config: PipelineConfig) -> None:
         new_receivers = {
             name: pipeline.build_receiver(name, settings)
             for name, settings in config.receivers.items()
-            if renormalized or _differs(pipeline.receivers.get(name), settings, keys_can_be_read_again=True)
+            if renormalized or _differs(name, pipeline.receivers.get(name), settings, keys_can_be_read_again=True)
         }
         new_exporters = {
             name: pipeline.build_exporter(name, settings)
             for name, settings in config.exporters.items()
-            if _differs(pipeline.exporters.get(name), settings)
+            if _differs(name, pipeline.exporters.get(name), settings)
         }
         for name, slot in pipeline.receivers.items():
-            if name not in new_receivers and name in config.receivers and slot.secrets != (now := revealed_secrets(slot.config)):
+            if name not in new_receivers and name in config.receivers and slot.secrets != (now := revealed_secrets(slot.config, name)):
                 await getattr(slot.receiver, "reload")()  # noqa: B009 — not every receiver has keys to read again
                 slot.secrets = now
     except BaseException:
@@ -86,10 +86,10 @@ def _tell(before: PipelineConfig, after: PipelineConfig, touched: set[str], proc
     _logger.info("reloaded: %s", "; ".join(parts) if parts else "no component changed")
 
 
-def _differs(slot: Any, settings: ComponentConfig, *, keys_can_be_read_again: bool = False) -> bool:
+def _differs(name: str, slot: Any, settings: ComponentConfig, *, keys_can_be_read_again: bool = False) -> bool:
     """Return whether a component must be built anew: new, other settings, a secret that has changed where it is kept, or it has failed."""
     if slot is None or slot.failure is not None or slot.config != settings:
         return True
     if keys_can_be_read_again and hasattr(slot.receiver, "reload"):
         return False
-    return bool(slot.secrets != revealed_secrets(settings))
+    return bool(slot.secrets != revealed_secrets(settings, name))

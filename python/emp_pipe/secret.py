@@ -19,6 +19,9 @@ from pydantic import Field, SecretStr, model_validator
 from emp_pipe.component import ComponentConfig
 from emp_pipe.errors import ConfigError, ErrorKind
 
+_MOST_BYTES = 65_536
+"""A key file is small: what is longer (a device, a log) is the wrong file, and is not read to its end."""
+
 
 class Secret(ComponentConfig):
     """Where a secret comes from: exactly one of `value` (or just the text in place of the mapping), `env`, `file`."""
@@ -47,9 +50,15 @@ class Secret(ComponentConfig):
         else:
             assert self.file is not None
             try:
-                text = self.file.read_text(encoding="utf-8").rstrip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(ErrorKind.CONFIG_INVALID, place=place, detail=f"{self.file} cannot be read ({error})") from None
+                with self.file.open("rb") as file:
+                    content = file.read(_MOST_BYTES + 1)
+                text = content.decode("utf-8").rstrip()
+            except (OSError, ValueError) as error:
+                why = error.strerror if isinstance(error, OSError) else str(error).partition(" in position")[0]
+                raise ConfigError(ErrorKind.CONFIG_INVALID, place=place, detail=f"{self.file} cannot be read ({why})") from None
+            if len(content) > _MOST_BYTES:
+                detail = f"{self.file} is longer than {_MOST_BYTES:,} bytes: it holds no secret"
+                raise ConfigError(ErrorKind.CONFIG_INVALID, place=place, detail=detail)
         if not text:
             source = f"the variable {self.env}" if self.env else f"the file {self.file}" if self.file else "the value"
             raise ConfigError(ErrorKind.CONFIG_INVALID, place=place, detail=f"the secret is empty: {source} gives no text")

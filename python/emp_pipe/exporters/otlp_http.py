@@ -184,7 +184,7 @@ class OtlpHttpExporter:
         except TimeoutError as error:
             raise self._error(ErrorKind.TIMED_OUT, f"no answer from {url.host} ({error or 'timed out'})") from error
         except aiohttp.ClientError as error:
-            raise self._error(ErrorKind.SERVER_ERROR, f"{url.host} answers with something that is not HTTP ({error})") from error
+            raise self._error(ErrorKind.SERVER_ERROR, f"{url.host} answers with something that is not HTTP") from error
         return self._sent(response, body, block.records)
 
     async def close(self, deadline_monotonic_s: float) -> None:
