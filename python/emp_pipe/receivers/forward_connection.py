@@ -13,7 +13,6 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 
 from emp_pipe.component import Arrival
-from emp_pipe.errors import ErrorKind, LogError, Retry
 from emp_pipe.forward_handshake import Credentials, Refusal, ServerHandshake, refused_pong
 from emp_pipe.receivers.forward_acks import AckQueue, PendingRead
 from emp_pipe.receivers.forward_arrivals import Source, arrivals_of, unchunked_records
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
 
 _HANDSHAKE_READ_BYTES = 4_096
 _TURN_BYTES = 256 << 10
-"""After so much a connection lets everything else have its turn. libuv reads a full socket up to 32 times before it looks at anything
-else: megabytes would wait to be encoded and sent, cold by then, and every ack with them."""
+"""After so much everything else has its turn: libuv reads a full socket 32 times in a row, and megabytes would wait, cold by then."""
 _LONG_AGO = 1 << 62
 
 
@@ -188,10 +186,7 @@ class ForwardConnection(asyncio.BufferedProtocol):
     def close(self, *, at_once: bool = False) -> None:
         """Close; `at_once`: without sending what was written."""
         self._pause(FOR_GOOD)
-        if at_once:
-            self._transport.abort()
-        else:
-            self._transport.close()
+        (self._transport.abort if at_once else self._transport.close)()
 
     # --- handshake ----------------------------------------------------------------------------------
 
@@ -219,9 +214,7 @@ class ForwardConnection(asyncio.BufferedProtocol):
         self._source = Source(settings.receiver, self.peer, shown, settings.detect_duplicates)
         self._decoder = settings.make_decoder(shown, accept_blocks)
         self._small = memoryview(b"")
-        correction_ns = self._hub.skew.correction_ns(self.address)
-        if correction_ns:
-            self._decoder.set_time_correction_ns(correction_ns)
+        self._correct_time()
         self._pause_where_needed()
 
     def _speaks_something_else(self, first_bytes: memoryview | bytes) -> bool:
@@ -348,13 +341,9 @@ class ForwardConnection(asyncio.BufferedProtocol):
             self._transport.close()
 
     def log_failed(self, entry: PendingRead, arrival: Arrival, error: BaseException) -> bool:
-        """Acknowledge nothing. Return whether the arrival is held and submitted again.
-
-        It is where the log is full or its sender has no chunk; otherwise the peer sends its chunks again, maybe to another server."""
-        again = isinstance(error, LogError) and error.retry is Retry.LATER and error.kind is not ErrorKind.LOG_CLOSED
+        """Acknowledge nothing. Return whether the arrival is held; otherwise the peer sends its chunks again, maybe to another server."""
         unchunked = unchunked_records(entry.read)
-        if again and not self._hub.stopping and (unchunked or cast("LogError", error).kind is ErrorKind.LOG_FULL):
-            self._hub.hold(arrival, entry.done, cast("LogError", error))
+        if self._hub.hold(arrival, entry.done, error, unchunked):
             self._pause(FOR_LOG)
             self._hub.wait_for_log(self)
             return True

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from emp_pipe.clock import Clock
 from emp_pipe.component import Arrival, Intake
-from emp_pipe.errors import ErrorKind, LogError
+from emp_pipe.errors import ErrorKind, LogError, Retry
 from emp_pipe.forward_handshake import Refusal
 from emp_pipe.logs import RateLimitedLogger, get_logger
 from emp_pipe.receivers.forward_refusals import ADVICE
@@ -166,11 +166,20 @@ class Hub:
         self._waiting_for_room.discard(connection)
         self._waiting_for_log.discard(connection)
 
-    def hold(self, arrival: Arrival, done: Callable[[Arrival, asyncio.Future[None]], None], error: LogError) -> None:
-        """Keep what the log did not take until it takes something again: its sender may not be able to send it once more."""
+    def hold(
+        self, arrival: Arrival, done: Callable[[Arrival, asyncio.Future[None]], None], error: BaseException, unchunked_records: int
+    ) -> bool:
+        """Keep what the log did not take until it takes something again, where the log is full or the sender has no chunk to send again.
+
+        Return whether it is kept."""
+        if self.stopping or not isinstance(error, LogError) or error.retry is not Retry.LATER or error.kind is ErrorKind.LOG_CLOSED:
+            return False
+        if error.kind is not ErrorKind.LOG_FULL and not unchunked_records:
+            return False
         self._held.append((arrival, done))
         self._io_error = self._io_error or error.kind is not ErrorKind.LOG_FULL
         self._log_is_closed_to_us.set()
+        return True
 
     def give_up_held(self) -> None:
         """The end of a stop: what the log has not taken by now fails, so that a record that nobody can send again is counted as lost."""
