@@ -13,6 +13,8 @@ def main() -> None:
         from emp_pipe.cli import run_command
 
         run_command()
+    except KeyboardInterrupt:  # before the event loop has taken the signal over
+        sys.exit(130)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _NEEDED:
             raise

@@ -215,3 +215,9 @@ def test_a_buffer_in_redis_is_refused_so_that_nobody_believes_it_durable_there()
     result = run("central", "--print-config", EMP_BUFFER_REDIS_URL="redis://127.0.0.1:6379")
     assert result.returncode == 2
     assert "EMP_BUFFER_REDIS_URL" in result.stderr
+
+
+def test_ctrl_c_while_the_command_is_loading_leaves_no_stack_trace(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(30)\n")
+    result = run("validate", "x.yaml", PYTHONPATH=str(tmp_path))
+    assert (result.returncode, result.stderr) == (130, "")

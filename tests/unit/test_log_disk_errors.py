@@ -11,6 +11,7 @@ import apsw
 import pytest
 
 from emp_pipe.buffers.sqlite import SqliteConfig, SqliteLog
+from emp_pipe.buffers.sqlite_schema import open_file
 from emp_pipe.component import Context
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.protocol import Append, GroupSpec, Topic
@@ -196,3 +197,13 @@ async def test_a_file_that_turns_corrupt_under_way_is_set_aside(tmp_path: Path) 
     await log.commit("sampler", acks=deliveries)
     assert list((tmp_path / "log").glob("log.db.corrupt-*"))
     await log.close(clock.monotonic_s() + 30)
+
+
+async def test_a_file_that_was_emptied_is_told_and_the_log_beside_it_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    directory = tmp_path / "log"
+    directory.mkdir()
+    (directory / "log.db").touch()
+    (directory / "log.db-wal").write_bytes(b"what was acknowledged")
+    open_file(directory / "log.db", vfs=None, synchronous="FULL").close()
+    assert (directory / "log.db.corrupt-1-wal").read_bytes() == b"what was acknowledged"
+    assert "write-ahead log is not" in caplog.text

@@ -110,11 +110,22 @@ def open_file(path: Path, *, vfs: str | None, synchronous: str, verify: bool = F
     """Return a connection to a usable log, created, migrated or begun anew as needed.
 
     Raises LOG_NEWER for a file of a later version and LOG_IO when the disk refuses. A corrupt file is renamed, never deleted."""
+    if path.exists() and not path.stat().st_size:
+        _tell_of_an_empty_file(path)
     try:
         return _open_and_verify(path, vfs=vfs, synchronous=synchronous, verify=verify)
     except (apsw.CorruptError, apsw.NotADBError) as error:
         set_aside(path, error)
         return _open_and_verify(path, vfs=vfs, synchronous=synchronous, verify=False)
+
+
+def _tell_of_an_empty_file(path: Path) -> None:
+    """SQLite takes an empty file for a new one, and deletes the write-ahead log beside it without a word."""
+    wal = path.with_name(f"{path.name}-wal")
+    if wal.exists() and wal.stat().st_size:
+        set_aside(path, ValueError("the file is empty, its write-ahead log is not"))
+    else:
+        _log.warning("%s is empty: a first start was cut short, or something emptied it; an empty buffer is begun", path)
 
 
 def set_aside(path: Path, error: Exception) -> Path:

@@ -51,6 +51,7 @@ _DISK_ERRORS = (
 )
 
 _log = get_logger("sqlite")
+_limited = RateLimitedLogger(_log, interval_s=60.0)  # a full disk can be opened anew every second, until the next write
 
 
 def describe(error: Exception) -> str:
@@ -307,7 +308,7 @@ class CommitThread:
         else:
             self._disk_error = ""
             self._suspect = self._unsynced = False
-            _log.warning("%s: opened anew and verified", self._path)
+            _limited.warning(str(self._path), "%s: opened anew and verified", self._path)
             return True
         return False
 
