@@ -63,7 +63,9 @@ class ForwardConfig(AccessConfig):
     max_frame_bytes: _PositiveInt = Field(268_435_456, description="The largest message; fluentd's file chunks can be that big.")
     max_inflated_bytes: _PositiveInt = Field(268_435_456, description="What a compressed message may inflate to.")
     max_entry_bytes: _PositiveInt = Field(67_108_864, description="The largest record.")
-    max_read_bytes: Annotated[int, Field(ge=16_384)] = Field(262_144, description="The most bytes that one read of a socket takes.")
+    max_read_bytes: Annotated[int, Field(ge=16_384)] = Field(
+        131_072, description="The most bytes that one read of a socket takes; more does not stay in the processor's cache."
+    )
     max_unacked_bytes: _PositiveInt = Field(16_777_216, description="What one connection may have under way to the log.")
     max_total_unacked_bytes: _PositiveInt = Field(67_108_864, description="What all connections together may have under way to the log.")
     max_total_unfinished_bytes: _PositiveInt = Field(
