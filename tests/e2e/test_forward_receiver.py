@@ -210,8 +210,10 @@ async def test_a_udp_heartbeat_is_answered_with_one_zero_byte(tmp_path: Path):
 
 async def test_a_udp_port_that_somebody_else_has_stops_no_record(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+        with socket.socket() as free_for_tcp:
+            free_for_tcp.bind(("127.0.0.1", 0))
+            port = free_for_tcp.getsockname()[1]
+            taken.bind(("127.0.0.1", port))
         async with running(tmp_path, listen=[f"127.0.0.1:{port}"]) as server, connected(server.address) as peer:
             await peer.send(message_frame(1, chunk="c"))
             assert await peer.ack() == "c"
