@@ -29,6 +29,11 @@ impl NewRow {
         Self(bytes)
     }
 
+    /// Writes over the beginning of a row that has begun.
+    pub fn write_over(&self, row: &mut [u8]) {
+        row[..HEAD_BYTES].copy_from_slice(&self.0[..HEAD_BYTES]);
+    }
+
     /// Begins a row; returns where.
     #[inline(always)]
     pub fn begin(&self, rows: &mut Vec<u8>) -> usize {

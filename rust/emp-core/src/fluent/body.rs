@@ -11,6 +11,8 @@ use super::read::{MAX_REJECTED_BYTES, Read};
 use crate::error::ErrorKind;
 use crate::normalize::Builder;
 
+const TOO_LONG: &str = "an entry is longer than max_entry_bytes";
+
 /// How the entries lie in the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -163,38 +165,29 @@ impl Body {
                 self.scan = Some(Scan::value(0));
             }
             if let Some(scan) = &mut self.scan {
+                let looked_at = scan.pos;
                 let whole = scan.advance(&data[pos..]);
                 let size = scan.pos;
+                read.looked_at_bytes += size.min(data.len() - pos).saturating_sub(looked_at) as u64;
                 let too_long = size > limits.max_entry_bytes || (data.len() - pos > limits.max_entry_bytes && whole == Ok(false));
                 match whole {
                     Ok(false) if !last => {
-                        if !too_long {
+                        if !too_long && !self.over_long {
                             break;
                         }
-                        self.reject(
-                            &data[pos..],
-                            here + pos as u64,
-                            ErrorKind::EntryInvalid,
-                            "an entry is longer than max_entry_bytes",
-                            read,
-                        );
-                        self.over_long = true;
-                        // Stepped over as it arrives: the walk goes on behind what is here.
-                        if let Some(scan) = &mut self.scan {
-                            scan.pos -= data.len() - pos;
+                        // Stepped over as it arrives: the walk goes on behind what is here, or at a head that is not whole yet.
+                        let passed = size.min(data.len() - pos);
+                        scan.pos -= passed;
+                        if !self.over_long {
+                            self.reject(&data[pos..], here + pos as u64, ErrorKind::EntryInvalid, TOO_LONG, read);
+                            self.over_long = true;
                         }
-                        pos = data.len();
+                        pos += passed;
                         break;
                     }
                     Ok(true) if too_long || self.over_long => {
                         if !self.over_long {
-                            self.reject(
-                                &data[pos..pos + size],
-                                here + pos as u64,
-                                ErrorKind::EntryInvalid,
-                                "an entry is longer than max_entry_bytes",
-                                read,
-                            );
+                            self.reject(&data[pos..pos + size], here + pos as u64, ErrorKind::EntryInvalid, TOO_LONG, read);
                         }
                         (self.scan, self.over_long) = (None, false);
                         pos += size;
@@ -208,7 +201,12 @@ impl Body {
                     Err(fault) => return self.torn(data, pos, here, fault, read),
                 }
             }
-            match entry::read(builder, data, pos) {
+            let entry = entry::read(builder, data, pos);
+            read.looked_at_bytes += match entry {
+                Entry::Row(end) | Entry::Marker(end) | Entry::Bad(end, _) => end - pos,
+                Entry::Torn(_) => data.len() - pos,
+            } as u64;
+            match entry {
                 Entry::Row(end) => {
                     self.records += 1;
                     pos = end;

@@ -220,11 +220,13 @@ impl Core {
                 }
             }
             State::Waiting(scan) => {
+                let looked_at = scan.pos;
                 let whole = match scan.advance(data) {
                     Ok(whole) => whole,
                     Err(fault) => return self.die(ErrorKind::FrameInvalid, fault.detail(), here, data, read),
                 };
                 let size = scan.pos;
+                read.looked_at_bytes += size.min(data.len()).saturating_sub(looked_at) as u64;
                 if size > self.limits.max_frame_bytes {
                     return self.die(ErrorKind::FrameTooLarge, "a frame is longer than max_frame_bytes", here, data, read);
                 }

@@ -86,35 +86,24 @@ impl Inflater {
                 failed.map_or(Ok(used), Err)
             }
             Self::Zstd(decoder, between) => {
-                let start = out.len();
+                let limit = out.len() + PIECE_BYTES;
                 out.reserve(PIECE_BYTES);
-                let room = out.spare_capacity_mut().len().min(PIECE_BYTES);
-                out.resize(start + room, 0);
-                let mut made = 0;
-                let result = loop {
+                loop {
                     // Asked again after its end the decoder would say that it waits for another frame.
-                    if used == input.len() && *between {
-                        break Ok(used);
+                    if (used == input.len() && *between) || out.len() >= limit {
+                        return Ok(used);
                     }
+                    let made = out.len();
                     let mut source = InBuffer::around(&input[used..]);
-                    let mut target = OutBuffer::around(&mut out[start + made..]);
-                    let hint = match decoder.run(&mut source, &mut target) {
-                        Ok(hint) => hint,
-                        Err(error) => break Err(error),
-                    };
-                    let (read, written) = (source.pos(), target.pos());
+                    let mut target = OutBuffer::around_pos(out, made);
+                    let hint = decoder.run(&mut source, &mut target)?;
+                    let (read, written) = (source.pos(), target.pos() - made);
                     if read == 0 && written == 0 {
-                        break Ok(used);
+                        return Ok(used);
                     }
                     used += read;
-                    made += written;
                     *between = hint == 0;
-                    if made == room {
-                        break Ok(used);
-                    }
-                };
-                out.truncate(start + made);
-                result
+                }
             }
         }
     }

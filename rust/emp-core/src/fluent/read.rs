@@ -104,6 +104,8 @@ pub struct Read {
     pub min_age_ns: i64,
     /// Records whose identity stayed on them because the batch had too many resources.
     pub resources_over_limit: u64,
+    /// Bytes looked at, each as often as it was: linear in what arrived, however it was cut.
+    pub looked_at_bytes: u64,
     /// The decoder stopped at the size of a batch with more to do: call it again with no new bytes.
     pub more: bool,
 }

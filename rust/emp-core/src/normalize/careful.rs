@@ -9,11 +9,12 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use super::identity::Identity;
+use super::metadata::{self, Metadata};
 use super::table::{IDENTITY, Meaning, Role};
 use super::value::put_any;
-use super::wire::{close, open, put_bytes, put_varint, repaired, varint_len};
+use super::wire::{close, open, payload_len, put_bytes, put_varint, repaired, varint_len};
 use super::{Builder, Envelope, copy::hex, severity, text, unfold};
-use crate::batch::build::RowFacts;
+use crate::batch::build::{NewRow, RowFacts};
 use crate::batch::{FLAG_EVENT, View};
 use crate::fluent::cursor::{Cursor, Fault, Head};
 
@@ -83,12 +84,15 @@ impl Builder {
             }
             add_unfolded(&mut fields, inner, &body_key);
         }
+        let metadata = Metadata::read(envelope.metadata)?;
+        add_metadata(&mut fields, &metadata);
         let error_parts = self.error_parts(&fields);
         if let Some((index, parts)) = error_parts {
             fields.splice(index..=index, parts);
         }
         let winners = self.winners(&fields);
-        self.write(envelope, &fields, &winners)?;
+        let time = envelope.time_unix_nano.or(metadata.time_unix_nano);
+        self.write(time, &metadata, &fields, &winners)?;
         Ok(cursor.pos)
     }
 
@@ -178,10 +182,13 @@ impl Builder {
         }
     }
 
-    fn write(&mut self, envelope: &Envelope<'_>, fields: &[Field<'_>], winners: &[bool]) -> Result<(), Fault> {
+    fn write(&mut self, time: Option<i64>, metadata: &Metadata<'_>, fields: &[Field<'_>], winners: &[bool]) -> Result<(), Fault> {
         let start = self.template.begin(&mut self.batch.rows);
+        if let Some(observed) = metadata.observed_time_unix_nano {
+            NewRow::new(observed).write_over(&mut self.batch.rows[start..]);
+        }
         let mut row = RowFacts::new(self.scope);
-        let (mut time, mut explicit_severity, mut traceparent) = (envelope.time_unix_nano, 0, None);
+        let (mut time, mut has_level, mut explicit_severity, mut traceparent) = (time, false, 0, None);
         let mut lifted: [Vec<u8>; 5] = Default::default();
         let mut names = Names::new(fields, winners);
         for (field, wins) in fields.iter().zip(winners) {
@@ -196,6 +203,7 @@ impl Builder {
                 Role::Time => time = self.times.of_value(field.value, 0),
                 Role::SeverityNumber => explicit_severity = field.value[0],
                 Role::Level => {
+                    has_level = true;
                     let number = text::of_number(field.value);
                     let level = content.or(number.as_deref().map(str::as_bytes)).unwrap_or_default();
                     row.severity_number = severity::of_text(level);
@@ -212,7 +220,7 @@ impl Builder {
                     None => {
                         let before = rows.len();
                         put_any(rows, 0x2a, &mut Cursor::new(field.value, 0), self.max_depth)?;
-                        let body_bytes = (rows.len() - before) as u32;
+                        let body_bytes = payload_len(rows.len() - before) as u32;
                         self.batch.extremes.max_body_bytes = self.batch.extremes.max_body_bytes.max(body_bytes);
                     }
                 },
@@ -252,6 +260,7 @@ impl Builder {
                 }
             }
         }
+        metadata.put_fields(&mut self.batch.rows, &mut row, has_level || explicit_severity > 0);
         if let Some(header) = traceparent {
             fill_ids(&mut self.batch.rows, header, &mut row.trace_id, &mut row.span_id);
         }
@@ -287,16 +296,16 @@ impl Builder {
             return Ok(self.put_text_attribute(row, name, &value[cursor.pos..]));
         }
         let rows = &mut self.batch.rows;
-        let before = rows.len();
         let pair = open(rows, 0x32);
         put_bytes(rows, 0x0a, name);
+        let before = rows.len();
         put_any(rows, 0x12, &mut Cursor::new(value, 0), self.max_depth)?;
+        let value_bytes = payload_len(rows.len() - before);
         close(rows, pair);
         row.attributes += 1;
         let extremes = &mut self.batch.extremes;
         extremes.max_key_bytes = extremes.max_key_bytes.max(name.len() as u32);
-        // The whole attribute: an upper bound of its value, which is all that a limit needs.
-        extremes.max_value_bytes = extremes.max_value_bytes.max((rows.len() - before) as u32);
+        extremes.max_value_bytes = extremes.max_value_bytes.max(value_bytes as u32);
         Ok(View::NONE)
     }
 
@@ -330,6 +339,20 @@ fn add_unfolded<'a>(fields: &mut Vec<Field<'a>>, inner: Vec<Field<'a>>, body_key
             None => {}
         }
         fields.push(field);
+    }
+}
+
+/// Adds what stood beside the time: it gives way to the record's own fields, and its attributes have no other spellings.
+fn add_metadata<'a>(fields: &mut Vec<Field<'a>>, metadata: &'a Metadata<'a>) {
+    let mut add = |key: &'a [u8], value: &'a [u8]| {
+        let meaning = Meaning { canonical: key.into(), role: Role::Attribute, rank: u16::MAX };
+        fields.push(Field { key: Cow::Borrowed(key), value, meaning, inner: true });
+    };
+    for (key, value) in &metadata.attributes {
+        add(key, value);
+    }
+    if let Some(value) = &metadata.other {
+        add(metadata::OTHER, value);
     }
 }
 

@@ -19,12 +19,15 @@ pub mod careful;
 pub mod copy;
 pub mod identity;
 pub mod json;
+pub mod metadata;
 pub mod out;
 pub mod restored;
 pub mod row;
 pub mod severity;
 pub mod shape;
 pub mod table;
+#[cfg(test)]
+mod tests;
 pub mod text;
 pub mod time;
 pub mod unfold;

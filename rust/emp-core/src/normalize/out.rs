@@ -3,7 +3,7 @@
 use super::copy::{BLOCK, SLACK, copy_block, copy_text};
 use super::shape::Slot;
 use super::value::put_any;
-use super::wire::{close, put_bytes, put_key, put_varint, varint_len, write_varint};
+use super::wire::{close, payload_len, put_bytes, put_key, put_varint, varint_len, write_varint};
 use crate::batch::View;
 use crate::fluent::cursor::Cursor;
 
@@ -175,7 +175,7 @@ impl<'a> Out<'a> {
 
     /// Writes an attribute whose encoded value has `len` (at most 12) of 16 bytes.
     #[inline(always)]
-    fn short_attribute(&mut self, slot: &Slot, any: [u8; 16], len: usize) {
+    fn short_attribute(&mut self, slot: &Slot, any: [u8; 16], len: usize) -> usize {
         let name = usize::from(slot.name_len);
         let pair = name + len + 4;
         let target = self.target();
@@ -186,59 +186,51 @@ impl<'a> Out<'a> {
             target.add(4 + name).cast::<[u8; 2]>().write_unaligned([0x12, len as u8]);
             target.add(6 + name).cast::<[u8; 16]>().write_unaligned(any);
         }
+        len
     }
 
     #[inline(always)]
-    fn int_attribute(&mut self, slot: &Slot, value: u64) {
+    fn int_attribute(&mut self, slot: &Slot, value: u64) -> usize {
         let mut any = [0; 16];
         any[0] = 0x18;
         write_varint(&mut any[1..11], value);
-        self.short_attribute(slot, any, 1 + varint_len(value));
+        self.short_attribute(slot, any, 1 + varint_len(value))
     }
 
-    /// Writes an attribute with any value but a str; returns where the value ends, None when it cannot be read.
+    /// Writes an attribute with any value but a str; returns where the value ends and its encoded size,
+    /// None when it cannot be read.
     #[inline(always)]
-    pub fn attribute(&mut self, slot: &Slot, data: &[u8], pos: usize, max_depth: usize) -> Option<usize> {
+    pub fn attribute(&mut self, slot: &Slot, data: &[u8], pos: usize, max_depth: usize) -> Option<(usize, usize)> {
         let rest = data.get(pos..)?.first_chunk::<9>()?;
         match *rest {
             [head @ 0x00..=0x7f, ..] => {
-                self.short_attribute(slot, [0x18, head, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 2);
-                Some(pos + 1)
+                Some((pos + 1, self.short_attribute(slot, [0x18, head, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 2)))
             }
             [0xcb, a, b, c, d, e, f, g, h] => {
-                self.short_attribute(slot, [0x21, h, g, f, e, d, c, b, a, 0, 0, 0, 0, 0, 0, 0], 9);
-                Some(pos + 9)
+                Some((pos + 9, self.short_attribute(slot, [0x21, h, g, f, e, d, c, b, a, 0, 0, 0, 0, 0, 0, 0], 9)))
             }
-            [0xcc, a, ..] => {
-                self.int_attribute(slot, u64::from(a));
-                Some(pos + 2)
-            }
-            [0xcd, a, b, ..] => {
-                self.int_attribute(slot, u64::from(u16::from_be_bytes([a, b])));
-                Some(pos + 3)
-            }
-            [0xce, a, b, c, d, ..] => {
-                self.int_attribute(slot, u64::from(u32::from_be_bytes([a, b, c, d])));
-                Some(pos + 5)
-            }
+            [0xcc, a, ..] => Some((pos + 2, self.int_attribute(slot, u64::from(a)))),
+            [0xcd, a, b, ..] => Some((pos + 3, self.int_attribute(slot, u64::from(u16::from_be_bytes([a, b]))))),
+            [0xce, a, b, c, d, ..] => Some((pos + 5, self.int_attribute(slot, u64::from(u32::from_be_bytes([a, b, c, d]))))),
             [head @ (0xc2 | 0xc3), ..] => {
-                self.short_attribute(slot, [0x10, head & 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 2);
-                Some(pos + 1)
+                Some((pos + 1, self.short_attribute(slot, [0x10, head & 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 2)))
             }
             _ => self.other_attribute(slot, data, pos, max_depth),
         }
     }
 
     #[inline(never)]
-    fn other_attribute(&mut self, slot: &Slot, data: &[u8], pos: usize, max_depth: usize) -> Option<usize> {
+    fn other_attribute(&mut self, slot: &Slot, data: &[u8], pos: usize, max_depth: usize) -> Option<(usize, usize)> {
         self.sync();
         let start = self.rows.len();
         self.rows.extend_from_slice(&slot.prefix[..4 + usize::from(slot.name_len)]);
         let mut cursor = Cursor::new(data, pos);
+        let before = self.rows.len();
         let done = put_any(self.rows, 0x12, &mut cursor, max_depth);
+        let size = payload_len(self.rows.len() - before);
         close(self.rows, start + 2);
         self.len = self.rows.len();
-        done.ok().map(|()| cursor.pos)
+        done.ok().map(|()| (cursor.pos, size))
     }
 }
 

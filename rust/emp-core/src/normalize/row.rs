@@ -193,7 +193,7 @@ impl Builder {
                 row.attributes += 1;
                 longest_key = longest_key.max(slot.name_len);
                 match out.attribute(slot, data, pos, *max_depth) {
-                    Some(end) => pos = end,
+                    Some((end, size)) => (pos, longest_value) = (end, longest_value.max(size)),
                     None => return Pass::Unusual,
                 }
                 continue;

@@ -85,6 +85,11 @@ pub fn close(out: &mut Vec<u8>, start: usize) {
     write_varint(&mut out[start - 1..], len as u64);
 }
 
+/// The length of the payload of a field with a one-byte tag that has `field` bytes in all.
+pub fn payload_len(field: usize) -> usize {
+    (1..=5).map(|width| field.saturating_sub(1 + width)).find(|len| 1 + varint_len(*len as u64) + len == field).unwrap_or_default()
+}
+
 /// Writes a varint over the first bytes of `at`.
 #[inline]
 pub fn write_varint(at: &mut [u8], mut value: u64) {
@@ -121,6 +126,7 @@ mod tests {
             let mut expected = vec![9];
             put_bytes(&mut expected, 0x32, &(0..len).map(|i| i as u8).collect::<Vec<_>>());
             assert!(out == expected, "{len}");
+            assert_eq!(payload_len(out.len() - 1), len);
         }
     }
 }
