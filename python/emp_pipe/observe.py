@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from emp_pipe.control import ControlServer, json_line
 from emp_pipe.errors import EmpPipeError, ErrorKind
 from emp_pipe.http_server import HttpServer, Readiness, watch_event_loop_delay
 from emp_pipe.log_metrics import LogMetrics
+from emp_pipe.logs import RateLimitedLogger, get_logger
 from emp_pipe.pipeline import Pipeline
 from emp_pipe.registry import type_of
 from emp_pipe.self_metrics_export import SelfMetricsExport
@@ -61,9 +63,25 @@ class Observer:
         settings = self._pipeline.config.self_metrics
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(watch_event_loop_delay(self._delay.observe))
+            tasks.create_task(self._say_when_receivers_wait())
             if settings.otlp_endpoint:
                 export = SelfMetricsExport(settings, self._pipeline.context, self._log_metrics.refresh)
                 tasks.create_task(export.run())
+
+    async def _say_when_receivers_wait(self) -> None:
+        """One line when the buffer takes nothing new and one when it does again: `/readyz` says so too, but nobody may be asking."""
+        pipeline = self._pipeline
+        log = RateLimitedLogger(get_logger("buffer"))
+        waited = False
+        await pipeline.started.wait()
+        while True:
+            usage = pipeline.log.usage()
+            if not usage.admitting:
+                log.warning("waiting", "receivers wait and acknowledge nothing: %s", usage.reason)
+            elif waited:
+                log.log(logging.INFO, "going on", "receivers go on")
+            waited = not usage.admitting
+            await pipeline.clock.sleep(1.0)
 
     # the HTTP port
 

@@ -234,3 +234,9 @@ def test_an_idle_edge_imports_no_heavy_library_that_it_does_not_use(tmp_path: Pa
     assert {"emp_pipe", "asyncio", "pydantic"} <= packages  # the list is read right
     assert packages.isdisjoint({"aiohttp", "pyarrow", "numpy", "pandas", "grpc", "google", "opentelemetry", "yaml", "rich", "cryptography"})
     assert "emp_pipe.exporters.otlp_http" not in imported
+
+
+def test_log_lines_say_that_receivers_wait_while_the_buffer_is_full(bench: Bench) -> None:
+    bench.write(buffer="{type: sqlite, max_bytes: 1}")
+    with running(*bench.arguments) as command:
+        assert "the buffer holds" in command.wait_for("receivers wait and acknowledge nothing")
