@@ -33,8 +33,11 @@ def run_until_stopped(config: PipelineConfig, load: Load) -> int:
     with data_dir.owned(config.data_dir), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
             return runner.run(_Process(config, load).run())
-        except* EmpPipeError as errors:
-            raise next(_leaves(errors)) from None
+        except BaseExceptionGroup as group:
+            ours, others = group.split(EmpPipeError)
+            if ours is None or others is not None:
+                raise
+            raise next(_leaves(ours)) from None
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

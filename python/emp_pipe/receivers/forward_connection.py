@@ -73,7 +73,7 @@ class ForwardConnection(asyncio.BufferedProtocol):
         else:
             self._begin_stream()
             self._unsniffed = memoryview(b"")
-        if self._paused:  # uvloop begins to read after this call, whatever was said in it
+        if self._paused:  # uvloop, and asyncio before Python 3.11.4, begin to read after this call, whatever was said in it
             asyncio.get_running_loop().call_soon(self._stay_paused)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -386,6 +386,7 @@ class ForwardConnection(asyncio.BufferedProtocol):
 
     def _stay_paused(self) -> None:
         if self._paused and not self._transport.is_closing():
+            self._transport.resume_reading()  # an older asyncio reads although it takes itself for paused
             self._transport.pause_reading()
 
     def resume(self, reason: int) -> None:
