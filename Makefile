@@ -90,10 +90,13 @@ check-imports: build
 	@echo "== import rules: import-linter"
 	@$(VENV)/bin/lint-imports --no-logo >.cache/lint-imports.log || { cat .cache/lint-imports.log; exit 1; }
 
+# What maturin tells pyo3 of the interpreter; clippy is told the same, or each would undo the other's build of the binding.
+PYO3_CONFIG = $(addprefix PYO3_CONFIG_FILE=,$(abspath $(firstword $(wildcard target/maturin/pyo3-config-*-abi3.txt))))
+
 .PHONY: check-rust
-check-rust: $(VENV)/.ready
+check-rust: build
 	@echo "== lints: clippy, warnings are errors"
-	$(call optional,clippy,cargo clippy --quiet --workspace --all-targets --profile $(PROFILE) --locked -- -D warnings)
+	$(call optional,clippy,env $(PYO3_CONFIG) cargo clippy --quiet --workspace --all-targets --profile $(PROFILE) --locked -- -D warnings)
 
 .PHONY: docs
 docs: build ## Write the generated pages: docs/configuration.md
