@@ -20,7 +20,7 @@ from bench.runs import VoidRun, Workbench
 from bench.subjects import COLLECTOR, REPOSITORY
 
 OUT = REPOSITORY / "bench" / "out"
-POOL_RECORDS = 220_000
+POOL_RECORDS = 520_000
 SHORT_STEADY_S, LONG_STEADY_S = 30.0, 600.0
 
 
