@@ -89,13 +89,19 @@ def _report(profiler: str, output: Path, lines: int) -> None:
             print("\n".join(wanted[: 8 if order == "dso" else lines]), end="\n\n")
         return
     leaves: collections.Counter[str] = collections.Counter()
+    within: collections.Counter[str] = collections.Counter()
     total = 0
     for line in output.read_text().splitlines():
         stack, _, count = line.rpartition(" ")
+        frames = stack.split(";")
         total += int(count)
-        leaves[stack.rpartition(";")[2]] += int(count)
-    for frame, count in leaves.most_common(lines):
-        print(f"{count / total:7.2%}  {frame}")
+        leaves[frames[-1]] += int(count)
+        for function in {frame.rpartition(":")[0] for frame in frames}:
+            within[function] += int(count)
+    for title, counts in (("in this line", leaves), ("in this function and what it calls", within)):
+        print(title)
+        for frame, count in counts.most_common(lines):
+            print(f"{count / total:7.2%}  {frame}")
 
 
 if __name__ == "__main__":
