@@ -212,6 +212,7 @@ impl Core {
                 }
                 match first {
                     0xc0 => Some(1),
+                    0x93 if let Some(size) = self.message_at_once(data, read) => Some(size),
                     0x90..=0x9f | 0xdc | 0xdd => {
                         self.state = State::Waiting(Scan::value(0));
                         Some(0)
@@ -231,6 +232,7 @@ impl Core {
                     return self.die(ErrorKind::FrameTooLarge, "a frame is longer than max_frame_bytes", here, data, read);
                 }
                 if whole {
+                    self.builder.reserve_first(data.len());
                     return Some(self.whole(&data[..size], here, read));
                 }
                 if size.max(data.len()) > self.limits.stream_above_bytes {

@@ -67,9 +67,7 @@ impl Core {
                 return self.reject_frame(ErrorKind::BodyInvalid, detail, here, frame, Some(options), read);
             }
         }
-        if matches!(form, Form::Bytes(_)) {
-            self.builder.reserve(frame.len());
-        }
+        self.builder.reserve(frame.len());
         let mut body = Body::new(start.tag, form, compression, self.builder.len());
         body.tail_bytes = match form {
             Form::Bytes(len) => Some(frame.len() - start.body_at - len),
@@ -90,6 +88,22 @@ impl Core {
             let ack = ack(&id, form);
             read.chunks.push(Chunk { id, ack, row_start, row_end: self.builder.len(), block_index });
         }
+    }
+
+    /// Message mode without options, a usual record that is there as a whole: read in one pass. None, and nothing done, for anything else.
+    pub(super) fn message_at_once(&mut self, data: &[u8], read: &mut Read) -> Option<usize> {
+        let start = message::start(data, 0).ok()?.ok()?;
+        if start.body != message::Body::Message || data.len() > self.limits.max_frame_bytes {
+            return None;
+        }
+        let mut cursor = Cursor::new(data, start.body_at);
+        let Time::At(time_unix_nano) = time(&mut cursor).ok()? else { return None };
+        self.builder.reserve_first(data.len());
+        self.builder.set_tag(start.tag);
+        let end = self.builder.push_if_usual(time_unix_nano, data, cursor.pos)?;
+        read.looked_at_bytes += end as u64;
+        read.frames += 1;
+        Some(end)
     }
 
     /// Message mode: one entry that is not in an array of its own.

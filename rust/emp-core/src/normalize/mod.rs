@@ -40,6 +40,7 @@ use crate::batch::build::NewRow;
 use crate::batch::{Batch, Signal, TableEntry};
 use crate::fluent::cursor::Fault;
 use crate::fluent::restore::is_ours;
+use crate::hash::KeyedMap;
 use identity::{Base, Identities};
 use shape::Shapes;
 use table::Table;
@@ -93,7 +94,12 @@ pub struct Builder {
     identities: Identities,
     batch: Batch,
     scope: u32,
-    scopes: std::collections::HashMap<Box<[u8]>, u32>,
+    /// By tag.
+    scopes: KeyedMap<Box<[u8]>, u32>,
+    /// The last tag, its encoded scope, and whether `scope` is its place in this batch.
+    tag: Vec<u8>,
+    tag_scope: Vec<u8>,
+    tag_is_set: bool,
     /// The name of the scope: who receives.
     scope_name: &'static str,
     group_scope: Vec<u8>,
@@ -123,7 +129,10 @@ impl Builder {
             identities: Identities::default(),
             batch: Batch::new(Signal::Logs),
             scope: 0,
-            scopes: std::collections::HashMap::new(),
+            scopes: KeyedMap::default(),
+            tag: Vec::new(),
+            tag_scope: Vec::new(),
+            tag_is_set: false,
             scope_name,
             group_scope: Vec::new(),
             in_group: false,
@@ -167,35 +176,61 @@ impl Builder {
         self.batch.rows.len()
     }
 
+    /// Makes room for rows of about that many bytes of input, where there is no row yet.
+    pub fn reserve_first(&mut self, input_bytes: usize) {
+        if self.batch.rows.capacity() == 0 {
+            self.reserve(input_bytes);
+        }
+    }
+
     /// Makes room for rows of about that many bytes of input.
     pub fn reserve(&mut self, input_bytes: usize) {
-        self.batch.rows.reserve(input_bytes + input_bytes / 8 + 4096);
+        self.batch.rows.reserve(input_bytes + input_bytes / 8 + 1024);
         self.batch.reserve_columns(self.usual_rows.min(input_bytes / MIN_ENTRY_BYTES));
     }
 
     /// Sets the tag of the following records: an attribute of their scope.
     pub fn set_tag(&mut self, tag: &[u8]) {
+        let same = self.tag == tag;
+        if same && self.tag_is_set {
+            return;
+        }
+        if !same {
+            self.tag.clear();
+            self.tag.extend_from_slice(tag);
+        }
+        self.tag_is_set = true;
         if let Some(index) = self.scopes.get(tag) {
             self.scope = *index;
             return;
         }
-        let mut message = self.group_scope.clone();
-        if message.is_empty() {
-            wire::put_bytes(&mut message, 0x0a, self.scope_name.as_bytes());
-        }
-        if !tag.is_empty() {
-            wire::put_text_attribute(&mut message, wire::SCOPE_ATTRIBUTE, b"fluent.tag", &wire::repaired(tag));
+        if !same || self.tag_scope.is_empty() {
+            self.tag_scope.clear();
+            self.tag_scope.extend_from_slice(&self.group_scope);
+            if self.group_scope.is_empty() {
+                wire::put_bytes(&mut self.tag_scope, 0x0a, self.scope_name.as_bytes());
+            }
+            if !tag.is_empty() {
+                wire::put_text_attribute(&mut self.tag_scope, wire::SCOPE_ATTRIBUTE, b"fluent.tag", &wire::repaired(tag));
+            }
         }
         self.scope = self.batch.scopes.len() as u32;
-        self.batch.scopes.push(TableEntry { message, ..TableEntry::default() });
+        self.batch.scopes.push(TableEntry { message: self.tag_scope.clone(), ..TableEntry::default() });
         self.scopes.insert(tag.into(), self.scope);
+    }
+
+    /// Scopes are new: those of another batch or group have no place.
+    fn forget_scopes(&mut self) {
+        self.scopes.clear();
+        self.tag_is_set = false;
     }
 
     /// Sets what the following records share beyond their tag (an OTLP group): resource attributes and an encoded scope.
     pub fn set_group(&mut self, base: Base, scope: Vec<u8>) {
         self.identities.set_base(base);
         self.group_scope = scope;
-        self.scopes.clear();
+        self.tag_scope.clear();
+        self.forget_scopes();
         self.in_group = true;
     }
 
@@ -222,6 +257,15 @@ impl Builder {
         self.push_careful(envelope, data, pos)
     }
 
+    /// Writes the record when it is there as a whole and a usual one; None, and nothing written, when not.
+    #[inline]
+    pub fn push_if_usual(&mut self, time_unix_nano: Option<i64>, data: &[u8], pos: usize) -> Option<usize> {
+        if is_ours(data, pos) {
+            return None;
+        }
+        self.push_usual(time_unix_nano, data, pos)
+    }
+
     /// The least of arrival minus record time over the rows since the last [`Self::take`], before any correction; 0 without such rows.
     pub fn min_age_ns(&self) -> i64 {
         self.newest_unix_nano.map_or(0, |newest| self.now_unix_nano.saturating_sub(newest))
@@ -232,7 +276,7 @@ impl Builder {
         let batch = std::mem::replace(&mut self.batch, Batch::new(Signal::Logs));
         self.usual_rows = batch.len();
         self.identities.new_batch();
-        self.scopes.clear();
+        self.forget_scopes();
         self.restored.clear();
         self.newest_unix_nano = None;
         (batch, std::mem::take(&mut self.resources_over_limit))

@@ -61,9 +61,18 @@ impl<'a> Out<'a> {
         simdutf8::basic::from_utf8(text).is_ok()
     }
 
+    /// The view that the text of the next attribute will have.
+    #[inline(always)]
+    pub fn next_text(&self, slot: &Slot, len: usize) -> View {
+        let name = usize::from(slot.name_len);
+        let pair = name + len + 6;
+        let head = if pair < 0x80 { 8 + name } else { long_head(name, len) };
+        View { offset: (self.len + head) as u32, len: len as u32 }
+    }
+
     /// The view of the last `len` bytes.
     #[inline(always)]
-    pub fn last(&self, len: usize) -> View {
+    fn last(&self, len: usize) -> View {
         View { offset: (self.len - len) as u32, len: len as u32 }
     }
 
@@ -232,6 +241,14 @@ impl<'a> Out<'a> {
         self.len = self.rows.len();
         done.ok().map(|()| (cursor.pos, size))
     }
+}
+
+/// Bytes before the text of an attribute of 128 bytes or more.
+#[cold]
+fn long_head(name: usize, len: usize) -> usize {
+    let any = 1 + varint_len(len as u64) + len;
+    let pair = 2 + name + 1 + varint_len(any as u64) + any;
+    1 + varint_len(pair as u64) + pair - len
 }
 
 const _: () = assert!(ROOM >= 2 * SLACK + 0x80 + BLOCK);

@@ -18,6 +18,7 @@ use crate::fluent::cursor::Cursor;
 const FIELD_BYTES: usize = 2 * SLACK;
 /// A record that ends a buffer is copied up to this size.
 const MAX_TAIL_BYTES: usize = 64 << 10;
+const KEEP_TAIL_BYTES: usize = 4 << 10;
 
 /// How far the pass came.
 enum Pass {
@@ -91,7 +92,10 @@ impl Builder {
         // What lies behind must not be taken for fields: `valid` ends before it.
         copy.resize(record.len() + FIELD_BYTES + 256, 0xc1);
         let pass = self.usual_fields(entry_time, &copy, 0, record.len(), start);
-        self.tail = copy;
+        // A quiet connection keeps little.
+        if copy.capacity() <= KEEP_TAIL_BYTES {
+            self.tail = copy;
+        }
         match pass {
             Pass::Done(end) => Pass::Done(pos + end),
             other => other,
@@ -261,7 +265,13 @@ impl Builder {
                 }
                 Role::SeverityNumber => return Pass::Unusual,
                 Role::Millis if slot.is_alias => return Pass::Unusual,
-                _ => {}
+                Role::Attribute | Role::Millis | Role::Error => {}
+                Role::JobId => row.job_id = out.next_text(slot, len),
+                Role::EventType => {
+                    row.event_type = out.next_text(slot, len);
+                    row.flags |= FLAG_EVENT;
+                }
+                Role::Traceparent => traceparent = Some(content),
             }
             // SAFETY: a block is readable behind the text.
             if unsafe { !out.text_attribute(slot, content) } {
@@ -270,15 +280,6 @@ impl Builder {
             row.attributes += 1;
             longest_key = longest_key.max(slot.name_len);
             longest_value = longest_value.max(len);
-            match slot.role {
-                Role::JobId => row.job_id = out.last(len),
-                Role::EventType => {
-                    row.event_type = out.last(len);
-                    row.flags |= FLAG_EVENT;
-                }
-                Role::Traceparent => traceparent = Some(content),
-                _ => {}
-            }
         }
         drop(out);
         if pos > valid {
