@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import msgpack
 
-from bench.records import make_pool, packed_forward
+from bench.records import decode_entry, make_pool, packed_forward
 
 FRAMES = 40
 RECORDS_PER_FRAME = 1000
@@ -43,6 +43,38 @@ def unpack_only(frames: Sequence[bytes]) -> int:
     return entries
 
 
+def check_fields(frame: bytes, entries: Sequence[bytes]) -> None:
+    """Raise unless the request of a frame has the fields of its entries, read back with the official classes."""
+    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+
+    from emp_pipe._core import ForwardDecoder, Normalizer, encode_block
+
+    batch = ForwardDecoder(Normalizer()).feed(frame, time.time_ns()).batch
+    if batch is None:
+        raise RuntimeError("a frame gave no rows")
+    request = ExportLogsServiceRequest.FromString(encode_block([batch], "none", topic="logs", block_id="bench").payload("none"))
+    found = {}
+    for resource in request.resource_logs:
+        identity = {pair.key: pair.value.string_value for pair in resource.resource.attributes}
+        for scope in resource.scope_logs:
+            for row in scope.log_records:
+                value = {pair.key: pair.value for pair in row.attributes}
+                found[value["job_id"].string_value] = (
+                    identity["machine_id"],
+                    identity["worker_id"],
+                    row.body.string_value,
+                    row.severity_text,
+                    row.trace_id.hex(),
+                    row.span_id.hex(),
+                    value["duration_ms"].double_value,
+                    value["progress"].int_value,
+                )
+    names = ("machine_id", "worker_id", "message", "level", "trace_id", "span_id", "duration_ms", "progress")
+    sent = {record["job_id"]: tuple(record[name] for name in names) for _, record in map(decode_entry, entries)}
+    if found != sent:
+        raise RuntimeError("the request's fields are not those of the frame's records")
+
+
 def _cpu_us_per_record(function: Callable[[Sequence[bytes]], int], frames: Sequence[bytes]) -> float:
     began_ns = time.process_time_ns()
     function(frames)
@@ -55,6 +87,7 @@ def main() -> None:
     frames = [packed_forward(pool.entries[at : at + RECORDS_PER_FRAME], None) for at in range(0, len(pool.entries), RECORDS_PER_FRAME)]
     if unpack_only(frames) != len(pool.entries):
         raise RuntimeError("the unpacker did not see every entry")
+    check_fields(frames[0], pool.entries[:RECORDS_PER_FRAME])
     otlp_requests(frames)
     values: list[float] = []
     references: list[float] = []
