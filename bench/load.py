@@ -70,9 +70,12 @@ class LoadGenerator:
         self._control, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, pool_file), name="bench-load", daemon=True)
         self._process.start()
+        theirs.close()  # so that its end is noticed
 
     def prepare(self, load: Load) -> None:
         self._control.send(("prepare", load))
+        if not self._control.poll(ACK_TIMEOUT_S):
+            raise RuntimeError("the load generator does not answer")
         self._control.recv()
 
     def start(self, port: int) -> None:

@@ -23,6 +23,7 @@ from bench.records import TAG, Pool, decode_entry
 _ID = re.compile(rb"job-([0-9a-f]{32})")
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n"
 _SAMPLED_BODIES = 4
+_ANSWER_TIMEOUT_S = 60.0
 _SAMPLED_RECORDS_PER_BODY = 40
 
 
@@ -53,6 +54,7 @@ class Sink:
         self._control, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, pool_file), name="bench-sink", daemon=True)
         self._process.start()
+        theirs.close()  # so that its end is noticed
         self.port: int = self._control.recv()
 
     def reset(self, *, keep: bool = True) -> None:
@@ -75,6 +77,8 @@ class Sink:
 
     def _ask(self, command: str, argument: object) -> Any:
         self._control.send((command, argument))
+        if not self._control.poll(_ANSWER_TIMEOUT_S):
+            raise RuntimeError("the sink does not answer")
         answer = self._control.recv()
         if isinstance(answer, Exception):
             raise answer
