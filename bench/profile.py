@@ -100,8 +100,8 @@ def _report(profiler: str, output: Path, lines: int) -> None:
             within[function] += int(count)
     for title, counts in (("in this line", leaves), ("in this function and what it calls", within)):
         print(title)
-        for frame, count in counts.most_common(lines):
-            print(f"{count / total:7.2%}  {frame}")
+        for frame, samples in counts.most_common(lines):
+            print(f"{samples / total:7.2%}  {frame}")
 
 
 if __name__ == "__main__":
