@@ -55,6 +55,8 @@ class Sources:
         """Return the checked configuration and the layer that it came from. Raises ConfigError."""
         written = self._written()
         base = self._base(written)
+        if environment.names_a_destination(written):
+            environment.drop_file(base)
         layer = merged(base, written, COMPONENT_SECTIONS)
         self._put_settings(layer)
         if self.data_dir is not None:

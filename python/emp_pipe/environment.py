@@ -24,6 +24,8 @@ _TRUE = frozenset({"true", "1", "yes", "on"})
 _SIGNALS = ("logs", "traces", "metrics")
 _GRPC_PORT = re.compile(r":4317/?$")
 
+_NO_DESTINATION = "no destination is set"
+
 
 def first(environment: Environment, *names: str) -> tuple[str, str]:
     """Return the first of the variables that is set and not empty, and its name; ("", "") when none is."""
@@ -181,7 +183,21 @@ def put_otlp(layer: Layer, environment: Environment) -> bool:
 
 def put_file(layer: Layer) -> None:
     """Put the exporter that keeps records under the data directory: what a role does when no destination is set."""
-    layer.put(("exporters", "file"), {}, place="no destination is set")
+    layer.put(("exporters", "file"), {}, place=_NO_DESTINATION)
+
+
+def names_a_destination(written: Layer) -> bool:
+    """Whether a file says where records go; then a role's stand-in has nothing to stand in for."""
+    exporters = written.values.get("exporters")
+    if isinstance(exporters, dict):
+        return any(settings is not False for settings in exporters.values())
+    return bool(exporters)
+
+
+def drop_file(layer: Layer) -> None:
+    """Take `put_file` back."""
+    if layer.place(("exporters", "file")) == _NO_DESTINATION:
+        layer.values["exporters"].pop("file", None)
 
 
 def as_http_endpoint(endpoint: str, path: str = "") -> str:

@@ -110,6 +110,21 @@ def test_a_file_laid_over_a_role_changes_what_it_names_and_nothing_else(written:
     assert "127.0.0.1:24224" in result.stdout
 
 
+@pytest.mark.parametrize("exporters", ["{noop: }", "[noop]", "{noop: , file/mine: }"])
+def test_a_file_that_names_a_destination_replaces_the_stand_in_for_none(written: Path, exporters: str) -> None:
+    written.write_text(f"exporters: {exporters}\n")
+    result = run("edge", "--config", str(written), "--print-config")
+    assert "  noop:" in result.stdout, result.stderr
+    assert "  file:" not in result.stdout
+
+
+@pytest.mark.parametrize("text", ["receivers: {forward: {listen: 24225}}", "exporters: {}", "exporters: {file: {max_files: 3}}"])
+def test_a_file_that_names_no_other_destination_leaves_records_in_files(written: Path, text: str) -> None:
+    written.write_text(text + "\n")
+    result = run("edge", "--config", str(written), "--print-config")
+    assert "  file:" in result.stdout, result.stderr
+
+
 def test_both_roles_fit_into_one_file() -> None:
     result = run("run", str(ROOT / "examples" / "both-roles.yaml"), "--print-config", FLUENTD_SHARED_KEY="k", FLUENTD_HOST="c")
     assert result.returncode == 0, result.stderr
