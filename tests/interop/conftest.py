@@ -73,5 +73,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("counterparts")
         for line in lines:
             terminalreporter.write_line(line)
-    if os.environ.get("CI") and not any(": present" in line for line in lines):
+    if os.environ.get("CI") and not any(" present: " in line for line in lines):
         terminalreporter.write_line("no counterpart was present: nothing was shown")
