@@ -235,6 +235,16 @@ async def test_a_stop_reads_what_had_come_because_a_sender_without_acks_takes_it
         assert server.intake.numbers() == list(range(1000))
 
 
+async def test_a_stop_does_not_wait_for_a_tls_client_that_never_says_goodbye(tmp_path: Path):
+    certificates = Certificates(tmp_path)
+    async with running(tmp_path, tls=certificates.server()) as server:
+        with await asyncio.to_thread(_blocking_client, server, "TLS", certificates.ca_file) as client:
+            client.sendall(message_frame(1))
+            await server.intake.until_records(1)
+            async with asyncio.timeout(PATIENCE_S):
+                await server.receiver.stop(server.receiver._context.clock.monotonic_s() + 3600)
+
+
 async def test_a_stop_cuts_off_a_sender_that_never_pauses(tmp_path: Path):
     async with running(tmp_path) as server, connected(server.address) as peer:
 

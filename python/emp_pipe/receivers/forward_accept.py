@@ -23,6 +23,8 @@ _OUT_OF_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _PAUSE_WHEN_OUT_OF_FILES_S = 0.2
 _KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 _TLS_HANDSHAKE_RECORD = b"\x16"
+_TLS_GOODBYE_S = 1.0
+"""How long a closed TLS connection waits for the peer's own goodbye. A client that only writes never says it, and would hold up a stop."""
 
 
 class Acceptor:
@@ -71,9 +73,13 @@ class Acceptor:
         connection = ForwardConnection(self._hub, host, credentials, None if may_come else Refusal.ANONYMOUS_SOURCE)
         try:
             if context is None or await self._hears_tls(sock, host):
-                timeout_s = self._timeout_s if context is not None else None
+                encrypted = context is not None
                 await asyncio.get_running_loop().connect_accepted_socket(
-                    lambda: connection, sock, ssl=context, ssl_handshake_timeout=timeout_s
+                    lambda: connection,
+                    sock,
+                    ssl=context,
+                    ssl_handshake_timeout=self._timeout_s if encrypted else None,
+                    ssl_shutdown_timeout=_TLS_GOODBYE_S if encrypted else None,
                 )
         except (TimeoutError, ConnectionAbortedError):  # the latter is how the event loop says it
             self._hub.refused(Refusal.TIMED_OUT, host, detail="no TLS handshake")
