@@ -248,6 +248,35 @@ def test_a_drain_does_not_wait_for_a_dead_destination() -> None:
     run_virtual(main)
 
 
+def test_a_drain_does_not_wait_for_a_destination_that_asked_for_a_longer_pause() -> None:
+    async def main(clock: VirtualClock, random: Random) -> None:
+        async def behave(parcel: Parcel) -> Sent:
+            raise failing(ErrorKind.THROTTLED, retry_after_s=120.0)
+
+        async with delivering(ScriptedExporter(behave), clock=clock, random=random) as subject:
+            await subject.append([log_block(1)])
+            await clock.sleep(1.0)
+            assert not await subject.loop.drain(clock.monotonic_s() + 30.0)
+            assert clock.monotonic_s() < 3.0
+
+    run_virtual(main)
+
+
+def test_a_drain_waits_out_a_pause_that_ends_in_time() -> None:
+    async def main(clock: VirtualClock, random: Random) -> None:
+        async def behave(parcel: Parcel) -> Sent:
+            if clock.monotonic_s() < 10.0:
+                raise failing(ErrorKind.THROTTLED, retry_after_s=10.0)
+            return Sent()
+
+        async with delivering(ScriptedExporter(behave), clock=clock, random=random) as subject:
+            await subject.append([log_block(1)])
+            await clock.sleep(1.0)
+            assert await subject.loop.drain(clock.monotonic_s() + 30.0)
+
+    run_virtual(main)
+
+
 def test_a_drain_gives_up_after_three_tries_of_a_destination_that_just_went_away() -> None:
     async def main(clock: VirtualClock, random: Random) -> None:
         async def behave(parcel: Parcel) -> Sent:

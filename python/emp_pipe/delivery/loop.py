@@ -127,7 +127,8 @@ class DeliveryLoop:
     async def drain(self, deadline_monotonic_s: float) -> bool:
         """Go on until the group holds nothing; return whether it does by the deadline.
 
-        A destination that is thought dead gets one more probe, any other three tries in a row; then the rest stays in the buffer."""
+        A destination that is thought dead gets one more probe, any other three tries in a row; then the rest stays in the buffer. Where it
+        asked for a pause that ends after the deadline, the rest stays there at once."""
         breaker = self.gate.breaker
         openings, failures, successes = breaker.openings, breaker.failures_in_row, self.gate.successes
         self.gate.probe_now()
@@ -137,6 +138,7 @@ class DeliveryLoop:
             now_s = self._clock.monotonic_s()
             hopeless = breaker.state is BreakerState.OPEN and breaker.openings > openings
             hopeless |= self.gate.successes == successes and breaker.failures_in_row >= failures + _MOST_DRAIN_FAILURES
+            hopeless |= not self.gate.in_flight and self.gate.paused_until_s >= deadline_monotonic_s
             if now_s >= deadline_monotonic_s or hopeless:
                 return False
             self._quiet.clear()
