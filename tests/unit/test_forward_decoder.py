@@ -1,6 +1,7 @@
 """Frames to batches at the binding: modes, acks, splitting. The rules of records are in `tests/e2e/test_forward_normalize.py`."""
 
 import gzip
+import json
 
 import msgpack
 import pytest
@@ -41,6 +42,32 @@ def test_every_mode_gives_its_rows_and_its_ack(mode: str) -> None:
     [chunk] = read.chunks
     assert (chunk.id, chunk.row_start, chunk.row_end, chunk.block_index) == (b"c", 0, rows, -1)
     assert chunk.ack == (b'{"ack":"c"}' if mode == "json" else msgpack.packb({"ack": "c"}))
+
+
+def _three(middle: dict[str, object]) -> dict[str, bytes]:
+    """Three records in every mode, the middle one as given."""
+    records = [RECORD, middle, RECORD]
+    listed = [[1_700_000_000, record] for record in records]
+    packed = b"".join(msgpack.packb(entry) for entry in listed)
+    return {
+        "message": b"".join(msgpack.packb(["app", 1_700_000_000, record]) for record in records),
+        "message_with_options": b"".join(msgpack.packb(["app", 1_700_000_000, record, {"chunk": "c" * 900}]) for record in records),
+        "forward": msgpack.packb(["app", listed, {"chunk": "c"}]),
+        "packed": msgpack.packb(["app", packed, {"chunk": "c"}]),
+        "gzip": msgpack.packb(["app", gzip.compress(packed), {"chunk": "c", "compressed": "gzip"}]),
+        "json": b"".join(json.dumps(["app", 1_700_000_000, record]).encode() for record in records),
+    }
+
+
+@pytest.mark.parametrize("mode", _three({}))
+@pytest.mark.parametrize("middle", [{"message": "x" * 2000}, {"list": [1] * 2000}], ids=["text", "list"])
+def test_an_entry_over_the_limit_is_rejected_in_every_mode_and_its_neighbours_are_kept(mode: str, middle: dict[str, object]) -> None:
+    read = ForwardDecoder(Normalizer(), max_entry_bytes=1000).feed(_three(middle)[mode], NOW)
+    assert read.fatal is None
+    assert read.batch is not None
+    [rejected] = read.rejected
+    assert "max_entry_bytes" in rejected.detail
+    assert (len(read.batch), rejected.records, read.received) == (2, 1, 3)
 
 
 def test_bytes_that_land_in_the_decoders_memory_are_read_without_moving_them() -> None:

@@ -11,7 +11,7 @@ use super::read::{MAX_REJECTED_BYTES, Read};
 use crate::error::ErrorKind;
 use crate::normalize::Builder;
 
-const TOO_LONG: &str = "an entry is longer than max_entry_bytes";
+pub(super) const TOO_LONG: &str = "an entry is longer than max_entry_bytes";
 
 /// How the entries lie in the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

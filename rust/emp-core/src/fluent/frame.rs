@@ -1,6 +1,6 @@
 //! Messages that are there as a whole: what they are, what is wrong with them, and how they end.
 
-use super::body::{Body, Form};
+use super::body::{Body, Form, TOO_LONG};
 use super::cursor::{Cursor, Fault};
 use super::decoder::{Core, State};
 use super::entry::{Time, time};
@@ -93,7 +93,7 @@ impl Core {
     /// Message mode without options, a usual record that is there as a whole: read in one pass. None, and nothing done, for anything else.
     pub(super) fn message_at_once(&mut self, data: &[u8], read: &mut Read) -> Option<usize> {
         let start = message::start(data, 0).ok()?.ok()?;
-        if start.body != message::Body::Message || data.len() > self.limits.max_frame_bytes {
+        if start.body != message::Body::Message || data.len() > self.limits.max_frame_bytes.min(self.limits.max_entry_bytes) {
             return None;
         }
         let mut cursor = Cursor::new(data, start.body_at);
@@ -111,6 +111,7 @@ impl Core {
         let row_start = self.builder.len();
         let mut cursor = Cursor::new(frame, start.body_at);
         let detail = match time(&mut cursor) {
+            Ok(_) if self.is_over_long(frame, start.body_at) => Some(TOO_LONG),
             Ok(Time::At(time_unix_nano)) => {
                 let envelope = Envelope { time_unix_nano, metadata: options.metadata.as_deref().unwrap_or_default() };
                 self.builder.push(&envelope, frame, cursor.pos).err().map(Fault::detail)
@@ -125,6 +126,13 @@ impl Core {
         self.finish(options.chunk, row_start, None, read);
         self.state = State::Start;
         frame.len()
+    }
+
+    /// Whether the entry (time and record) at `pos` is longer than one may be; it is stepped over only where the frame leaves room for that.
+    fn is_over_long(&self, frame: &[u8], pos: usize) -> bool {
+        let most = self.limits.max_entry_bytes;
+        let mut cursor = Cursor::new(frame, pos);
+        frame.len() - pos > most && (cursor.skip().is_err() || cursor.skip().is_err() || cursor.pos - pos > most)
     }
 
     /// A block from another emp-pipe.
