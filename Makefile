@@ -129,6 +129,13 @@ fuzz: build ## The long form of the property tests (FUZZ_CASES=20000 each)
 	@PROPTEST_RNG_SEED=$(SEED) PROPTEST_CASES=$(FUZZ_CASES) cargo test --quiet --profile $(PROFILE) --locked -p emp-core
 	@EMP_FUZZ_CASES=$(FUZZ_CASES) $(PY) -m pytest -q --timeout=0 --hypothesis-seed=$(SEED) -m "hypothesis"
 
+.PHONY: asan
+asan: $(VENV)/.ready ## The Rust property tests under AddressSanitizer (needs a nightly toolchain; FUZZ_CASES=20000 each)
+	@if ! rustup toolchain list 2>/dev/null | grep -q nightly; then echo "not run: no nightly toolchain; rustup toolchain install nightly"; exit 0; fi; \
+	RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 CARGO_TARGET_DIR=target/asan \
+	PROPTEST_RNG_SEED=$(SEED) PROPTEST_CASES=$(FUZZ_CASES) \
+	cargo +nightly test --quiet --locked --target $$(rustc -vV | sed -n 's/^host: //p') -p emp-core
+
 .PHONY: chaos
 chaos: build ## The long form of the chaos tests (CHAOS_ROUNDS=40 kills beyond the short form)
 	@echo "== chaos, seed $(SEED) (repeat with  make chaos SEED=$(SEED))"
