@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field
 
 from emp_pipe.clock import Clock
-from emp_pipe.log.protocol import ChunkKey, DeadLetter
+from emp_pipe.log.protocol import ChunkKey, DeadLetter, Delivery, Rejection, Topic
 from emp_pipe.self_metrics import Metrics
 
 if TYPE_CHECKING:  # a configuration can be checked without the native core
@@ -159,6 +159,63 @@ class Processor(Protocol):
     id: str
 
     def process(self, batch: Batch) -> Batch | None: ...
+
+
+@dataclass(slots=True)
+class Derived:
+    """What a deriver made at a tick, for one atomic commit: `acks` and `rejections` end deliveries, `outputs` are filed under the topic of
+    their header, `state_puts` and `state_deletes` change what `restore` is given after a restart."""
+
+    acks: Sequence[Delivery] = ()
+    skipped_records: Mapping[int, int] = field(default_factory=dict)
+    """By offset of an ack: its rows that were not used (counted as skipped in the books)."""
+    rejections: Sequence[Rejection] = ()
+    outputs: Sequence[Block] = ()
+    state_puts: Mapping[str, bytes] = field(default_factory=dict)
+    state_ttl_s: float | None = None
+    state_deletes: Sequence[str] = ()
+
+
+class Deriver(Protocol):
+    """A processor that needs memory of the past: a group of the log. One commit ends what it read and files what it made of it.
+
+    The loop that drives it (`delivery/derive.py`) calls one method at a time, in a thread of its pool: a deriver has no lock and no clock,
+    and a restart is simply the same deliveries again, in the same order, after `restore` with the state of the last commit."""
+
+    id: str
+    config: ProcessorConfig
+
+    @property
+    def reads(self) -> frozenset[Topic]: ...
+
+    @property
+    def writes(self) -> frozenset[Topic]:
+        """Topics that its outputs may have; of those that no group reads the loop files nothing."""
+        ...
+
+    @property
+    def tick_s(self) -> float:
+        """How often `tick` is called, seconds."""
+        ...
+
+    @property
+    def max_held_bytes(self) -> int:
+        """Above this much payload in deliveries that have not ended, a tick comes early and reading waits for it."""
+        ...
+
+    def restore(self, state: Mapping[str, bytes]) -> None:
+        """Begin anew with the state of the last commit; called before the first `take`, and again when a commit turned out stale."""
+        ...
+
+    def take(self, delivery: Delivery, now_unix_nano: int) -> None:
+        """Take a delivery in; once each, in the order of offsets. Raises CoreError where the block cannot be read: it is dead-lettered."""
+        ...
+
+    def tick(self, now_unix_nano: int, *, final: bool) -> Derived | None:
+        """Return what is due; None where nothing is. `final`: the process stops, and what can be ended at once should be.
+
+        What is returned is committed, repeated until it is; the next `take` or `tick` comes after that."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
