@@ -21,6 +21,7 @@ if [ ! -x "$cache/builder" ]; then
 fi
 # The manifest names no output folder, so that it holds no path of this machine.
 sed "s|^dist:|dist:\n  output_path: $cache/source|" "$here/manifest.yaml" >"$cache/manifest-with-output.yaml"
+rm -rf "$cache/profiles" && cp -r "$here/profiles" "$cache/profiles"
 CGO_ENABLED=0 nice "$cache/builder" --config "$cache/manifest-with-output.yaml" >&2
 mv "$cache/source/otelcol-bench" "$binary"
 cp "$here/manifest.yaml" "$cache/manifest.yaml"
