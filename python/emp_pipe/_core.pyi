@@ -128,12 +128,51 @@ class ForwardRead:
         ...
 
 @final
+class OtlpDecoder:
+    """The decoder of a receiver's export requests of one signal; any number of threads may use it."""
+
+    def __new__(
+        cls, normalizer: Normalizer, *, signal: Literal["logs", "traces", "metrics"], max_inflated_bytes: int = 67108864
+    ) -> OtlpDecoder: ...
+    @property
+    def signal(self) -> Literal["logs", "traces", "metrics"]: ...
+    def decode(
+        self, data: Buffer, *, codec: _Codec = "none", encoding: Literal["protobuf", "json"] = "protobuf", now_unix_nano: int
+    ) -> OtlpRead:
+        """Read one Export{Logs,Trace,Metrics}ServiceRequest. An item that cannot be used is set aside, the others are kept.
+
+        CoreError: body_invalid (with the offset) where the request itself cannot be followed, too_large where it, inflated, is over the
+        limit."""
+        ...
+
+@final
+class OtlpRead:
+    """What an export request held. Offsets of rejected items count from the request's first byte, inflated."""
+
+    @property
+    def batch(self) -> Batch | None: ...
+    @property
+    def received(self) -> int:
+        """Items (of metrics: data points), the rejected ones included."""
+        ...
+    @property
+    def rejected(self) -> list[Rejected]: ...
+    @property
+    def rejected_items(self) -> int: ...
+    @property
+    def resources_over_limit(self) -> int: ...
+
+@final
 class Batch:
     """Rows of one signal in memory, each an encoded OTLP message, with Arrow columns beside them. Immutable."""
 
     @property
     def signal(self) -> Literal["logs", "traces", "metrics"]: ...
     def __len__(self) -> int: ...
+    @property
+    def record_count(self) -> int:
+        """What the books count: log records, spans, data points of metrics."""
+        ...
     @property
     def size_bytes(self) -> int: ...
     @property
@@ -238,7 +277,9 @@ class Block:
     @property
     def codec(self) -> _Codec: ...
     @property
-    def records(self) -> int: ...
+    def records(self) -> int:
+        """What the books count: log records, spans, data points of metrics."""
+        ...
     @property
     def errors(self) -> int: ...
     @property
@@ -273,7 +314,7 @@ class Block:
         """The frame between two emp-pipes: the block verbatim, its chunk the block id."""
         ...
     def halve(self, block_ids: tuple[str, str]) -> tuple[Block, Block] | None:
-        """Two blocks of half the rows each; None when it is one row."""
+        """Two blocks of half the rows each (of one metric: half its points); None when it is one record."""
         ...
 
 def encode_block(batches: Sequence[Batch], codec: _Codec, *, topic: str, block_id: str, level: int = 1) -> Block:

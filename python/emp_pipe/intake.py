@@ -64,9 +64,9 @@ class GuardedProcessor:
             if result is not None:
                 self._check(batch, result)
         except Exception as error:  # a plugin may raise anything
-            self._failed.inc(len(batch))
+            self._failed.inc(batch.record_count)
             failure = EmpPipeError(
-                ErrorKind.PROCESSOR_FAILED, place=self.id, detail=f"the processor failed on {len(batch):,} records ({_what(error)})"
+                ErrorKind.PROCESSOR_FAILED, place=self.id, detail=f"the processor failed on {batch.record_count:,} records ({_what(error)})"
             )
             if self._on_error == "stop":
                 failure.advice = "mend the plugin named, or set `on_error: pass`; nothing of the batch was acknowledged"
@@ -74,7 +74,7 @@ class GuardedProcessor:
             failure.detail += ", which passed unchanged"
             self._logger.log(logging.ERROR, type(error).__name__, "%s", failure)
             return batch
-        left_out = len(batch) - (len(result) if result is not None else 0)
+        left_out = batch.record_count - _records(result)
         if left_out:
             self._dropped.inc(left_out)
         return result
@@ -85,8 +85,8 @@ class GuardedProcessor:
             raise TypeError(f"it returned a {type(result).__name__}, not a Batch or None")
         if result.signal != batch.signal:
             raise ValueError(f"it made {result.signal} of {batch.signal}")
-        if len(result) > len(batch):
-            raise ValueError(f"it made {len(result)} records of {len(batch)}")
+        if result.record_count > batch.record_count:
+            raise ValueError(f"it made {result.record_count} records of {batch.record_count}")
 
 
 def _what(error: Exception) -> str:
@@ -176,9 +176,9 @@ class PipelineIntake:
         dropped = 0
         batch = arrival.batch
         if batch is not None:
-            before = len(batch)
+            before = batch.record_count
             batch = self._through(processors, batch)
-            dropped = before - (len(batch) if batch is not None else 0)
+            dropped = before - _records(batch)
         blocks: list[Block] = []
         for block in arrival.blocks:
             try:
@@ -187,7 +187,7 @@ class PipelineIntake:
                 blocks.append(block)
                 continue
             passed = self._through(processors, opened)
-            dropped += len(opened) - (len(passed) if passed is not None else 0)
+            dropped += opened.record_count - _records(passed)
             if passed is opened:
                 blocks.append(block)
             elif passed is not None:
@@ -204,6 +204,10 @@ class PipelineIntake:
             if self._taps and passed is not None:
                 self._taps.offer(processor.id, passed)
         return passed
+
+
+def _records(batch: Batch | None) -> int:
+    return batch.record_count if batch is not None else 0
 
 
 def _size_bytes(arrival: Arrival) -> int:

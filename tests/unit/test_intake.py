@@ -27,6 +27,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def record_count(self) -> int:
+        return len(self.rows)
+
 
 class Writer:
     """A log's writer that is durable when told so."""

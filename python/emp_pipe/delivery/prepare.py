@@ -179,9 +179,9 @@ class Preparer:
             return None
         assert batch is not None
         if select and self._selection is not None:
-            before = len(batch)
+            before = batch.record_count
             batch = self._selection.apply(batch)
-            self._skip(ending, before - (len(batch) if batch is not None else 0))
+            self._skip(ending, before - (batch.record_count if batch is not None else 0))
             if batch is None:
                 return None
         limits = self._limits

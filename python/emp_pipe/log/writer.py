@@ -278,9 +278,9 @@ class LogWriter:
             batch = arrival.batch
             if batch is not None and len(batch):
                 if routes.add_batch(batch, batches):
-                    book.appended += len(batch)
+                    book.appended += batch.record_count
                 else:
-                    book.dropped += len(batch)
+                    book.dropped += batch.record_count
             for block in arrival.blocks:
                 filed = routes.file_block(block)
                 if filed is not None:

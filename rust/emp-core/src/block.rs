@@ -13,6 +13,8 @@ use crate::error::{CoreError, ErrorKind};
 use crate::otlp::decode::{decode, string_attribute};
 use crate::otlp::encode::Plan;
 use crate::otlp::fields::{resource, scope};
+use crate::otlp::points::put_with_points;
+use crate::otlp::wire::Reader;
 
 /// The format that this version writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -34,7 +36,7 @@ pub struct Header {
     pub block_id: String,
     /// Where the log files it.
     pub topic: String,
-    /// Rows.
+    /// What the books count: log records, spans, data points.
     pub records: u64,
     /// Rows flagged as errors.
     pub errors: u64,
@@ -162,7 +164,7 @@ fn header_of(plan: &Plan<'_>, batches: &[&Batch], codec: Codec, topic: &str, blo
         signal,
         block_id: block_id.to_owned(),
         topic: topic.to_owned(),
-        records: batches.iter().map(|batch| batch.len() as u64).sum(),
+        records: batches.iter().map(|batch| batch.record_count()).sum(),
         errors,
         events,
         min_time_unix_nano: if min_time == i64::MAX { 0 } else { min_time },
@@ -310,19 +312,39 @@ fn union(ours: Option<Vec<String>>, theirs: Option<&Vec<String>>) -> Option<Vec<
     (all.len() <= MAX_LISTED).then(|| all.into_iter().collect())
 }
 
-/// Two blocks of half the rows each, with the flags and the codec of the whole; None when it is one row.
+/// Two blocks of half the rows each, with the flags and the codec of the whole: of one metric, half its points each. None when it is one
+/// record.
 pub fn halve(header: &Header, payload: &[u8], block_ids: [&str; 2]) -> Result<Option<[Block; 2]>, CoreError> {
     let batch = decode_block(header, payload, MAX_OWN_BYTES)?;
-    if batch.len() < 2 {
-        return Ok(None);
-    }
-    let middle = batch.len() / 2;
-    let half = |start, end, block_id| {
-        let mut block = encode_block(&[&batch.slice(start, end)], header.codec, 1, &header.topic, block_id)?;
+    let [first, second] = match batch.len() {
+        0 | 1 => match half_metrics(&batch) {
+            Some(halves) => halves,
+            None => return Ok(None),
+        },
+        rows => [batch.slice(0, rows / 2), batch.slice(rows / 2, rows)],
+    };
+    let half = |batch: &Batch, block_id| {
+        let mut block = encode_block(&[batch], header.codec, 1, &header.topic, block_id)?;
         block.header.decided = header.decided;
         block.header.red_done = header.red_done;
         block.header.aggregated = header.aggregated;
         Ok(block)
     };
-    Ok(Some([half(0, middle, block_ids[0])?, half(middle, batch.len(), block_ids[1])?]))
+    Ok(Some([half(&first, block_ids[0])?, half(&second, block_ids[1])?]))
+}
+
+/// The one metric of a batch twice, with half its points each; None when it has fewer than two, or cannot be followed.
+fn half_metrics(batch: &Batch) -> Option<[Batch; 2]> {
+    let middle = batch.columns.points.first()? / 2;
+    let half = |keep: &dyn Fn(u32) -> bool| {
+        let mut out = Batch { resources: batch.resources.clone(), scopes: batch.scopes.clone(), ..Batch::new(batch.signal) };
+        let mut message = Vec::new();
+        put_with_points(&mut message, Reader::new(batch.message(0)), keep).ok()?;
+        out.push_message(&message, batch.columns.resource[0], batch.columns.scope[0]).ok()?;
+        Some(out)
+    };
+    if middle == 0 {
+        return None;
+    }
+    Some([half(&|number| number < middle)?, half(&|number| number >= middle)?])
 }

@@ -112,9 +112,11 @@ fn zstd(scratch: &mut Scratch, level: i32, data: &[u8]) -> usize {
     compressor.compress_to_buffer(data, scratch.out.as_mut_slice()).expect("the output has the bound's size")
 }
 
-/// A body inflated to at most `max_bytes`. `known_bytes` is its size where the caller knows it: then nothing is grown or guessed.
+/// A body inflated to at most `max_bytes`: more, of a body from outside ([`ErrorKind::BodyInvalid`]), is [`ErrorKind::TooLarge`].
+/// `known_bytes` is its size where the caller knows it: then nothing is grown or guessed.
 pub fn decompress(codec: Codec, data: &[u8], max_bytes: usize, known_bytes: Option<usize>, kind: ErrorKind) -> Result<Vec<u8>, CoreError> {
-    let too_large = || CoreError::new(kind, 0, format!("a body inflates to more than {max_bytes} bytes"));
+    let over = if kind == ErrorKind::BodyInvalid { ErrorKind::TooLarge } else { kind };
+    let too_large = || CoreError::new(over, 0, format!("a body inflates to more than {max_bytes} bytes"));
     if known_bytes.is_some_and(|known| known > max_bytes) || (codec == Codec::None && data.len() > max_bytes) {
         return Err(too_large());
     }

@@ -17,6 +17,8 @@ pub enum ErrorKind {
     BlockInvalid,
     /// A block of a newer format version.
     LogNewer,
+    /// A request is over its limit, compressed or inflated.
+    TooLarge,
     /// An argument of the caller is wrong.
     ConfigInvalid,
 }
@@ -31,6 +33,7 @@ impl ErrorKind {
             Self::BodyInvalid => "body_invalid",
             Self::BlockInvalid => "block_invalid",
             Self::LogNewer => "log_newer",
+            Self::TooLarge => "too_large",
             Self::ConfigInvalid => "config_invalid",
         }
     }

@@ -84,6 +84,12 @@ impl PyBatch {
         self.0.len()
     }
 
+    /// What the books count: log records, spans, data points of metrics.
+    #[getter]
+    fn record_count(&self) -> u64 {
+        self.0.record_count()
+    }
+
     /// The bytes of the rows, as encoded and without their resources.
     #[getter]
     fn size_bytes(&self) -> usize {

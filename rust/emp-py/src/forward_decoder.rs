@@ -178,7 +178,7 @@ impl PyChunk {
 
 /// Bytes that could not be used.
 #[pyclass(name = "Rejected", module = "emp_pipe._core", frozen)]
-pub struct PyRejected(Rejected);
+pub struct PyRejected(pub Rejected);
 
 #[pymethods]
 impl PyRejected {

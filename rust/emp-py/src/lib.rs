@@ -11,6 +11,7 @@ mod forward_decoder;
 mod forward_frame;
 mod limits;
 mod normalizer;
+mod otlp_decoder;
 mod response;
 mod selection;
 
@@ -42,6 +43,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<forward_decoder::PyForwardRead>()?;
     module.add_class::<forward_decoder::PyChunk>()?;
     module.add_class::<forward_decoder::PyRejected>()?;
+    module.add_class::<otlp_decoder::PyOtlpDecoder>()?;
+    module.add_class::<otlp_decoder::PyOtlpRead>()?;
     module.add_function(wrap_pyfunction!(block::encode_block, module)?)?;
     module.add_function(wrap_pyfunction!(block::merge_blocks, module)?)?;
     module.add_function(wrap_pyfunction!(response::parse_export_response, module)?)?;

@@ -117,6 +117,8 @@ pub struct Columns {
     pub job_id: Vec<View>,
     /// Attribute `event_type`.
     pub event_type: Vec<View>,
+    /// Data points of a metric; no elements at all for other signals.
+    pub points: Vec<u32>,
 }
 
 /// Rows of one signal. See the module's head for the shape.
@@ -155,6 +157,14 @@ impl Batch {
     /// The number of rows.
     pub fn len(&self) -> usize {
         self.row_end.len()
+    }
+
+    /// What the books count: log records, spans, data points.
+    pub fn record_count(&self) -> u64 {
+        match self.signal {
+            Signal::Metrics => self.columns.points.iter().map(|points| u64::from(*points)).sum(),
+            Signal::Logs | Signal::Traces => self.len() as u64,
+        }
     }
 
     /// Whether there is no row.

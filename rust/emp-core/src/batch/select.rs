@@ -54,6 +54,9 @@ impl Batch {
             ours.body.extend(theirs.body[run.clone()].iter().map(shift));
             ours.job_id.extend(theirs.job_id[run.clone()].iter().map(shift));
             ours.event_type.extend(theirs.event_type[run.clone()].iter().map(shift));
+            if !theirs.points.is_empty() {
+                ours.points.extend_from_slice(&theirs.points[run.clone()]);
+            }
             ours.resource.extend(theirs.resource[run.clone()].iter().map(|index| resources.number(*index)));
             ours.scope.extend(theirs.scope[run.clone()].iter().map(|index| scopes.number(*index)));
         }
@@ -70,6 +73,24 @@ impl Batch {
     /// Where row `index` begins in `rows`; the end of `rows` for the row behind the last.
     pub fn row_start(&self, index: usize) -> usize {
         if index == 0 { 0 } else { self.row_end[index - 1] as usize }
+    }
+
+    /// Takes back the last row.
+    pub fn pop_row(&mut self) {
+        self.row_end.pop();
+        self.rows.truncate(self.row_end.last().map_or(0, |row_end| *row_end as usize));
+        let columns = &mut self.columns;
+        columns.time_unix_nano.pop();
+        columns.severity_number.pop();
+        columns.resource.pop();
+        columns.scope.pop();
+        columns.flags.pop();
+        columns.trace_id.pop();
+        columns.span_id.pop();
+        columns.body.pop();
+        columns.job_id.pop();
+        columns.event_type.pop();
+        columns.points.pop();
     }
 
     /// The message of row `index`, without its prefix.

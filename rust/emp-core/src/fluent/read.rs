@@ -114,19 +114,24 @@ impl Read {
     /// Adds bytes that could not be used, and that `records` are lost with them.
     pub fn reject(&mut self, kind: ErrorKind, detail: &str, offset: u64, data: &[u8], records: u64) {
         self.received += records;
-        if self.rejected.len() >= MAX_REJECTED_PIECES {
-            // Few kinds exist, so the last of this kind is among the last few pieces, or the list grows by one.
-            if let Some(last) = self.rejected.iter_mut().rev().take(8).find(|piece| piece.kind == kind) {
-                let room = MAX_REJECTED_BYTES - last.data.len();
-                last.data.extend_from_slice(&data[..data.len().min(room)]);
-                last.records += records;
-                return;
-            }
-        }
-        let mut piece = Rejected::new(kind, detail, offset, data);
-        piece.records = records;
-        self.rejected.push(piece);
+        set_aside(&mut self.rejected, kind, detail, offset, data, records);
     }
+}
+
+/// Adds bytes that could not be used to a list of a bounded number of pieces.
+pub fn set_aside(pieces: &mut Vec<Rejected>, kind: ErrorKind, detail: &str, offset: u64, data: &[u8], records: u64) {
+    if pieces.len() >= MAX_REJECTED_PIECES {
+        // Few kinds exist, so the last of this kind is among the last few pieces, or the list grows by one.
+        if let Some(last) = pieces.iter_mut().rev().take(8).find(|piece| piece.kind == kind) {
+            let room = MAX_REJECTED_BYTES - last.data.len();
+            last.data.extend_from_slice(&data[..data.len().min(room)]);
+            last.records += records;
+            return;
+        }
+    }
+    let mut piece = Rejected::new(kind, detail, offset, data);
+    piece.records = records;
+    pieces.push(piece);
 }
 
 #[cfg(test)]

@@ -112,12 +112,12 @@ fn put_field(out: &mut Vec<u8>, field: &Field<'_>, kind: Kind, depth: usize) -> 
     match kind {
         Kind::Message(descriptors) => return put_message(out, field.message(), descriptors, depth.saturating_sub(1)),
         Kind::String => put_string(out, bytes),
-        Kind::Base64 | Kind::Hex => {
+        Kind::Base64 | Kind::TraceId | Kind::SpanId => {
             out.push(b'"');
-            if matches!(kind, Kind::Hex) {
-                put_hex(out, bytes)
-            } else {
+            if matches!(kind, Kind::Base64) {
                 put_base64(out, bytes)
+            } else {
+                put_hex(out, bytes)
             }
             out.push(b'"');
         }
@@ -131,8 +131,8 @@ fn put_scalar(out: &mut Vec<u8>, bits: u64, kind: Kind) {
         Kind::Bool => out.extend_from_slice(if bits != 0 { b"true" } else { b"false" }),
         Kind::Double => put_f64(out, f64::from_bits(bits)),
         Kind::Uint64 | Kind::Fixed64 => out.extend_from_slice(format!("\"{bits}\"").as_bytes()),
-        Kind::Int64 => out.extend_from_slice(format!("\"{}\"", bits as i64).as_bytes()),
-        Kind::Sint => put_i64(out, (bits >> 1) as i64 ^ -((bits & 1) as i64)),
+        Kind::Int64 | Kind::Sfixed64 => out.extend_from_slice(format!("\"{}\"", bits as i64).as_bytes()),
+        Kind::Sint32 => put_i64(out, (bits >> 1) as i64 ^ -((bits & 1) as i64)),
         _ => put_i64(out, bits as i64),
     }
 }

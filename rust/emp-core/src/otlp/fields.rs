@@ -45,6 +45,13 @@ pub mod log {
     pub const EVENT_NAME: u32 = 12;
 }
 
+pub mod metric {
+    /// gauge, sum, histogram, exponential_histogram, summary.
+    pub const DATA: [u32; 5] = [5, 7, 9, 10, 11];
+    /// `data_points` in all of them.
+    pub const POINTS: u32 = 1;
+}
+
 pub mod span {
     pub const TRACE_ID: u32 = 1;
     pub const SPAN_ID: u32 = 2;

@@ -1,4 +1,4 @@
-//! OTLP: export requests to batches ([`decode`]) and batches to export requests ([`encode`]), over a small protobuf reader and writer
+//! OTLP: export requests to batches ([`incoming`] from outside, [`decode`] our own) and batches to export requests ([`encode`]), over a small protobuf reader and writer
 //! ([`wire`]). Field numbers are in [`fields`]; what a row says to the columns is read in [`scan`];
 //! whole messages are described in [`descriptors`], for [`validate`] and for JSON.
 
@@ -6,6 +6,8 @@ pub mod decode;
 pub mod descriptors;
 pub mod encode;
 pub mod fields;
+pub mod incoming;
+pub mod points;
 pub mod response;
 pub mod scan;
 pub mod validate;

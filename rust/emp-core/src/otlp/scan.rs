@@ -1,6 +1,7 @@
 //! What one encoded row says to the columns: read once when a row comes in as OTLP or has been rewritten.
 
 use super::fields::{any_value, key_value, log, span, span_event, status};
+use super::points::count_points;
 use super::wire::{Field, Reader, WireError, for_each_field};
 use crate::batch::{Batch, Extremes, FLAG_ERROR, FLAG_EVENT, Signal, View};
 
@@ -23,6 +24,8 @@ pub struct RowFacts {
     pub job_id: View,
     /// Attribute `event_type`, absolute.
     pub event_type: View,
+    /// Data points of a metric.
+    pub points: u32,
 }
 
 impl RowFacts {
@@ -35,6 +38,7 @@ impl RowFacts {
         body: View::NONE,
         job_id: View::NONE,
         event_type: View::NONE,
+        points: 0,
     };
 }
 
@@ -93,7 +97,8 @@ pub fn scan_row(signal: Signal, message: &[u8], base: usize, extremes: &mut Extr
         Signal::Traces => scan_span(Reader::at(message, base), extremes),
         Signal::Metrics => {
             for_each_field(Reader::at(message, base), |_| Ok::<(), WireError>(()))?;
-            Ok(RowFacts::NOTHING)
+            let points = count_points(Reader::at(message, base));
+            Ok(RowFacts { points, ..RowFacts::NOTHING })
         }
     }
 }
@@ -248,5 +253,8 @@ impl Batch {
         columns.body.push(facts.body);
         columns.job_id.push(facts.job_id);
         columns.event_type.push(facts.event_type);
+        if self.signal == Signal::Metrics {
+            columns.points.push(facts.points);
+        }
     }
 }

@@ -71,6 +71,18 @@ impl<'a> Field<'a> {
         self.offset + self.raw.len() - self.bytes().map_or(0, <[u8]>::len)
     }
 
+    /// The number of its wire type (3 for groups).
+    #[inline]
+    pub fn wire_type(&self) -> u8 {
+        match self.value {
+            Value::Varint(_) => 0,
+            Value::Fixed64(_) => 1,
+            Value::Bytes(_) => 2,
+            Value::Group => 3,
+            Value::Fixed32(_) => 5,
+        }
+    }
+
     /// A scalar as u64, of whatever wire type it has; None for bytes and groups.
     #[inline]
     pub fn scalar(&self) -> Option<u64> {

@@ -1,0 +1,80 @@
+//! One metric of a request: its points are the items. Bad ones are left out of it; a metric with none left is left out as a whole.
+
+use super::Walk;
+use super::items::ITEM_DEPTH;
+use crate::otlp::descriptors::{Descriptor, Kind};
+use crate::otlp::fields::metric;
+use crate::otlp::points::{count_points, put_with_points};
+use crate::otlp::validate::check;
+use crate::otlp::wire::{Field, Reader, WireError};
+
+impl Walk<'_> {
+    /// Appends a metric without its bad points, which are set aside, or sets it aside as a whole.
+    pub(super) fn metric(&mut self, field: &Field<'_>, resource: u32, scope: u32) {
+        let message = field.bytes().unwrap_or_default();
+        let checked = match self.check_metric(field.message()) {
+            Ok(checked) => checked,
+            Err(error) => {
+                return self.read.reject(error.detail, error.offset, message, u64::from(count_points(field.message()).max(1)));
+            }
+        };
+        let mut row = message;
+        if !checked.bad.is_empty() {
+            for bad in &checked.bad {
+                self.read.reject(bad.error.detail, bad.error.offset, bad.point, 1);
+            }
+            if checked.good == 0 {
+                return;
+            }
+            self.scratch.clear();
+            let is_good = |number| checked.bad.binary_search_by_key(&number, |bad| bad.number).is_err();
+            // It has just been read, so it can be read again.
+            let _ = put_with_points(&mut self.scratch, field.message(), is_good);
+            row = &self.scratch;
+        }
+        match self.batch.push_message(row, resource, scope) {
+            Ok(()) => self.read.received += checked.good,
+            Err(error) => self.read.reject(error.detail, field.bytes_offset(), message, checked.good.max(1)),
+        }
+    }
+
+    /// Checks all of a metric; an error means that it is broken outside of its points.
+    fn check_metric<'a>(&self, mut message: Reader<'a>) -> Result<Checked<'a>, WireError> {
+        let mut checked = Checked { good: 0, bad: Vec::new() };
+        while let Some(field) = message.next_field()? {
+            let Some(descriptor) = self.row.iter().find(|descriptor| descriptor.number == field.number) else { continue };
+            match (descriptor.kind, field.bytes()) {
+                (Kind::Message(data), Some(_)) if metric::DATA.contains(&field.number) => checked.data(field.message(), data)?,
+                _ => check(&field, descriptor, ITEM_DEPTH)?,
+            }
+        }
+        Ok(checked)
+    }
+}
+
+struct Checked<'a> {
+    good: u64,
+    bad: Vec<Bad<'a>>,
+}
+
+struct Bad<'a> {
+    /// Its number among the metric's points.
+    number: u32,
+    point: &'a [u8],
+    error: WireError,
+}
+
+impl<'a> Checked<'a> {
+    fn data(&mut self, mut message: Reader<'a>, descriptors: &[Descriptor]) -> Result<(), WireError> {
+        while let Some(field) = message.next_field()? {
+            let Some(descriptor) = descriptors.iter().find(|descriptor| descriptor.number == field.number) else { continue };
+            let number = self.good as u32 + self.bad.len() as u32;
+            match (check(&field, descriptor, ITEM_DEPTH - 1), field.bytes()) {
+                (Ok(()), Some(_)) if field.number == metric::POINTS => self.good += 1,
+                (Err(error), Some(point)) if field.number == metric::POINTS => self.bad.push(Bad { number, point, error }),
+                (result, _) => result?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,228 @@
+//! Export requests from outside: checked item by item, so that one bad item costs itself and not its request.
+//!
+//! A broken resource, scope or framing makes the whole request unreadable ([`CoreError`] with the offset). A broken item (a log record, a
+//! span, a data point) is set aside with its offset and bytes; its neighbours are kept. What passes, any OTLP parser can read. Spans and
+//! metrics keep their bytes; resources get the receiver's stamp where they lack it. Trusted requests, our own: [`super::decode`].
+
+mod items;
+mod metrics;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::decode::table_entry;
+use super::descriptors::{self, Descriptor, Kind};
+use super::fields::{request, resource_rows, scope_rows};
+use super::validate::{MAX_MESSAGE_DEPTH, check};
+use super::wire::{Field, Reader, WireError};
+use crate::batch::{Batch, Signal, TableEntry};
+use crate::compress::{Codec, decompress};
+use crate::error::{CoreError, ErrorKind};
+use crate::fluent::read::{Rejected, set_aside};
+use crate::normalize::Normalizer;
+use crate::normalize::restored::stamped;
+
+/// What a request held.
+#[derive(Debug, Default)]
+pub struct Read {
+    /// The good items; None where there is none.
+    pub batch: Option<Batch>,
+    /// Items (of metrics: data points), the rejected ones included.
+    pub received: u64,
+    /// The items that could not be used; the bytes of many of them may lie in one piece.
+    pub rejected: Vec<Rejected>,
+    /// How many they are.
+    pub rejected_items: u64,
+    /// Log records whose identity stayed on them because the batch had too many resources.
+    pub resources_over_limit: u64,
+}
+
+impl Read {
+    fn reject(&mut self, detail: &str, offset: usize, data: &[u8], items: u64) {
+        self.received += items;
+        self.rejected_items += items;
+        set_aside(&mut self.rejected, ErrorKind::EntryInvalid, detail, offset as u64, data, items);
+    }
+}
+
+/// How a request is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// Binary.
+    Protobuf,
+    /// OTLP's JSON.
+    Json,
+}
+
+/// A receiver's decoder of one signal; shared by its requests.
+#[derive(Debug)]
+pub struct Decoder {
+    rules: Arc<Normalizer>,
+    signal: Signal,
+    max_inflated_bytes: usize,
+}
+
+impl Decoder {
+    /// A decoder with a receiver's rules; requests may inflate to `max_inflated_bytes`.
+    pub fn new(rules: Arc<Normalizer>, signal: Signal, max_inflated_bytes: usize) -> Self {
+        Self { rules, signal, max_inflated_bytes }
+    }
+
+    /// Reads a request that arrived now.
+    pub fn decode(&self, data: &[u8], codec: Codec, encoding: Encoding, _now_unix_nano: i64) -> Result<Read, CoreError> {
+        if encoding == Encoding::Json {
+            return Err(CoreError::new(ErrorKind::ConfigInvalid, 0, "JSON is not read yet"));
+        }
+        let inflated;
+        let request = if codec == Codec::None && data.len() <= self.max_inflated_bytes {
+            data
+        } else {
+            inflated = decompress(codec, data, self.max_inflated_bytes, None, ErrorKind::BodyInvalid)?;
+            &inflated
+        };
+        if u32::try_from(request.len().saturating_mul(2)).is_err() {
+            return Err(CoreError::new(ErrorKind::TooLarge, 0, "an export request of over 2 GiB"));
+        }
+        let mut walk = Walk::new(&self.rules, self.signal);
+        walk.batch.rows.reserve(request.len());
+        walk.request(request).map_err(|error| error.of_kind(ErrorKind::BodyInvalid))?;
+        Ok(walk.finish())
+    }
+}
+
+/// The way through one request.
+struct Walk<'a> {
+    rules: &'a Normalizer,
+    batch: Batch,
+    read: Read,
+    /// Places of resources and scopes, by what they were before the stamp.
+    resources: Places,
+    scopes: Places,
+    /// The fields of what encloses rows, and of a row.
+    enclosing: [&'static [Descriptor]; 3],
+    row: &'static [Descriptor],
+    /// A metric without its bad points.
+    scratch: Vec<u8>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(rules: &'a Normalizer, signal: Signal) -> Self {
+        let request = descriptors::request(signal);
+        let resource_rows = inner(request, request::RESOURCE_ROWS);
+        let scope_rows = inner(resource_rows, resource_rows::SCOPE_ROWS);
+        Self {
+            rules,
+            batch: Batch::new(signal),
+            read: Read::default(),
+            resources: Places::default(),
+            scopes: Places::default(),
+            enclosing: [request, resource_rows, scope_rows],
+            row: inner(scope_rows, scope_rows::ROW),
+            scratch: Vec::new(),
+        }
+    }
+
+    fn finish(mut self) -> Read {
+        self.read.batch = (!self.batch.is_empty()).then_some(self.batch);
+        self.read
+    }
+
+    fn request(&mut self, data: &[u8]) -> Result<(), WireError> {
+        let mut message = Reader::new(data);
+        while let Some(field) = message.next_field()? {
+            if field.number == request::RESOURCE_ROWS {
+                self.resource_rows(enclosed(&field)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn resource_rows(&mut self, message: Reader<'_>) -> Result<(), WireError> {
+        const KNOWN: [u32; 3] = [resource_rows::RESOURCE, resource_rows::SCHEMA_URL, resource_rows::SCOPE_ROWS];
+        check_fields(message.clone(), self.enclosing[1], resource_rows::SCOPE_ROWS)?;
+        let entry = table_entry(message.clone(), KNOWN)?;
+        let rules = self.rules;
+        let resource = self.resources.place(entry, &mut self.batch.resources, |entry| stamped(entry, rules));
+        let mut fields = message;
+        while let Some(field) = fields.next_field()? {
+            if field.number == resource_rows::SCOPE_ROWS {
+                self.scope_rows(enclosed(&field)?, resource)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn scope_rows(&mut self, message: Reader<'_>, resource: u32) -> Result<(), WireError> {
+        const KNOWN: [u32; 3] = [scope_rows::SCOPE, scope_rows::SCHEMA_URL, scope_rows::ROW];
+        check_fields(message.clone(), self.enclosing[2], scope_rows::ROW)?;
+        let entry = table_entry(message.clone(), KNOWN)?;
+        let scope = self.scopes.place(entry, &mut self.batch.scopes, |entry| entry);
+        let mut fields = message;
+        while let Some(field) = fields.next_field()? {
+            if field.number == scope_rows::ROW {
+                enclosed(&field)?;
+                match self.batch.signal {
+                    Signal::Metrics => self.metric(&field, resource, scope),
+                    _ => self.item(&field, resource, scope),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A message of the framing: of another wire type it cannot be followed.
+fn enclosed<'a>(field: &Field<'a>) -> Result<Reader<'a>, WireError> {
+    if field.bytes().is_none() {
+        return Err(WireError { offset: field.offset, detail: "protobuf: a field has another wire type than it should" });
+    }
+    Ok(field.message())
+}
+
+/// Checks the fields of a message of the framing, but for `children`.
+fn check_fields(mut message: Reader<'_>, descriptors: &[Descriptor], children: u32) -> Result<(), WireError> {
+    while let Some(field) = message.next_field()? {
+        if field.number == children {
+            continue;
+        }
+        if let Some(descriptor) = descriptors.iter().find(|descriptor| descriptor.number == field.number) {
+            check(&field, descriptor, MAX_MESSAGE_DEPTH)?;
+        }
+    }
+    Ok(())
+}
+
+/// The fields of the message in a field.
+fn inner(descriptors: &'static [Descriptor], number: u32) -> &'static [Descriptor] {
+    descriptors
+        .iter()
+        .find_map(|descriptor| match descriptor.kind {
+            Kind::Message(inner) if descriptor.number == number => Some(inner),
+            _ => None,
+        })
+        .unwrap_or_default()
+}
+
+/// Where table entries lie in a batch, by what they were when they came.
+#[derive(Debug, Default)]
+struct Places {
+    known: HashMap<TableEntry, u32>,
+    /// Most requests have the same entry again and again: no hashing for those.
+    last: Option<(TableEntry, u32)>,
+}
+
+impl Places {
+    fn place(&mut self, entry: TableEntry, table: &mut Vec<TableEntry>, finish: impl FnOnce(TableEntry) -> TableEntry) -> u32 {
+        if let Some((last, index)) = &self.last
+            && *last == entry
+        {
+            return *index;
+        }
+        let index = *self.known.entry(entry.clone()).or_insert_with(|| {
+            table.push(finish(entry.clone()));
+            table.len() as u32 - 1
+        });
+        self.last = Some((entry, index));
+        index
+    }
+}
