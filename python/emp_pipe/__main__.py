@@ -10,6 +10,10 @@ _NEEDED = frozenset({"typer", "pydantic", "pydantic_core", "yaml", "aiohttp", "p
 def main() -> None:
     """Run the command; exit code 2 with advice when a package that it needs is not installed, whichever others are."""
     try:
+        if sys.argv[1:2] == ["exec"]:  # it needs none of the rest, and an application waits for it
+            from emp_pipe import cli_exec
+
+            cli_exec.main(sys.argv[2:])
         from emp_pipe.cli import run_command
 
         run_command()

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from emp_pipe import __version__, cli_admin, environment
+from emp_pipe import __version__, cli_admin, cli_exec, environment
 from emp_pipe.config import COMPONENT_SECTIONS, PipelineConfig, build
 from emp_pipe.config_layer import Layer, merged
 from emp_pipe.config_print import render
@@ -147,6 +147,12 @@ def validate(
         raise typer.BadParameter("must be edge, central or run", param_hint="--role")
     config, _ = Sources(role, file, environment=dict(os.environ)).load()
     typer.echo(f"{file}: ok ({_counted(config)})")
+
+
+@app.command("exec", context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})
+def execute(context: typer.Context) -> None:
+    """Start an application with the OTEL_* environment of this machine and worker: emp-pipe exec -- COMMAND …"""
+    cli_exec.main(context.args)
 
 
 def _counted(config: PipelineConfig) -> str:

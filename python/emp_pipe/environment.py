@@ -93,27 +93,34 @@ def put_process(layer: Layer, environment: Environment, role: str) -> None:
         layer.put(("buffer", "type"), "redis", place="environment EMP_BUFFER_REDIS_URL")
 
 
-def put_stamp(layer: Layer, environment: Environment) -> None:
-    """Put the resource attributes that an edge adds where a record lacks them: who this machine, worker and service are."""
-    stamp: dict[str, tuple[str, str]] = {}
+def identity(environment: Environment) -> dict[str, tuple[str, str]]:
+    """Return the resource attributes that say who this machine, worker and service are, each with the variable that it came from.
+
+    What has no variable ("") is made of this machine. OTEL_RESOURCE_ATTRIBUTES is among the variables."""
+    found: dict[str, tuple[str, str]] = {}
 
     def add(key: str, *names: str) -> None:
         value, name = first(environment, *names)
         if name:
-            stamp[key] = (value, name)
+            found[key] = (value, name)
 
     add("service.name", "SERVICE_NAME")
     add("service_type", "SERVICE_TYPE")
     add("service.version", "SERVICE_VERSION")
     add("deployment.environment.name", "TELEMETRY_ENV", "NODE_ENV")
     for key, value in pairs(environment, "OTEL_RESOURCE_ATTRIBUTES").items():
-        stamp[key] = (value, "OTEL_RESOURCE_ATTRIBUTES")
+        found[key] = (value, "OTEL_RESOURCE_ATTRIBUTES")
     add("service.name", "OTEL_SERVICE_NAME")
     add("machine_id", "MACHINE_ID")
     add("worker_id", "WORKER_ID")
-    stamp.setdefault("machine_id", (machine_id(environment), ""))
-    stamp.setdefault("host.name", (socket.gethostname(), ""))
-    for key, (value, name) in stamp.items():
+    found.setdefault("machine_id", (machine_id(environment), ""))
+    found.setdefault("host.name", (socket.gethostname(), ""))
+    return found
+
+
+def put_stamp(layer: Layer, environment: Environment) -> None:
+    """Put the resource attributes that an edge adds where a record lacks them: who this machine, worker and service are."""
+    for key, (value, name) in identity(environment).items():
         layer.put(("normalize", "stamp", key), value, variable=name, place="" if name else "this machine")
 
 
