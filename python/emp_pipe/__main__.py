@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
-_NEEDED = frozenset({"typer", "pydantic", "pydantic_core", "yaml", "aiohttp", "prometheus_client", "apsw", "msgpack", "typing_extensions"})
+_NEEDED = frozenset(
+    {"typer", "pydantic", "pydantic_core", "yaml", "aiohttp", "grpc", "prometheus_client", "apsw", "msgpack", "typing_extensions"}
+)
 
 
 def main() -> None:
     """Run the command; exit code 2 with advice when a package that it needs is not installed, whichever others are."""
+    # gRPC's core writes to stderr as it likes, between our JSON lines; what concerns a user we say ourselves. Read when grpcio is imported.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         if sys.argv[1:2] == ["exec"]:  # it needs none of the rest, and an application waits for it
             from emp_pipe import cli_exec

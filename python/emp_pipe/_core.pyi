@@ -384,3 +384,9 @@ def parse_export_response(data: Buffer) -> ExportResponse:
 def parse_status(data: Buffer) -> str:
     """The message of a google.rpc.Status (protobuf); "" where it is none."""
     ...
+
+def parse_retry_delay_s(data: Buffer, *, in_status: bool) -> float | None:
+    """The seconds that a google.rpc.RetryInfo (protobuf) asks to wait; `in_status`: it is a detail of a google.rpc.Status.
+
+    None where it says nothing usable: bytes that are none, no delay, a delay that is not above 0."""
+    ...

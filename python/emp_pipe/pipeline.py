@@ -29,7 +29,6 @@ from emp_pipe.registry import Kind, find, type_of
 from emp_pipe.self_metrics import Metrics
 from emp_pipe.taps import TappedExporter, Taps
 
-_ALWAYS_REQUIRED = frozenset({"otlp_http", "forward"})
 _NEVER_REQUIRED_BESIDE_OTHERS = frozenset({"file", "stdout", "noop", "error"})
 _CLOSING_S = 1.0
 _SIGNAL_TOPICS = {"logs": Topic.LOGS, "traces": Topic.TRACES, "metrics": Topic.METRICS}

@@ -36,7 +36,7 @@ BUILT_IN: dict[Kind, tuple[str, ...]] = {
     Kind.RECEIVERS: ("forward",),
     Kind.PROCESSORS: ("enrich",),
     Kind.BUFFERS: ("sqlite", "memory"),
-    Kind.EXPORTERS: ("otlp_http", "forward", "file", "stdout", "noop", "error"),
+    Kind.EXPORTERS: ("otlp_http", "otlp_grpc", "forward", "file", "stdout", "noop", "error"),
 }
 
 

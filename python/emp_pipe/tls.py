@@ -2,13 +2,16 @@
 
 A context is TLS 1.2 or later, with Python's own cipher choice. What cannot be loaded is a ConfigError of kind TLS_FILES that names the
 file. `WatchedContext` looks at the files' times now and then: a renewed certificate is used without a restart, a torn one changes nothing.
+gRPC takes the same settings as PEM (`client_pem`).
 """
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -18,6 +21,8 @@ from emp_pipe.errors import ConfigError, ErrorKind
 from emp_pipe.logs import RateLimitedLogger, get_logger
 
 _CHECK_INTERVAL_S = 5.0
+
+_T = TypeVar("_T")
 
 
 class TlsServerConfig(ComponentConfig):
@@ -80,30 +85,38 @@ def client_context(config: TlsClientConfig, place: str) -> ssl.SSLContext:
     return context
 
 
-class WatchedContext:
-    """A context that follows its files. `current()` is cheap: it looks at the files' times every few seconds at most.
+@dataclass(frozen=True, slots=True)
+class ClientPem:
+    """What a client of gRPC is given in place of a context. `roots` is None where this system keeps no file of its authorities."""
 
-    A change that cannot be loaded is logged, and the last good context stays."""
+    roots: bytes | None
+    key: bytes | None
+    chain: bytes | None
 
-    def __init__(self, build: Callable[[], ssl.SSLContext], files: Sequence[Path], clock: Clock, place: str) -> None:
+
+def client_pem(config: TlsClientConfig, place: str) -> ClientPem:
+    """Return the files of a client, checked as `client_context` does. Raises ConfigError (TLS_FILES) that names the file."""
+    client_context(config, place)
+    roots = config.ca_file or ssl.get_default_verify_paths().cafile
+    return ClientPem(*(None if path is None else Path(path).read_bytes() for path in (roots, config.key_file, config.cert_file)))
+
+
+class Watched(Generic[_T]):
+    """What is made of files, and follows them. `current()` is cheap: it looks at the files' times every few seconds at most.
+
+    A change that cannot be loaded is logged, and the last good one stays."""
+
+    def __init__(self, build: Callable[[], _T], files: Sequence[Path], clock: Clock, place: str) -> None:
         self._build = build
         self._files = files
         self._clock = clock
         self._place = place
         self._log = RateLimitedLogger(get_logger("tls"), interval_s=60.0)
         self._stamps = self._read_stamps()
-        self._context = build()
+        self._made = build()
         self._next_look_s = clock.monotonic_s() + _CHECK_INTERVAL_S
 
-    @classmethod
-    def of_server(cls, config: TlsServerConfig, clock: Clock, place: str) -> WatchedContext:
-        return cls(lambda: server_context(config, place), config.files(), clock, place)
-
-    @classmethod
-    def of_client(cls, config: TlsClientConfig, clock: Clock, place: str) -> WatchedContext:
-        return cls(lambda: client_context(config, place), config.files(), clock, place)
-
-    def current(self) -> ssl.SSLContext:
+    def current(self) -> _T:
         now_s = self._clock.monotonic_s()
         if now_s >= self._next_look_s:
             self._next_look_s = now_s + _CHECK_INTERVAL_S
@@ -112,12 +125,12 @@ class WatchedContext:
                     self.reload()
                 except ConfigError as error:
                     self._log.warning(self._place, "%s The certificate loaded before stays in use.", error)
-        return self._context
+        return self._made
 
     def reload(self) -> None:
-        """Load the files again now. Raises ConfigError (TLS_FILES); then the last good context stays."""
+        """Load the files again now. Raises ConfigError (TLS_FILES); then the last good ones stay."""
         stamps = self._read_stamps()
-        self._context = self._build()
+        self._made = self._build()
         self._stamps = stamps
 
     def _read_stamps(self) -> list[tuple[int, int, int]]:
@@ -129,6 +142,18 @@ class WatchedContext:
             except OSError:
                 stamps.append((0, 0, 0))
         return stamps
+
+
+class WatchedContext(Watched[ssl.SSLContext]):
+    """A context that follows its files."""
+
+    @classmethod
+    def of_server(cls, config: TlsServerConfig, clock: Clock, place: str) -> WatchedContext:
+        return cls(lambda: server_context(config, place), config.files(), clock, place)
+
+    @classmethod
+    def of_client(cls, config: TlsClientConfig, clock: Clock, place: str) -> WatchedContext:
+        return cls(lambda: client_context(config, place), config.files(), clock, place)
 
 
 def _unusable(place: str, path: Path, why: str) -> ConfigError:

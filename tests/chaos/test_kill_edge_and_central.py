@@ -14,7 +14,8 @@ from pathlib import Path
 
 from tests.chaos.fleet import PATIENCE_S, Fleet, Member
 from tests.support.acked_sender import AckedSender
-from tests.support.otlp_endpoint import OtlpEndpoint, Received
+from tests.support.otlp_endpoint import OtlpEndpoint
+from tests.support.otlp_strict import Received
 
 POINTS = ("log.append", "log.commit", "delivery.send", "pipeline.drain")
 ANYWHERE = "anywhere"

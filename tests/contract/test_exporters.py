@@ -21,16 +21,20 @@ from tests.support.destinations import (
     FileDestination,
     ForwardDestination,
     NoopDestination,
+    OtlpGrpcDestination,
     OtlpHttpDestination,
     Outage,
     StdoutDestination,
 )
 from tests.support.forward import running
 from tests.support.otlp_endpoint import OtlpEndpoint
+from tests.support.otlp_grpc_endpoint import OtlpGrpcEndpoint
 from tests.support.telemetry import log_block, log_record, metric_block, span_block
 
+OTLP = ["otlp_http", "otlp_http-none", "otlp_http-zstd", "otlp_grpc", "otlp_grpc-gzip"]
 
-@pytest.fixture(params=["otlp_http", "otlp_http-none", "otlp_http-zstd", "forward", "forward-foreign", "file", "stdout", "noop", "error"])
+
+@pytest.fixture(params=[*OTLP, "forward", "forward-foreign", "file", "stdout", "noop", "error"])
 async def destination(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Destination]:
     context = make_context(data_dir=tmp_path)
     kind, _, compression = request.param.partition("-")
@@ -38,6 +42,10 @@ async def destination(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIt
         made: Destination
         if kind == "otlp_http":
             made = OtlpHttpDestination(await stack.enter_async_context(OtlpEndpoint()), context, compression or "gzip")
+        elif kind == "otlp_grpc":
+            endpoint = await stack.enter_async_context(OtlpGrpcEndpoint())
+            relay = await stack.enter_async_context(Outage(endpoint.port).running())
+            made = OtlpGrpcDestination(endpoint, relay, context, compression or "none")
         elif kind == "forward":
             key = None if compression == "foreign" else "k"
             server = await stack.enter_async_context(running(tmp_path, **({"shared_key": key} if key else {})))

@@ -281,6 +281,7 @@ def test_both_roles_run_in_one_process(tmp_path: Path) -> None:
         ("file", "{max_files: 2}", "acked"),
         ("error", "{kind: refused}", "dead"),
         ("otlp_http", '{endpoint: "http://127.0.0.1:1"}', ""),
+        ("otlp_grpc", '{endpoint: "http://127.0.0.1:1"}', ""),
         ("forward", '{endpoint: "127.0.0.1:1"}', ""),
     ],
 )

@@ -20,10 +20,13 @@ from emp_pipe.exporters.error import ErrorConfig, ErrorExporter
 from emp_pipe.exporters.file import FileConfig, FileExporter
 from emp_pipe.exporters.forward import ForwardExporter, ForwardExporterConfig
 from emp_pipe.exporters.noop import NoopConfig, NoopExporter
+from emp_pipe.exporters.otlp_grpc import OtlpGrpcConfig, OtlpGrpcExporter
 from emp_pipe.exporters.otlp_http import OtlpHttpConfig, OtlpHttpExporter
 from emp_pipe.exporters.stdout import StdoutConfig, StdoutExporter
 from tests.support.forward import Running
-from tests.support.otlp_endpoint import SIGNALS, Answer, OtlpEndpoint
+from tests.support.otlp_endpoint import Answer, OtlpEndpoint
+from tests.support.otlp_grpc_endpoint import OtlpGrpcEndpoint
+from tests.support.otlp_strict import SIGNALS
 
 
 class Destination(Protocol):
@@ -67,6 +70,27 @@ class OtlpHttpDestination:
 
     def bring_back(self) -> None:
         self.endpoint.always(None)
+
+
+class OtlpGrpcDestination:
+    def __init__(self, endpoint: OtlpGrpcEndpoint, relay: Outage, context: Context, compression: str) -> None:
+        self.endpoint = endpoint
+        self.relay = relay
+        config = OtlpGrpcConfig(endpoint=f"http://127.0.0.1:{relay.port}", compression=compression)  # type: ignore[arg-type]
+        self.exporter = OtlpGrpcExporter("otlp_grpc", config, context)
+
+    def rows(self, signal: str) -> list[dict[str, Any]]:
+        assert not self.endpoint.violations
+        if signal != "logs":
+            return [{} for _ in self.endpoint.records(signal)]
+        return [log_row(row) for row in self.endpoint.records("logs")]
+
+    def take_away(self) -> None:
+        self.relay.away = True
+        self.relay.break_connections()
+
+    def bring_back(self) -> None:
+        self.relay.away = False
 
 
 class Outage:

@@ -19,8 +19,7 @@ import json
 import ssl
 import sys
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,8 @@ from typing import Any
 import zstandard
 from aiohttp import web
 from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import DecodeError, Message
-from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as logs
-from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as traces
+
+from tests.support.otlp_strict import SIGNALS, Received, StrictEndpoint, Violation, read_request, response_of
 
 PROTOBUF = "application/x-protobuf"
 _MOST_BYTES = 4 << 20
@@ -63,55 +60,8 @@ class Answer:
     content_type: str = PROTOBUF
 
 
-@dataclass(frozen=True)
-class Received:
-    """A request that was read, and what it was answered with."""
-
-    signal: str
-    headers: dict[str, str]
-    message: Any
-    records: int
-    wire_bytes: int
-    inflated_bytes: int
-    status: int
-
-
-class Violation(Exception):
-    """What a request does that the specification forbids."""
-
-
-@dataclass(frozen=True)
-class _Signal:
-    request: type[Message]
-    response: type[Message]
-    rejected_field: str
-    rows: Callable[[Any], Iterable[Any]]
-
-
-SIGNALS = {
-    "logs": _Signal(
-        logs.ExportLogsServiceRequest,
-        logs.ExportLogsServiceResponse,
-        "rejected_log_records",
-        lambda message: (row for resource in message.resource_logs for scope in resource.scope_logs for row in scope.log_records),
-    ),
-    "traces": _Signal(
-        traces.ExportTraceServiceRequest,
-        traces.ExportTraceServiceResponse,
-        "rejected_spans",
-        lambda message: (row for resource in message.resource_spans for scope in resource.scope_spans for row in scope.spans),
-    ),
-    "metrics": _Signal(
-        metrics.ExportMetricsServiceRequest,
-        metrics.ExportMetricsServiceResponse,
-        "rejected_data_points",
-        lambda message: (row for resource in message.resource_metrics for scope in resource.scope_metrics for row in scope.metrics),
-    ),
-}
-
-
 @dataclass
-class OtlpEndpoint:
+class OtlpEndpoint(StrictEndpoint[Answer]):
     """See the module's head. `token` and `required_headers` are demanded of every request."""
 
     port: int = 0
@@ -126,43 +76,13 @@ class OtlpEndpoint:
     tls: ssl.SSLContext | None = None
 
     def __post_init__(self) -> None:
-        self.received: list[Received] = []
-        self.violations: list[str] = []
-        self.requests = 0
-        self.in_flight = 0
-        self.most_in_flight = 0
+        StrictEndpoint.__init__(self)
         self.connections: set[Any] = set()
-        self._answers: deque[Answer] = deque()
-        self._always: Answer | None = None
-        self._changed = asyncio.Event()
         self._runner: web.AppRunner | None = None
 
     @property
     def url(self) -> str:
         return f"{'http' if self.tls is None else 'https'}://127.0.0.1:{self.port}"
-
-    def script(self, *answers: Answer) -> None:
-        """Answer the next requests so, in this order."""
-        self._answers.extend(answers)
-
-    def always(self, answer: Answer | None) -> None:
-        """Answer every request so that no script covers; None: as a good endpoint does."""
-        self._always = answer
-
-    def records(self, signal: str) -> list[Any]:
-        """Return the rows of all requests that were accepted."""
-        rows = SIGNALS[signal].rows
-        return [row for request in self.received if request.signal == signal and request.status == 200 for row in rows(request.message)]
-
-    async def wait_until(self, condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-        """Return when the condition holds; it is looked at after each request."""
-        async with asyncio.timeout(timeout_s):
-            while not condition():
-                self._changed.clear()
-                await self._changed.wait()
-
-    async def wait_records(self, signal: str, count: int, timeout_s: float = 20.0) -> None:
-        await self.wait_until(lambda: len(self.records(signal)) >= count, timeout_s)
 
     async def __aenter__(self) -> OtlpEndpoint:
         app = web.Application(client_max_size=256 << 20)
@@ -186,7 +106,7 @@ class OtlpEndpoint:
         self.connections.add(request.transport)
         try:
             wire = await request.read()
-            answer = self._answers.popleft() if self._answers else self._always
+            answer = self.next_answer()
             if answer is not None and answer.delay_s:
                 await asyncio.sleep(answer.delay_s)
             return await self._answer(request, wire, answer)
@@ -230,11 +150,7 @@ class OtlpEndpoint:
         if answer.body is not None:
             body = answer.body
         elif answer.status == 200 and signal:
-            response: Any = SIGNALS[signal].response()
-            if answer.rejected or answer.warning:
-                setattr(response.partial_success, SIGNALS[signal].rejected_field, answer.rejected)
-                response.partial_success.error_message = answer.warning
-            body = response.SerializeToString()
+            body = response_of(signal, answer.rejected, answer.warning)
         else:
             body = status_message(answer.message)
         return web.Response(status=answer.status, body=body, content_type=answer.content_type, headers=headers)
@@ -248,13 +164,7 @@ class OtlpEndpoint:
         if int(request.headers.get("Content-Length", -1)) != len(wire):
             raise Violation("no right Content-Length")
         body = inflate(wire, request.headers.get("Content-Encoding", "identity"))
-        message: Any = SIGNALS[signal].request()
-        try:
-            message.ParseFromString(body)
-        except DecodeError as error:
-            raise Violation(f"no {signal} export request: {error}") from error
-        rows = list(SIGNALS[signal].rows(message))
-        check(message, rows, signal)
+        message, rows = read_request(signal, body)
         return Received(signal, dict(request.headers), message, len(rows), len(wire), len(body), 200)
 
 
@@ -281,40 +191,6 @@ def inflate(wire: bytes, encoding: str) -> bytes:
             raise Violation("gzip that does not end")
         rest = member.unused_data
     return body
-
-
-def check(message: Any, rows: list[Any], signal: str) -> None:
-    """Raise Violation for what a parser lets pass and the specification does not."""
-    groups = {
-        "logs": ("resource_logs", "scope_logs"),
-        "traces": ("resource_spans", "scope_spans"),
-        "metrics": ("resource_metrics", "scope_metrics"),
-    }
-    of_resource, of_scope = groups[signal]
-    for resource in getattr(message, of_resource):
-        _unique(resource.resource.attributes, "resource")
-        for scope in getattr(resource, of_scope):
-            _unique(scope.scope.attributes, "scope")
-    for row in rows:
-        if signal == "metrics":
-            if not row.name:
-                raise Violation("a metric without a name")
-            continue
-        _unique(row.attributes, "row")
-        for name, size in (("trace_id", 16), ("span_id", 8), ("parent_span_id", 8)):
-            value = getattr(row, name, b"")
-            if value and (len(value) != size or not any(value)):
-                raise Violation(f"{name} of {len(value)} bytes, or all zero")
-        if signal == "traces" and not (row.trace_id and row.span_id):
-            raise Violation("a span without ids")
-
-
-def _unique(attributes: Iterable[Any], where: str) -> None:
-    keys = [attribute.key for attribute in attributes]
-    if len(keys) != len(set(keys)):
-        raise Violation(f"a duplicate attribute key in a {where}: {sorted(keys)}")
-    if "" in keys:
-        raise Violation(f"an empty attribute key in a {where}")
 
 
 async def _serve(port: int, out: Path | None) -> None:

@@ -14,52 +14,30 @@ from typing import TYPE_CHECKING, Literal
 
 import aiohttp
 from multidict import CIMultiDict
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 from yarl import URL
 
-from emp_pipe.component import Context, ExporterConfig, Parcel, Sent, Signal, http_address
+from emp_pipe.component import Context, Parcel, Sent, Signal, http_address
 from emp_pipe.delivery.http_answers import error_of
 from emp_pipe.delivery.http_client import BlockPayload, open_session, read_answer
-from emp_pipe.errors import ConfigError, DeliveryError, ErrorKind, Retry
+from emp_pipe.delivery.otlp import OtlpDestinationConfig, partial_success, printable, unreadable_answer
+from emp_pipe.errors import DeliveryError, ErrorKind, Retry
 from emp_pipe.secret import Secret
-from emp_pipe.tls import TlsClientConfig, WatchedContext
+from emp_pipe.tls import WatchedContext
 
 if TYPE_CHECKING:  # a configuration can be checked without the native core
     from emp_pipe._core import DestinationLimits
 
 _PROTOBUF = "application/x-protobuf"
-_DATASET = re.compile(r"[A-Za-z0-9_-]{3,26}")
 _OWN_HEADERS = frozenset({"content-type", "content-encoding", "content-length", "transfer-encoding", "host"})
-_HOUR_S = 3600.0
-_DASH0_REGION = "eu-west-1"
-DASH0_LIMITS: Mapping[str, float] = {
-    # A minute under the documented six hours: a request takes time, and a refusal at the edge of the limit costs a whole request.
-    "max_age_s": 6 * _HOUR_S - 60,
-    "max_ahead_s": 72 * _HOUR_S,
-    "max_body_bytes": 4096,
-    "max_log_attributes": 16,
-    "max_span_attributes": 32,
-    "max_span_events": 8,
-    "max_trace_spans": 2000,
-    "max_key_bytes": 128,
-    "max_value_bytes": 2048,
-}
 
 
-class OtlpHttpConfig(ExporterConfig):
+class OtlpHttpConfig(OtlpDestinationConfig):
     """Where to send, and what to show there."""
 
     endpoint: str | None = Field(None, description="The base address; /v1/logs, /v1/traces and /v1/metrics are appended.")
     logs_endpoint: str | None = Field(None, description="The full address for logs, in place of the one under `endpoint`.")
-    traces_endpoint: str | None = Field(None, description="The full address for traces.")
-    metrics_endpoint: str | None = Field(None, description="The full address for metrics.")
-    headers: Mapping[str, Secret] = Field(default_factory=dict, description="Sent with every request, such as Authorization.")
     compression: Literal["gzip", "zstd", "none"] = Field("gzip", description="How request bodies are compressed.")
-    tls: TlsClientConfig = Field(TlsClientConfig.model_validate({}), description="For https addresses.")
-    preset: Literal["dash0"] | None = Field(None, description="dash0: its address, headers and documented limits.")
-    token: Secret | None = Field(None, description="Sent as `Authorization: Bearer …`.")
-    dataset: str | None = Field(None, description="Dash0's dataset: 3 to 26 of A-Z a-z 0-9 _ -. Default: that of the token.")
-    region: str | None = Field(None, pattern=r"^[a-z0-9-]{3,40}$", description="Dash0's region, when no `endpoint` is set.")
 
     @field_validator("endpoint", "logs_endpoint", "traces_endpoint", "metrics_endpoint")
     @classmethod
@@ -76,35 +54,11 @@ class OtlpHttpConfig(ExporterConfig):
                 raise ValueError(f"{name} is set by the exporter")
         return value
 
-    @field_validator("dataset")
-    @classmethod
-    def _dataset_is_one(cls, value: str | None) -> str | None:
-        if value is not None and not _DATASET.fullmatch(value):
-            raise ValueError("must be 3 to 26 characters of A-Z a-z 0-9 _ -")
-        return value
-
-    @model_validator(mode="after")
-    def _belongs_together(self) -> OtlpHttpConfig:
-        if self.preset is None:
-            for name in ("dataset", "region"):
-                if getattr(self, name) is not None:
-                    raise ValueError(f"`{name}` belongs to `preset: dash0`")
-        elif self.token is None and "authorization" not in {name.lower() for name in self.headers}:
-            raise ValueError("`preset: dash0` needs a `token`")
-        wanted = self.only.signals if self.only is not None and self.only.signals else tuple(Signal)
-        lacking = [signal.value for signal in wanted if self.address(signal) is None]
-        if lacking:
-            raise ValueError(f"no address for {', '.join(lacking)}: set `endpoint`, or leave them out with `only: {{signals: […]}}`")
-        return self
-
     def address(self, signal: Signal) -> str | None:
-        """Return where a signal is sent, None where nothing says it."""
         own: str | None = getattr(self, f"{signal.value}_endpoint")
         if own is not None:
             return own
-        base = self.endpoint
-        if base is None and self.preset == "dash0":
-            base = f"https://ingress.{self.region or _DASH0_REGION}.aws.dash0.com"
+        base = self.endpoint or (f"https://{self.dash0_host}" if self.preset == "dash0" else None)
         return None if base is None else f"{base.rstrip('/')}/v1/{signal.value}"
 
 
@@ -118,17 +72,12 @@ class OtlpHttpExporter:
         self.id = id
         self.config = config
         self._clock = context.clock
-        self._limits: DestinationLimits | None = None
-        if config.preset == "dash0":
-            from emp_pipe._core import DestinationLimits
-
-            self._limits = DestinationLimits(**DASH0_LIMITS)  # type: ignore[arg-type]
+        self._limits = config.limits()
         addresses = {signal.value: config.address(signal) for signal in Signal}
         self._urls = {signal: URL(address) for signal, address in addresses.items() if address is not None}
         self._headers: CIMultiDict[str] = CIMultiDict()
         self._tls: WatchedContext | None = None
         self._session: aiohttp.ClientSession | None = None
-        self._key_advice = "set DASH0_AUTH_TOKEN (and DASH0_DATASET), or `token`" if config.preset == "dash0" else ""
 
     @property
     def codec(self) -> str:
@@ -140,13 +89,7 @@ class OtlpHttpExporter:
 
     async def open(self) -> None:
         """Read keys and certificates. Raises ConfigError; opens no connection."""
-        headers: CIMultiDict[str] = CIMultiDict()
-        for name, secret in self.config.headers.items():
-            headers[name] = _header_value(secret, f"{self.id}: headers.{name}")
-        if self.config.token is not None:
-            headers["Authorization"] = f"Bearer {_header_value(self.config.token, f'{self.id}: token')}"
-        if self.config.dataset is not None:
-            headers["Dash0-Dataset"] = self.config.dataset
+        headers: CIMultiDict[str] = CIMultiDict(self.config.revealed_headers(self.id))
         headers["Content-Type"] = _PROTOBUF
         if self.config.compression != "none":
             headers["Content-Encoding"] = self.config.compression
@@ -207,36 +150,24 @@ class OtlpHttpExporter:
             place=self.id,
             retry_after=response.headers.get("Retry-After"),
             now_unix_nano=self._clock.unix_nano(),
-            key_advice=self._key_advice,
+            key_advice=self.config.key_advice,
         )
 
     def _error(self, kind: ErrorKind, detail: str, retry: Retry | None = None, advice: str = "") -> DeliveryError:
         # The detail may quote what the other side sent.
-        return DeliveryError(kind, place=self.id, detail=_printable(detail), retry=retry, advice=advice)
-
-
-def _header_value(secret: Secret, place: str) -> str:
-    text = secret.reveal(place)
-    if not text.isprintable() or not text.isascii():
-        raise ConfigError(ErrorKind.CONFIG_INVALID, place=place, detail="a header's value must be printable ASCII")
-    return text
+        return DeliveryError(kind, place=self.id, detail=printable(detail), retry=retry, advice=advice)
 
 
 def _partial_success(content_type: str, body: bytes) -> tuple[int, str]:
     """Return rejected records and the message of a 2xx answer; an answer that cannot be read is a success: sending again would repeat."""
-    if not body:
-        return 0, ""
-    from emp_pipe._core import CoreError, parse_export_response
-
+    if content_type != "application/json":
+        return partial_success(body)
     try:
-        if content_type == "application/json":
-            partial = json.loads(body).get("partialSuccess") or {}
-            rejected = next((int(value) for key, value in partial.items() if key.startswith("rejected")), 0)
-            return max(rejected, 0), _printable(str(partial.get("errorMessage", "")))
-        response = parse_export_response(body)
-    except (CoreError, ValueError, TypeError, AttributeError, RecursionError):
-        return 0, f"the answer cannot be read ({content_type or 'no content type'}, {len(body)} bytes)"
-    return max(response.rejected, 0), _printable(response.message)
+        partial = json.loads(body).get("partialSuccess") or {} if body else {}
+        rejected = next((int(value) for key, value in partial.items() if key.startswith("rejected")), 0)
+        return max(rejected, 0), printable(str(partial.get("errorMessage", "")))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return 0, unreadable_answer(body)
 
 
 def _message(content_type: str, body: bytes) -> str:
@@ -247,17 +178,12 @@ def _message(content_type: str, body: bytes) -> str:
 
     try:
         if content_type == _PROTOBUF:
-            return _printable(parse_status(body))
+            return printable(parse_status(body))
         if content_type == "application/json":
-            return _printable(str(json.loads(body).get("message", "")))
+            return printable(str(json.loads(body).get("message", "")))
     except (CoreError, ValueError, AttributeError, RecursionError):
         return ""
-    return _printable(body[:400].decode("utf-8", "replace")) if content_type == "text/plain" else ""
-
-
-def _printable(text: str) -> str:
-    """Return a line that is safe to log, at most 300 characters."""
-    return "".join(char if char.isprintable() else " " for char in text[:300]).strip()
+    return printable(body[:400].decode("utf-8", "replace")) if content_type == "text/plain" else ""
 
 
 CONFIG = OtlpHttpConfig

@@ -49,6 +49,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(block::merge_blocks, module)?)?;
     module.add_function(wrap_pyfunction!(response::parse_export_response, module)?)?;
     module.add_function(wrap_pyfunction!(response::parse_status, module)?)?;
+    module.add_function(wrap_pyfunction!(response::parse_retry_delay_s, module)?)?;
     if cfg!(debug_assertions) {
         warn_of_debug_build(py)?;
     }

@@ -26,3 +26,12 @@ pub fn parse_export_response(data: pyo3::buffer::PyBuffer<u8>, py: Python<'_>) -
 pub fn parse_status(data: pyo3::buffer::PyBuffer<u8>, py: Python<'_>) -> PyResult<String> {
     Ok(response::parse_status(&data.to_vec(py)?))
 }
+
+/// The seconds that a RetryInfo asks to wait; None where it says nothing usable. `in_status`: it is a detail of a google.rpc.Status.
+#[pyfunction]
+#[pyo3(signature = (data, *, in_status))]
+pub fn parse_retry_delay_s(data: pyo3::buffer::PyBuffer<u8>, in_status: bool, py: Python<'_>) -> PyResult<Option<f64>> {
+    let data = data.to_vec(py)?;
+    let delay_ns = if in_status { response::parse_status_retry_info(&data) } else { response::parse_retry_info(&data) };
+    Ok(delay_ns.map(|delay_ns| delay_ns as f64 / 1e9))
+}

@@ -49,6 +49,60 @@ pub fn parse_status(data: &[u8]) -> String {
     if read.is_ok() { message } else { String::new() }
 }
 
+/// How long a google.rpc.RetryInfo asks to wait, in nanoseconds; None where it says nothing usable: no delay, or none above 0.
+pub fn parse_retry_info(data: &[u8]) -> Option<u64> {
+    const RETRY_DELAY: u32 = 1;
+    const SECONDS: u32 = 1;
+    const NANOS: u32 = 2;
+    let (mut seconds, mut nanos) = (0i64, 0i64);
+    for_each_field(Reader::new(data), |field| {
+        if field.number != RETRY_DELAY {
+            return Ok::<(), WireError>(());
+        }
+        for_each_field(field.message(), |field| {
+            // Both are signed and small; what does not fit is no delay.
+            let value = field.scalar().unwrap_or(0) as i64;
+            match field.number {
+                SECONDS => seconds = value,
+                NANOS => nanos = value,
+                _ => {}
+            }
+            Ok(())
+        })
+    })
+    .ok()?;
+    let delay_ns = seconds.checked_mul(1_000_000_000)?.checked_add(nanos)?;
+    u64::try_from(delay_ns).ok().filter(|delay_ns| *delay_ns > 0)
+}
+
+/// The same of the RetryInfo among the details of a google.rpc.Status.
+pub fn parse_status_retry_info(data: &[u8]) -> Option<u64> {
+    const DETAILS: u32 = 3;
+    const TYPE_URL: u32 = 1;
+    const VALUE: u32 = 2;
+    let mut delay_ns = None;
+    for_each_field(Reader::new(data), |field| {
+        if field.number != DETAILS {
+            return Ok::<(), WireError>(());
+        }
+        let (mut type_url, mut value) = (None, None);
+        for_each_field(field.message(), |field| {
+            match field.number {
+                TYPE_URL => type_url = field.bytes(),
+                VALUE => value = field.bytes(),
+                _ => {}
+            }
+            Ok::<(), WireError>(())
+        })?;
+        if type_url.is_some_and(|url| url.ends_with(b"/google.rpc.RetryInfo")) {
+            delay_ns = delay_ns.or(parse_retry_info(value.unwrap_or_default()));
+        }
+        Ok(())
+    })
+    .ok()?;
+    delay_ns
+}
+
 fn lossy(bytes: Option<&[u8]>) -> String {
     String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
 }
@@ -63,6 +117,8 @@ mod tests {
         fn arbitrary_bytes_never_panic(data in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = parse_export_response(&data);
             let _ = parse_status(&data);
+            let _ = parse_retry_info(&data);
+            let _ = parse_status_retry_info(&data);
         }
     }
 }
