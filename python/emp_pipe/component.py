@@ -25,6 +25,17 @@ if TYPE_CHECKING:  # a configuration can be checked without the native core
 
 
 @dataclass(frozen=True, slots=True)
+class Wiring:
+    """What else runs in this process, for derivers: whose output whose input is."""
+
+    red_runs: bool = False
+    tail_samples: bool = False
+    aggregates: bool = False
+    codec: Literal["none", "gzip", "zstd"] = "gzip"
+    """What blocks are compressed with, so that most go out as they lie."""
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """What every component is given beside its id and its config: `ForwardReceiver(id, config, context)`."""
 
@@ -36,6 +47,7 @@ class Context:
     """"edge", "central" or "run": said in handshakes and in `/readyz`."""
     normalizer: Normalizer | None = None
     """The rules of this process, for every receiver the same; None: the defaults, `Normalizer()`."""
+    wiring: Wiring = Wiring()
 
 
 class Signal(StrEnum):

@@ -14,11 +14,12 @@ from typing import Any
 
 from emp_pipe import __version__
 from emp_pipe.control import ControlServer, json_line
+from emp_pipe.deriving import DeriverSlot
 from emp_pipe.errors import EmpPipeError, ErrorKind
 from emp_pipe.http_server import HttpServer, Readiness, watch_event_loop_delay
 from emp_pipe.log_metrics import LogMetrics
 from emp_pipe.logs import RateLimitedLogger, get_logger
-from emp_pipe.pipeline import Pipeline
+from emp_pipe.pipeline import ExporterSlot, Pipeline
 from emp_pipe.registry import type_of
 from emp_pipe.self_metrics_export import SelfMetricsExport
 
@@ -89,7 +90,8 @@ class Observer:
         pipeline = self._pipeline
         if pipeline.state != "running":
             return Readiness(False, f"emp-pipe is {pipeline.state}")
-        failures = [*(slot.failure for slot in pipeline.receivers.values()), *(slot.failure for slot in pipeline.exporters.values())]
+        failures = [slot.failure for slot in pipeline.receivers.values()]
+        failures += [slot.failure for slot in self._readers.values()]
         for failure in failures:
             if failure is not None:
                 return Readiness(False, str(failure))
@@ -130,18 +132,15 @@ class Observer:
             {"id": name, "kind": "receiver", "state": "failed" if slot.failure else "running" if slot.started.is_set() else "starting"}
             for name, slot in pipeline.receivers.items()
         ]
-        found += [{"id": name, "kind": "processor", "state": "running"} for name in pipeline.config.processors]
-        for name, slot in pipeline.exporters.items():
-            status = slot.loop.status()
-            found.append(
-                {
-                    "id": name,
-                    "kind": "exporter",
-                    "state": "failed" if slot.failure else status.state,
-                    "error": str(slot.failure or status.error),
-                }
-            )
-        return found
+        for name in pipeline.config.processors:
+            deriver = pipeline.derivers.get(name)
+            found.append({"id": name, "kind": "processor", "state": "running"} if deriver is None else _reader(name, "processor", deriver))
+        return found + [_reader(name, "exporter", slot) for name, slot in pipeline.exporters.items()]
+
+    @property
+    def _readers(self) -> dict[str, DeriverSlot | ExporterSlot]:
+        """By the names of the log's groups."""
+        return {**self._pipeline.derivers, **self._pipeline.exporters}
 
     def _groups(self) -> list[dict[str, Any]]:
         return [
@@ -186,7 +185,7 @@ class Observer:
 
     async def _groups_list(self, asked: dict[str, Any]) -> AsyncIterator[bytes]:
         for group in self._groups():
-            slot = self._pipeline.exporters.get(group["group"])
+            slot = self._readers.get(group["group"])
             status = slot.loop.status() if slot is not None else None
             yield json_line(**group, state=status.state if status else "", error=status.error if status else "")
 
@@ -199,12 +198,13 @@ class Observer:
 
     async def _groups_drop(self, asked: dict[str, Any]) -> AsyncIterator[bytes]:
         group = self._known_group(asked)
-        if group in self._pipeline.exporters:
+        if group in self._readers:
+            what = "an exporter" if group in self._pipeline.exporters else "a processor"
             raise EmpPipeError(
                 ErrorKind.CONFIG_INVALID,
                 place=group,
-                detail="an exporter of this configuration reads this group",
-                advice="remove the exporter from the configuration and reload, or use `emp-pipe groups reset`",
+                detail=f"{what} of this configuration reads this group",
+                advice=f"remove {group} from the configuration and reload, or use `emp-pipe groups reset`",
             )
         await self._pipeline.log.drop_group(group)
         yield json_line(done=True)
@@ -255,6 +255,11 @@ class Observer:
             return f" in {_where(settings, 'directory') or self._pipeline.context.data_dir / 'records'}"
         address = _where(settings, "endpoint", "logs_endpoint") or _where(settings, "preset")
         return f" at {address}" if address else ""
+
+
+def _reader(name: str, kind: str, slot: DeriverSlot | ExporterSlot) -> dict[str, Any]:
+    status = slot.loop.status()
+    return {"id": name, "kind": kind, "state": "failed" if slot.failure else status.state, "error": str(slot.failure or status.error)}
 
 
 def _where(settings: Any, *names: str) -> str:

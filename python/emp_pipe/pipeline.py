@@ -1,7 +1,7 @@
 """One process's components, wired: builds them from a `PipelineConfig`, starts and stops them in order, and swaps them on a reload.
 
-    start: log → exporters' loops → intake and processors → receivers → ready
-    stop:  receivers → intake → writer → drain the loops → loops → log, all under one absolute deadline
+    start: log → exporters' loops → derivers → intake and processors → receivers → ready
+    stop:  receivers → intake → writer → drain the derivers → drain the loops → loops → log, all under one absolute deadline
 
 One TaskGroup owns every task. Not here: signals and start-up lines (`process.py`), what the HTTP port and the control socket answer
 (`observe.py`), what may differ between two configurations (`reload.py`).
@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-from emp_pipe import failpoints
+from emp_pipe import deriving, failpoints
 from emp_pipe._core import Normalizer
 from emp_pipe.clock import Clock
 from emp_pipe.component import ComponentConfig, Context, Exporter, ExporterConfig, ProcessorConfig, Receiver
 from emp_pipe.config import PipelineConfig, revealed_secrets
+from emp_pipe.delivery.derive import DeriveLoop
 from emp_pipe.delivery.loop import DeliveryLoop
+from emp_pipe.deriving import DeriverSlot
 from emp_pipe.errors import ConfigError, EmpPipeError, ErrorKind
 from emp_pipe.intake import GuardedProcessor, PipelineIntake
 from emp_pipe.log.protocol import GroupSpec, Log, Topic
@@ -31,6 +35,8 @@ from emp_pipe.taps import TappedExporter, Taps
 
 _NEVER_REQUIRED_BESIDE_OTHERS = frozenset({"file", "stdout", "noop", "error"})
 _CLOSING_S = 1.0
+_EXPORTERS_SHARE = 0.5
+"""Of the time to drain what is kept for exporters, should a deriver not come to its end."""
 _SIGNAL_TOPICS = {"logs": Topic.LOGS, "traces": Topic.TRACES, "metrics": Topic.METRICS}
 
 _logger = get_logger("pipeline")
@@ -71,7 +77,8 @@ class Pipeline:
         buffer = find(Kind.BUFFERS, config.buffer_type)
         self.log: Log = buffer.component("buffer", config.buffer, self.context)
         self.exporters = {name: self.build_exporter(name, settings) for name, settings in config.exporters.items()}
-        self.writer = LogWriter(self.log, topics=self.topics(), codec=self._codec(), clock=clock)
+        self.derivers = self.build_derivers(config, {})
+        self.writer = LogWriter(self.log, topics=self.topics(), codec=self.codec(self.exporters), clock=clock)
         self.intake = PipelineIntake(self.writer, self.taps, self._fail)
         self.intake.set_processors(self.build_processors(config))
         self.receivers = {name: self.build_receiver(name, settings) for name, settings in config.receivers.items()}
@@ -89,9 +96,9 @@ class Pipeline:
 
     # building
 
-    def _built(self, kind: Kind, component_id: str, config: ComponentConfig) -> Any:
+    def _built(self, kind: Kind, component_id: str, config: ComponentConfig, context: Context | None = None) -> Any:
         try:
-            return find(kind, type_of(component_id)).component(component_id, config, self.context)
+            return find(kind, type_of(component_id)).component(component_id, config, context or self.context)
         except EmpPipeError:
             raise
         except Exception as error:  # a plugin may raise anything; its name must be in what the user reads
@@ -111,37 +118,59 @@ class Pipeline:
     def build_processors(self, config: PipelineConfig) -> list[GuardedProcessor]:
         guarded = []
         for component_id, settings in config.processors.items():
+            if self.is_deriver(component_id):
+                continue
             processor = self._built(Kind.PROCESSORS, component_id, settings)
             on_error = settings.on_error if isinstance(settings, ProcessorConfig) else "pass"
             guarded.append(GuardedProcessor(component_id, processor, on_error, self.metrics))
         return guarded
 
+    @staticmethod
+    def is_deriver(component_id: str) -> bool:
+        return deriving.is_deriver(find(Kind.PROCESSORS, type_of(component_id)).component)
+
+    def build_derivers(
+        self, config: PipelineConfig, known: Mapping[str, DeriverSlot], exporters: Mapping[str, ExporterSlot] | None = None
+    ) -> dict[str, DeriverSlot]:
+        """Return the derivers of a configuration: those of `known` that it leaves as they are, and the others anew.
+
+        `exporters`: what will read what they make. Raises ConfigError where they do not fit together."""
+        exporters = self.exporters if exporters is None else exporters
+        wiring = deriving.wiring_of(config.processors, self.codec(exporters))
+        context = replace(self.context, wiring=wiring)
+        slots: dict[str, DeriverSlot] = {}
+        for component_id, settings in config.processors.items():
+            if not self.is_deriver(component_id):
+                continue
+            secrets = revealed_secrets(settings, component_id)
+            slot = known.get(component_id)
+            if slot is None or slot.failure or (slot.config, slot.wiring, slot.secrets) != (settings, wiring, secrets):
+                deriver = self._built(Kind.PROCESSORS, component_id, settings, context)
+                watch = partial(self._derived, component_id)
+                slot = DeriverSlot(DeriveLoop(deriver, self.log, context, watch=watch), settings, wiring, secrets)
+            slots[component_id] = slot
+        if slots:
+            topics = frozenset(topic for spec in _groups(exporters) for topic in spec.topics)
+            deriving.check(slots, topics, exporters)
+        return slots
+
+    def _derived(self, component_id: str, block: Any) -> None:
+        if self.taps:
+            self.taps.offer_block(component_id, block)
+
     def groups(self) -> list[GroupSpec]:
-        """Return one group per exporter, required or best effort as the configuration says, else as its type is."""
-        slots = self.exporters
-        others = any(type_of(name) not in _NEVER_REQUIRED_BESIDE_OTHERS for name in slots)
-        return [self._group(name, slot, required_by_default=not others) for name, slot in slots.items()]
+        """Return one group per exporter, required or best effort as the configuration says, else as its type is; and one per deriver."""
+        return [*_groups(self.exporters), *(slot.group for slot in self.derivers.values())]
 
     def topics(self) -> frozenset[Topic]:
         """Return the topics that some group reads: of the others nothing is written."""
         return frozenset(topic for spec in self.groups() for topic in spec.topics)
 
-    def _group(self, name: str, slot: ExporterSlot, *, required_by_default: bool) -> GroupSpec:
-        config = slot.config
-        required = config.required
-        if required is None:
-            required = type_of(name) not in _NEVER_REQUIRED_BESIDE_OTHERS or required_by_default
-        topics: frozenset[Topic] = getattr(slot.loop.exporter, "topics", frozenset(_SIGNAL_TOPICS.values()))
-        if config.only is not None and config.only.signals:
-            unwanted = {topic for signal, topic in _SIGNAL_TOPICS.items() if signal not in config.only.signals}
-            topics = topics - unwanted
-        start: Any = config.start
-        return GroupSpec(name, topics, required, config.quota_bytes, config.quota_age_s, start)
-
-    def _codec(self) -> Any:
+    @staticmethod
+    def codec(exporters: Mapping[str, ExporterSlot]) -> Any:
         """Return the codec of the log's blocks: the first required exporter's, so that most blocks go out as they lie."""
-        required = {spec.name for spec in self.groups() if spec.required}
-        for name, slot in self.exporters.items():
+        required = {spec.name for spec in _groups(exporters) if spec.required}
+        for name, slot in exporters.items():
             if name in required or not required:
                 codec = slot.loop.exporter.codec
                 return codec if codec != "any" else "gzip" if type_of(name) == "forward" else "zstd"
@@ -178,6 +207,8 @@ class Pipeline:
         self._background = [tasks.create_task(self.intake.run(), name="intake")]
         for exporter in self.exporters.values():
             self.start_exporter(exporter)
+        for deriver in self.derivers.values():
+            self.start_deriver(deriver)
         for receiver in self.receivers.values():
             self.start_receiver(receiver)
         for receiver in self.receivers.values():
@@ -199,6 +230,21 @@ class Pipeline:
                 _logger.error("%s", error)
 
         slot.task = self._tasks.create_task(deliver(), name=slot.loop.exporter.id)
+
+    def start_deriver(self, slot: DeriverSlot, *, contained: bool = False) -> None:
+        """Start a deriver's loop; `contained`: its failure is told and does not end the process."""
+        assert self._tasks is not None
+
+        async def derive() -> None:
+            try:
+                await slot.loop.run()
+            except EmpPipeError as error:
+                slot.failure = error
+                if not contained:
+                    raise
+                _logger.error("%s", error)
+
+        slot.task = self._tasks.create_task(derive(), name=slot.loop.id)
 
     def start_receiver(self, slot: ReceiverSlot, *, contained: bool = False) -> None:
         """Start a receiver; `contained`: its failure is told and does not end the process."""
@@ -225,11 +271,34 @@ class Pipeline:
             await asyncio.wait_for(self.intake.drained(), max(drain_until_s - self.clock.monotonic_s(), 0.0))
         await self.writer.close(drain_until_s)
         failpoints.hit("pipeline.drain")
+        derivers = self.derivers
+        left_s = max(drain_until_s - self.clock.monotonic_s(), 0.0)
+        await deriving.drain(derivers, drain_until_s - left_s * _EXPORTERS_SHARE)
+        await deriving.stop(derivers.values(), drain_until_s - left_s * _EXPORTERS_SHARE / 2)
         loops = [slot.loop for slot in self.exporters.values()]
         drained = await asyncio.gather(*(loop.drain(drain_until_s) for loop in loops))
         await asyncio.gather(*(loop.stop(deadline_s) for loop in loops))
         for task in self._background:
             task.cancel()
-        for loop, is_drained in zip(loops, drained, strict=True):
-            if not is_drained:
-                _logger.warning("%s: %s records stay in the buffer for the next start", loop.group, f"{loop.status().held_records:,}")
+        undrained = [loop.status() for loop, is_drained in zip(loops, drained, strict=True) if not is_drained]
+        undrained += [status for slot in derivers.values() if (status := slot.loop.status()).held_records]
+        for status in undrained:
+            _logger.warning("%s: %s records stay in the buffer for the next start", status.group, f"{status.held_records:,}")
+
+
+def _groups(exporters: Mapping[str, ExporterSlot]) -> list[GroupSpec]:
+    others = any(type_of(name) not in _NEVER_REQUIRED_BESIDE_OTHERS for name in exporters)
+    return [_group(name, slot, required_by_default=not others) for name, slot in exporters.items()]
+
+
+def _group(name: str, slot: ExporterSlot, *, required_by_default: bool) -> GroupSpec:
+    config = slot.config
+    required = config.required
+    if required is None:
+        required = type_of(name) not in _NEVER_REQUIRED_BESIDE_OTHERS or required_by_default
+    topics: frozenset[Topic] = getattr(slot.loop.exporter, "topics", frozenset(_SIGNAL_TOPICS.values()))
+    if config.only is not None and config.only.signals:
+        unwanted = {topic for signal, topic in _SIGNAL_TOPICS.items() if signal not in config.only.signals}
+        topics = topics - unwanted
+    start: Any = config.start
+    return GroupSpec(name, topics, required, config.quota_bytes, config.quota_age_s, start)

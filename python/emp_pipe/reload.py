@@ -6,10 +6,14 @@ while running (data_dir, buffer, HTTP port …) is named in the log and waits fo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from emp_pipe import deriving
 from emp_pipe.component import ComponentConfig
 from emp_pipe.config import PipelineConfig, revealed_secrets
+from emp_pipe.deriving import DeriverSlot
+from emp_pipe.log.protocol import Topic
 from emp_pipe.logs import get_logger
 from emp_pipe.pipeline import Pipeline
 
@@ -31,7 +35,7 @@ async def reload(pipeline: Pipeline, config: PipelineConfig) -> None:
         pipeline.context = pipeline.make_context(config)
     try:
         processors = None
-        if renormalized or list(before.processors.items()) != list(config.processors.items()):
+        if renormalized or _stateless(pipeline, before) != _stateless(pipeline, config):
             processors = pipeline.build_processors(config)
         new_receivers = {
             name: pipeline.build_receiver(name, settings)
@@ -43,6 +47,8 @@ async def reload(pipeline: Pipeline, config: PipelineConfig) -> None:
             for name, settings in config.exporters.items()
             if _differs(name, pipeline.exporters.get(name), settings)
         }
+        exporters = {name: new_exporters.get(name) or pipeline.exporters[name] for name in config.exporters}
+        derivers = pipeline.build_derivers(config, pipeline.derivers, exporters)
         for name, slot in pipeline.receivers.items():
             if name not in new_receivers and name in config.receivers and slot.secrets != (now := revealed_secrets(slot.config, name)):
                 await getattr(slot.receiver, "reload")()  # noqa: B009 — not every receiver has keys to read again
@@ -52,30 +58,57 @@ async def reload(pipeline: Pipeline, config: PipelineConfig) -> None:
         raise
     gone_receivers = [name for name in pipeline.receivers if name in new_receivers or name not in config.receivers]
     gone_exporters = [name for name in pipeline.exporters if name in new_exporters or name not in config.exporters]
+    gone_derivers = {name: slot for name, slot in pipeline.derivers.items() if derivers.get(name) is not slot}
+    new_derivers = {name: slot for name, slot in derivers.items() if pipeline.derivers.get(name) is not slot}
     deadline_s = pipeline.clock.monotonic_s() + min(_STOPPING_S, config.shutdown.deadline_s)
     for name in gone_receivers:
         await pipeline.receivers.pop(name).receiver.stop(deadline_s)
+    read_before = pipeline.topics()
     for name in gone_exporters:
         await pipeline.exporters.pop(name).loop.stop(deadline_s)
     pipeline.config = config
     if processors is not None:
         pipeline.intake.set_processors(processors)
     pipeline.exporters.update(new_exporters)
-    if gone_exporters or new_exporters:
+    pipeline.derivers = derivers
+    if gone_derivers:
+        await _flush(pipeline, gone_derivers, read_before & pipeline.topics(), deadline_s)
+    if gone_exporters or new_exporters or gone_derivers or new_derivers:
         await pipeline.log.set_groups(pipeline.groups())
         pipeline.writer.set_topics(pipeline.topics())
+    for deriver in new_derivers.values():
+        pipeline.start_deriver(deriver, contained=True)
     for exporter in new_exporters.values():
         pipeline.start_exporter(exporter, contained=True)
     pipeline.receivers.update(new_receivers)
     for receiver in new_receivers.values():
         pipeline.start_receiver(receiver, contained=True)
         await receiver.started.wait()
-    _tell(before, config, {*gone_receivers, *new_receivers, *gone_exporters, *new_exporters}, processors is not None)
+    _tell(
+        before,
+        config,
+        {*gone_receivers, *new_receivers, *gone_exporters, *new_exporters, *gone_derivers, *new_derivers},
+        processors is not None,
+    )
+
+
+def _stateless(pipeline: Pipeline, config: PipelineConfig) -> list[tuple[str, ComponentConfig]]:
+    return [(name, settings) for name, settings in config.processors.items() if not pipeline.is_deriver(name)]
+
+
+async def _flush(pipeline: Pipeline, gone: Mapping[str, DeriverSlot], read: frozenset[Topic], deadline_s: float) -> None:
+    """Let derivers that leave end what they hold, with nothing new on its way to them. `read`: topics that are read before and after."""
+    pipeline.writer.set_topics(read)
+    await pipeline.writer.routed()
+    await deriving.drain(gone, deadline_s)
+    await deriving.stop(gone.values(), deadline_s)
+    leaving = [slot for name, slot in gone.items() if name not in pipeline.derivers]
+    await deriving.hand_on(pipeline.log, leaving, pipeline.topics())
 
 
 def _tell(before: PipelineConfig, after: PipelineConfig, touched: set[str], processors_changed: bool) -> None:
-    was = {*before.receivers, *before.exporters}
-    now = {*after.receivers, *after.exporters}
+    was = {*before.receivers, *before.processors, *before.exporters}
+    now = {*after.receivers, *after.processors, *after.exporters}
     parts = [
         f"{word} {', '.join(sorted(names))}"
         for word, names in (("started", touched & (now - was)), ("stopped", touched & (was - now)), ("changed", touched & was & now))

@@ -23,11 +23,12 @@ from emp_pipe.delivery.attempts import Abandoned, Shipper, in_pool
 from emp_pipe.delivery.backoff import Backoff
 from emp_pipe.delivery.breaker import Breaker, BreakerState
 from emp_pipe.delivery.gate import Gate
+from emp_pipe.delivery.lag import Lag
 from emp_pipe.delivery.metrics import DeliveryMetrics
 from emp_pipe.delivery.prepare import Preparer
 from emp_pipe.delivery.settle import Settler
 from emp_pipe.errors import ErrorKind, LogError
-from emp_pipe.log.protocol import Delivery, GroupUsage, Log
+from emp_pipe.log.protocol import Delivery, Log
 from emp_pipe.logs import RateLimitedLogger, get_logger
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class DeliveryLoop:
         self.group = group
         self._log = log
         self._clock = context.clock
+        self._lag = Lag(log, group, context.clock)
         self._logger = get_logger(exporter.id)
         self._limited_logger = RateLimitedLogger(self._logger)
         config = exporter.config
@@ -88,8 +90,8 @@ class DeliveryLoop:
             concurrency_limit=lambda: self.gate.adaptive.limit,
             in_flight=lambda: self.gate.in_flight,
             breaker_open=lambda: float(self.gate.breaker.state is not BreakerState.CLOSED),
-            lag_records=lambda: self._held_records(),
-            lag_seconds=lambda: self._lag_s(),
+            lag_records=lambda: self._lag.held_records,
+            lag_seconds=lambda: self._lag.seconds,
         )
         self._preparer = Preparer(exporter, selection_of(config), context.clock, metrics)
         self._shipper = Shipper(exporter, self._preparer, self.gate, context.clock, metrics, random, self._logger)
@@ -133,7 +135,7 @@ class DeliveryLoop:
         openings, failures, successes = breaker.openings, breaker.failures_in_row, self.gate.successes
         self.gate.probe_now()
         while not self._ended.is_set():
-            if not self._held_records() and not self._shipments and not self._settler.backlog:
+            if not self._lag.held_records and not self._shipments and not self._settler.backlog:
                 return True
             now_s = self._clock.monotonic_s()
             hopeless = breaker.state is BreakerState.OPEN and breaker.openings > openings
@@ -143,7 +145,7 @@ class DeliveryLoop:
                 return False
             self._quiet.clear()
             await self._sleep_or(self._quiet, min(deadline_monotonic_s - now_s, 0.25))
-        return not self._held_records()
+        return not self._lag.held_records
 
     async def stop(self, deadline_monotonic_s: float) -> None:
         """Read nothing more, let what is under way end before the deadline, defer the rest, write the acks, close the exporter."""
@@ -180,8 +182,8 @@ class DeliveryLoop:
             in_flight=self.gate.in_flight,
             waiting=self.gate.waiting,
             unsettled=self._settler.backlog,
-            held_records=self._held_records(),
-            lag_s=self._lag_s(),
+            held_records=self._lag.held_records,
+            lag_s=self._lag.seconds,
             seconds_since_success=None if last_s is None else self._clock.monotonic_s() - last_s,
         )
 
@@ -310,16 +312,3 @@ class DeliveryLoop:
                 wait.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await wait
-
-    def _usage(self) -> GroupUsage | None:
-        return next((usage for usage in self._log.usage().groups if usage.spec.name == self.group), None)
-
-    def _held_records(self) -> int:
-        usage = self._usage()
-        return usage.held_records if usage is not None else 0
-
-    def _lag_s(self) -> float:
-        usage = self._usage()
-        if usage is None or usage.oldest_append_unix_nano is None:
-            return 0.0
-        return max(self._clock.unix_nano() - usage.oldest_append_unix_nano, 0) / 1e9

@@ -96,6 +96,11 @@ class LogWriter:
         """Say anew what groups read, after the log's groups have changed."""
         self._routes = Routes(topics)
 
+    async def routed(self) -> None:
+        """Return when nothing is under way to the log any more that was filed by what `set_topics` said before."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
+
     # receivers
 
     @property
