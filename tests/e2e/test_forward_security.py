@@ -13,8 +13,8 @@ import pytest
 
 from emp_pipe.errors import ConfigError, ErrorKind
 from emp_pipe.forward_handshake import ClientHandshake
+from emp_pipe.listening import addresses
 from emp_pipe.receivers.forward import ForwardConfig
-from emp_pipe.receivers.forward_listen import addresses
 from tests.support.forward import PATIENCE_S, Certificates, Peer, connected, entries_of, message_frame, packed_frame, running
 
 

@@ -1,7 +1,7 @@
 """The Fluent Forward receiver: listens on TCP, TLS and a Unix socket, answers UDP heartbeats, and owns every connection's life.
 
 Fluentd, Fluent Bit, fluent-logger clients and other emp-pipes send here unmodified. What a connection does is in `forward_connection.py`,
-what they share in `forward_hub.py`, who may send in `forward_access.py`, the sockets in `forward_listen.py`.
+what they share in `forward_hub.py`, who may send in `forward_access.py`, the sockets in `forward_listen.py` and `emp_pipe/listening.py`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from pydantic import Field, field_validator, model_validator
 from emp_pipe.component import Context, Intake
 from emp_pipe.errors import ConfigError
 from emp_pipe.forward_handshake import Refusal
+from emp_pipe.listening import close_all, open_listeners, parse_listen
 from emp_pipe.logs import RateLimitedLogger, get_logger
 from emp_pipe.receivers.forward_accept import Acceptor
 from emp_pipe.receivers.forward_access import Access, AccessConfig
 from emp_pipe.receivers.forward_connection import ForwardConnection
 from emp_pipe.receivers.forward_drain import read_what_has_come
 from emp_pipe.receivers.forward_hub import Hub, HubSettings
-from emp_pipe.receivers.forward_listen import close_all, open_datagram, open_listeners, open_unix, parse_listen
+from emp_pipe.receivers.forward_listen import open_datagram, open_unix
 from emp_pipe.receivers.forward_skew import ClockSkew
 from emp_pipe.tls import TlsServerConfig, WatchedContext
 

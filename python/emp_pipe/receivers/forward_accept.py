@@ -1,7 +1,7 @@
 """Accepting: limits first, then TLS where the port has it, then the connection's protocol object takes over.
 
 TLS is begun only after a look at the first byte, so that a plain client on the TLS port is told so in its own protocol, and a port probe
-or a fluentd heartbeat leaves no line in the log. Not here: opening the listeners (`forward_listen.py`), the sweep (`forward.py`).
+or a fluentd heartbeat leaves no line in the log. Not here: opening the listeners (`emp_pipe/listening.py`), the sweep (`forward.py`).
 """
 
 from __future__ import annotations

@@ -1,63 +1,13 @@
-"""Sockets of a Forward receiver: where it listens, and the errors that name the address.
-
-An entry of `listen` is `host:port` or just the port. A port alone means all interfaces where every peer has to show a key or a certificate,
-and loopback where not: data of strangers is not taken by accident. `*:port` says all interfaces in so many words.
-"""
+"""Sockets of a Forward receiver beside its TCP listeners (`emp_pipe/listening.py`): the UDP one for heartbeats, and the Unix socket."""
 
 from __future__ import annotations
 
-import errno
 import os
-import re
 import socket
 import stat
 from pathlib import Path
 
-from emp_pipe.errors import ConfigError, ErrorKind
-
-_BACKLOG = 1024
-_ENTRY = re.compile(r"^(?:(?P<host>\[[0-9a-fA-F:.%\w]+\]|[^\[\]:\s]+):)?(?P<port>\d{1,5})$")
-_ALL_INTERFACES = ("0.0.0.0", "::")  # noqa: S104 — only where a key or certificate is asked for, or where the setting says `*`
-_LOOPBACK = ("127.0.0.1", "::1")
-
-
-def parse_listen(entry: str) -> tuple[str, int]:
-    """Return host ("" for a port alone, "*" for all interfaces) and port. Raises ValueError."""
-    match = _ENTRY.match(entry)
-    if match is None or int(match["port"]) > 65535:
-        raise ValueError(f"`{entry}` is no address: write host:port, such as 127.0.0.1:24224, *:24224 for all interfaces, or a port alone")
-    return (match["host"] or "").strip("[]"), int(match["port"])
-
-
-def addresses(entry: str, *, guarded: bool) -> list[tuple[str, int]]:
-    """Return what an entry means. `guarded`: every peer has to show a key or a certificate."""
-    host, port = parse_listen(entry)
-    if host == "*" or (not host and guarded):
-        return [(name, port) for name in _ALL_INTERFACES]
-    if not host:
-        return [(name, port) for name in _LOOPBACK]
-    return [(host, port)]
-
-
-def open_listeners(entry: str, *, guarded: bool, place: str) -> list[socket.socket]:
-    """Return listening sockets, not blocking. Raises ConfigError (ADDRESS_IN_USE) that names the address."""
-    opened: list[socket.socket] = []
-    wanted = addresses(entry, guarded=guarded)
-    try:
-        for host, port in wanted:
-            if port == 0 and opened:  # any free port, but the same one on both families
-                port = opened[0].getsockname()[1]
-            try:
-                opened += _open_tcp(host, port)
-            except OSError as error:
-                no_ipv6 = len(wanted) > 1 and opened and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EINVAL)
-                if no_ipv6:
-                    continue
-                raise bind_error(error, f"{host}:{port}", place) from None
-    except BaseException:
-        close_all(opened)
-        raise
-    return opened
+from emp_pipe.listening import BACKLOG, bind_error
 
 
 def open_datagram(host: str, port: int, place: str) -> socket.socket:
@@ -84,45 +34,11 @@ def open_unix(path: Path, mode: int, place: str) -> socket.socket:
         sock.setblocking(False)
         sock.bind(os.fspath(path))
         path.chmod(mode)
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         raise bind_error(error, os.fspath(path), place) from None
     return sock
-
-
-def close_all(sockets: list[socket.socket]) -> None:
-    for sock in sockets:
-        sock.close()
-
-
-def bind_error(error: OSError, address: str, place: str) -> ConfigError:
-    """Return what a failed bind means for the reader of the configuration."""
-    if error.errno == errno.EADDRINUSE:
-        return ConfigError(ErrorKind.ADDRESS_IN_USE, place=place, detail=f"another process listens on {address}")
-    why = error.strerror or str(error)
-    return ConfigError(
-        ErrorKind.CONFIG_INVALID, place=place, detail=f"cannot listen on {address} ({why})", advice="set another `listen` address"
-    )
-
-
-def _open_tcp(host: str, port: int) -> list[socket.socket]:
-    opened: list[socket.socket] = []
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            sock = socket.socket(family, kind, protocol)
-            opened.append(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.setblocking(False)
-            sock.bind(address)
-            sock.listen(_BACKLOG)
-    except BaseException:
-        close_all(opened)
-        raise
-    return opened
 
 
 def _is_abandoned(path: Path) -> bool:

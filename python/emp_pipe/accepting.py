@@ -1,0 +1,140 @@
+"""Accepting connections for a receiver: limits first, then TLS where the port has it, then the connection's protocol takes over.
+
+Not here: opening the listeners (`listening.py`), closing who is silent (the receiver's sweep). Forward's way in, which looks at the first
+byte before TLS, is `receivers/forward_accept.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Callable
+
+from emp_pipe.clock import Clock
+from emp_pipe.logs import RateLimitedLogger
+from emp_pipe.tls import WatchedContext
+
+_OUT_OF_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_PAUSE_WHEN_OUT_OF_FILES_S = 0.2
+_KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
+_TLS_GOODBYE_S = 1.0
+"""How long a closed TLS connection waits for the peer's own goodbye. A client that only writes never says it, and would hold up a stop."""
+
+
+class Places:
+    """How many connections there may be, in all and from one address."""
+
+    def __init__(self, most: int, most_per_address: int) -> None:
+        self._most = most
+        self._most_per_address = most_per_address
+        self._by_address: Counter[str] = Counter()
+        self.taken = 0
+
+    def take(self, address: str) -> bool:
+        """Take a place; False where the limits leave none."""
+        if self.taken >= self._most or self._by_address[address] >= self._most_per_address:
+            return False
+        self._by_address[address] += 1
+        self.taken += 1
+        return True
+
+    def leave(self, address: str) -> None:
+        self.taken -= 1
+        self._by_address[address] -= 1
+        if self._by_address[address] <= 0:
+            del self._by_address[address]
+
+
+class AcceptedProtocol(asyncio.BufferedProtocol):
+    """A connection's protocol; once made, it gives its place back itself."""
+
+    is_made = False
+
+
+class Acceptor:
+    """Brings accepted sockets to their protocol. `accept` runs once for each listener; `close` ends the TLS handshakes under way."""
+
+    def __init__(
+        self,
+        places: Places,
+        open_protocol: Callable[[str], AcceptedProtocol],
+        *,
+        tls: WatchedContext | None,
+        handshake_timeout_s: float,
+        clock: Clock,
+        log: RateLimitedLogger,
+    ) -> None:
+        self._places = places
+        self._open_protocol = open_protocol
+        self._tls = tls
+        self._timeout_s = handshake_timeout_s
+        self._clock = clock
+        self._log = log
+        self._handshakes: set[asyncio.Task[None]] = set()
+
+    async def accept(self, listener: socket.socket, tasks: asyncio.TaskGroup) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, address = await loop.sock_accept(listener)
+            except OSError as error:
+                if error.errno in _OUT_OF_FILES:
+                    self._log.log(logging.ERROR, "accept", "cannot accept a connection (%s); raise the limit of open files", error.strerror)
+                    await self._clock.sleep(_PAUSE_WHEN_OUT_OF_FILES_S)
+                continue
+            host = str(address[0])
+            if not self._places.take(host):
+                self._log.warning("too many", "%s: refused, there are too many connections; raise `max_connections`", host)
+                sock.close()
+                continue
+            sock.setblocking(False)
+            _set_options(sock)
+            if self._tls is None:
+                await self._open(sock, host, None)
+                continue
+            task = tasks.create_task(self._open(sock, host, self._tls.current()), name=f"TLS handshake with {host}")
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
+
+    def close(self) -> None:
+        for task in self._handshakes:
+            task.cancel()
+
+    async def _open(self, sock: socket.socket, host: str, context: ssl.SSLContext | None) -> None:
+        protocol = self._open_protocol(host)
+        encrypted = context is not None
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: protocol,
+                sock,
+                ssl=context,
+                ssl_handshake_timeout=self._timeout_s if encrypted else None,
+                ssl_shutdown_timeout=_TLS_GOODBYE_S if encrypted else None,
+            )
+        except (TimeoutError, ConnectionAbortedError):  # the latter is how the event loop says it
+            self._log.warning("tls time", "%s: refused, no TLS handshake within %.0f s", host, self._timeout_s)
+        except ssl.SSLError as error:
+            reason = (error.reason or str(error)).replace("_", " ").lower()
+            self._log.warning(
+                "tls", "%s: refused, TLS failed (%s); check the certificates and their authorities on both sides", host, reason
+            )
+        except OSError as error:  # the peer went away
+            self._log.log(logging.DEBUG, "gone", "%s went away while connecting: %s", host, error)
+        finally:
+            if not protocol.is_made:
+                self._places.leave(host)
+                sock.close()
+
+
+def _set_options(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # the peer may be gone already
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE:
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -1,0 +1,99 @@
+"""The head of an HTTP/1.1 request, read strictly: what could be understood in two ways is refused, not guessed.
+
+Not here: the body and the connection (`http_connection.py`), what is answered (a receiver). Source: RFC 9110, RFC 9112.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+
+_FIELD = re.compile(r"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*(?:\r\n|$)")
+_REQUEST_LINE = re.compile(r"([A-Z]{1,16}) ([\x21-\x7e]+) HTTP/(\d)\.(\d)(?:\r\n|$)")
+_ABSOLUTE = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
+_DIGITS = re.compile(r"\d{1,18}")
+
+
+class BadRequest(ValueError):
+    """The peer's bytes are no request that can be answered: the status says which kind of wrong, the text where."""
+
+    def __init__(self, status: HTTPStatus, message: str) -> None:
+        self.status = status
+        self.message = message
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """What a peer asks for; header names are in lower case, a name that occurs twice has both values, joined by a comma."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    content_length: int
+    """Bytes of the body; 0 where it is chunked."""
+    chunked: bool
+    keep_alive: bool
+    expects_continue: bool
+
+
+def parse_head(data: bytes) -> RequestHead:
+    """Return the head that stands in `data`, which ends before its empty line. Raises BadRequest."""
+    text = data.decode("latin-1")
+    line = _REQUEST_LINE.match(text)
+    if line is None:
+        raise BadRequest(HTTPStatus.BAD_REQUEST, "the first line is no HTTP request")
+    method, target, major, minor = line.groups()
+    if major != "1":
+        raise BadRequest(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.1 is spoken here")
+    headers: dict[str, str] = {}
+    at, end = line.end(), len(text)
+    while at < end:
+        field = _FIELD.match(text, at)
+        if field is None:
+            raise BadRequest(HTTPStatus.BAD_REQUEST, f"the header at byte {at} is none")
+        name, value = field.groups()
+        name = name.lower()
+        if name in headers:
+            if name in ("content-length", "transfer-encoding", "host"):
+                raise BadRequest(HTTPStatus.BAD_REQUEST, f"the header {name} occurs twice")
+            value = f"{headers[name]}, {value}"
+        headers[name] = value
+        at = field.end()
+    is_1_0 = minor == "0"
+    if "host" not in headers and not is_1_0:
+        raise BadRequest(HTTPStatus.BAD_REQUEST, "the header host is missing")
+    content_length, chunked = _framing(headers, is_1_0)
+    wished = headers.get("connection", "").lower()
+    return RequestHead(
+        method,
+        _path(target),
+        headers,
+        content_length,
+        chunked,
+        "keep-alive" in wished if is_1_0 else "close" not in wished,
+        not is_1_0 and headers.get("expect", "").lower() == "100-continue",
+    )
+
+
+def _framing(headers: Mapping[str, str], is_1_0: bool) -> tuple[int, bool]:
+    length, coding = headers.get("content-length"), headers.get("transfer-encoding")
+    if coding is not None:
+        if length is not None or is_1_0:  # two lengths: how requests are smuggled past a proxy
+            raise BadRequest(HTTPStatus.BAD_REQUEST, "the header transfer-encoding is not allowed here")
+        if coding.lower() != "chunked":
+            raise BadRequest(HTTPStatus.NOT_IMPLEMENTED, "the only transfer-encoding understood is chunked")
+        return 0, True
+    if length is None:
+        return 0, False
+    if not length.isascii() or _DIGITS.fullmatch(length) is None:
+        raise BadRequest(HTTPStatus.BAD_REQUEST, "the header content-length is no number")
+    return int(length), False
+
+
+def _path(target: str) -> str:
+    if not target.startswith("/") and (absolute := _ABSOLUTE.match(target)) is not None:
+        target = target[absolute.end() :] or "/"
+    return target.partition("?")[0]

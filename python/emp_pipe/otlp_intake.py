@@ -1,0 +1,369 @@
+"""What both OTLP receivers do with a request, whatever brought it: decode, hand to the intake, say what became of it once it is durable.
+
+    bytes ─▶ room? ─▶ decode (inline when small, else in a thread) ─▶ Arrival ─▶ intake ─▶ commit ─▶ Outcome
+
+What is refused item by item becomes dead letters in the same append. Everything under way is within `max_total_bytes`: who does not fit
+is asked to come again. A few calls per request, none per record. Not here: sockets and headers (`receivers/otlp_http.py`,
+`receivers/otlp_grpc.py`), what is said in bytes (`otlp_answers.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from emp_pipe.bearer import BearerConfig
+from emp_pipe.component import Arrival, Context, Intake
+from emp_pipe.errors import LogError
+from emp_pipe.listening import parse_listen
+from emp_pipe.log.protocol import DeadLetter, DeadReason
+from emp_pipe.logs import RateLimitedLogger, get_logger
+from emp_pipe.otlp_answers import DONE, Code, Encoding, Outcome, Signal
+from emp_pipe.tls import TlsServerConfig
+
+if TYPE_CHECKING:
+    from emp_pipe._core import Batch, Rejected
+
+Codec = Literal["none", "gzip", "zstd"]
+SIGNALS: tuple[Signal, ...] = ("logs", "traces", "metrics")
+
+_INLINE_BYTES = 64 << 10
+_INLINE_INFLATED_BYTES = 1 << 20
+"""What small compressed bytes may inflate to on the event loop; a bomb goes on in a thread, under the real limit."""
+_DECODE_THREADS = 2
+_RETRY_AFTER_S = (1, 5)
+"""Senders come back spread over this time; the Python exporter gives up after 10 s in all."""
+
+_PositiveInt = Annotated[int, Field(gt=0)]
+_PositiveFloat = Annotated[float, Field(gt=0)]
+
+_DEAD_REASON = {"too_large": DeadReason.TOO_LARGE, "body_invalid": DeadReason.BODY_INVALID}
+
+
+class OtlpReceiverConfig(BearerConfig):
+    """What both OTLP receivers can be told."""
+
+    listen: tuple[str, ...] = Field(
+        (),
+        description="host:port, *:port for all interfaces, or a port alone: all interfaces where clients have to show a token or a "
+        "certificate, else loopback. One or several.",
+    )
+    tls: TlsServerConfig | None = Field(None, description="Speak TLS on every address of `listen`; with client_ca_file, mutual TLS.")
+    max_request_bytes: _PositiveInt = Field(67_108_864, description="The largest request, as it comes and inflated.")
+    max_total_bytes: _PositiveInt = Field(
+        268_435_456,
+        description="What all requests under way together may hold until they are durable; over it clients are told to come again.",
+    )
+    request_timeout_s: _PositiveFloat = Field(60.0, description="The time that a request may take to come whole.")
+
+    @field_validator("listen", mode="before")
+    @classmethod
+    def _one_address_is_a_list(cls, given: Any) -> Any:
+        return [str(given)] if isinstance(given, str | int) else given
+
+    @field_validator("listen")
+    @classmethod
+    def _addresses_are_addresses(cls, listen: tuple[str, ...]) -> tuple[str, ...]:
+        if not listen:
+            raise ValueError("there is nothing to listen on")
+        for entry in listen:
+            parse_listen(entry)
+        return listen
+
+    @model_validator(mode="after")
+    def _the_largest_request_has_room(self) -> OtlpReceiverConfig:
+        if self.max_total_bytes < self.max_request_bytes:
+            raise ValueError("`max_total_bytes` must be at least `max_request_bytes`")
+        return self
+
+    @property
+    def is_guarded(self) -> bool:
+        """Every client has to show a token or a certificate."""
+        return self.asks_for_a_token or (self.tls is not None and self.tls.client_ca_file is not None)
+
+
+@dataclass(slots=True)
+class _Read:
+    """What a request held."""
+
+    batch: Batch | None
+    received: int
+    rejected: Sequence[Rejected] = ()
+    rejected_items: int = 0
+    resources_over_limit: int = 0
+
+
+@dataclass(slots=True)
+class Counts:
+    """Running totals; plain integers because a metric's lock costs more than the addition. `publish` hands them on."""
+
+    requests: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By signal and code."""
+    bytes: int = 0
+    items: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+
+
+class OtlpIntake:
+    """The shared middle of an OTLP receiver. `answer` callbacks run on the event loop, once for each request."""
+
+    def __init__(self, receiver: str, config: OtlpReceiverConfig, context: Context, intake: Intake) -> None:
+        self.receiver = receiver
+        self.stopping = False
+        self.held_bytes = 0
+        self.counts = Counts()
+        self.log = RateLimitedLogger(get_logger(receiver))
+        self._max_request_bytes = config.max_request_bytes
+        self._max_total_bytes = config.max_total_bytes
+        self._intake = intake
+        self._clock = context.clock
+        self._metrics = context.metrics
+        self._published = Counts()
+        self._pool = ThreadPoolExecutor(_DECODE_THREADS, "otlp-decode")
+        self._loop = asyncio.get_running_loop()
+        self._idle: asyncio.Future[None] | None = None
+        self._under_way = 0
+
+    # --- room ---------------------------------------------------------------------------------------
+
+    def refusal(self, size_bytes: int = 0) -> Outcome | None:
+        """Return why a request of so many bytes cannot be taken now; None where it can."""
+        if size_bytes > self._max_request_bytes:
+            return self.too_large()
+        if self.stopping:
+            return self._unavailable("emp-pipe is stopping")
+        if not self._intake.admitting:
+            return self._unavailable("the buffer is full")
+        if self.held_bytes + size_bytes > self._max_total_bytes:
+            return self._unavailable("too many requests are under way")
+        return None
+
+    def refusal_of_more(self, granted_bytes: int, more_bytes: int) -> Outcome | None:
+        """The same for a request whose size is not known before, of which so many bytes have been granted."""
+        if granted_bytes + more_bytes > self._max_request_bytes:
+            return self.too_large()
+        if self.held_bytes + more_bytes > self._max_total_bytes:
+            return self._unavailable("too many requests are under way")
+        return None
+
+    def too_large(self) -> Outcome:
+        return Outcome(
+            Code.RESOURCE_EXHAUSTED,
+            f"the request is larger than {self._max_request_bytes:,} bytes (max_request_bytes); send smaller batches",
+        )
+
+    def _unavailable(self, why: str) -> Outcome:
+        return Outcome(
+            Code.UNAVAILABLE, f"{why}; nothing of the request was kept, send it again", retry_after_s=random.randint(*_RETRY_AFTER_S)
+        )
+
+    def reserve(self, size_bytes: int) -> None:
+        """Grant memory to a request that is being received; `release` gives it back, or `take` takes it over."""
+        self.held_bytes += size_bytes
+
+    def release(self, size_bytes: int) -> None:
+        self.held_bytes -= size_bytes
+
+    async def wait_idle(self) -> None:
+        """Return when no request is under way."""
+        if self._under_way:
+            self._idle = self._loop.create_future()
+            await self._idle
+
+    # --- the way of a request -----------------------------------------------------------------------
+
+    def take(
+        self,
+        signal: Signal,
+        body: bytes,
+        answer: Callable[[Outcome], None],
+        *,
+        codec: Codec,
+        encoding: Encoding = "protobuf",
+        peer: str = "",
+        reserved_bytes: int = 0,
+    ) -> None:
+        """Take a request that has come whole; `answer` is called when it is durable, or refused. May call it at once."""
+        self.held_bytes -= reserved_bytes
+        refusal = self.refusal(len(body))
+        if refusal is not None:
+            self._answer(signal, refusal, answer)
+            return
+        if not body and encoding == "protobuf":  # an empty request succeeds
+            self._answer(signal, DONE, answer)
+            return
+        request = _Request(self, signal, codec, encoding, peer, answer, len(body))
+        self.counts.bytes += len(body)
+        self.held_bytes += request.held_bytes
+        self._under_way += 1
+        if len(body) <= (_INLINE_INFLATED_BYTES if codec == "none" and encoding == "protobuf" else _INLINE_BYTES):
+            limit = self._max_request_bytes if codec == "none" else min(_INLINE_INFLATED_BYTES, self._max_request_bytes)
+            try:
+                read = self._decode(request, body, limit)
+            except ValueError as error:
+                if getattr(error, "kind", "") != "too_large" or limit == self._max_request_bytes:
+                    self._unreadable(request, error)
+                    return
+            else:
+                self._submit(request, read)
+                return
+        future = self._loop.run_in_executor(self._pool, self._decode, request, body, self._max_request_bytes)
+        future.add_done_callback(request.decoded)
+
+    def _decode(self, request: _Request, body: bytes, max_inflated_bytes: int) -> _Read:
+        from emp_pipe._core import Batch
+
+        batch = Batch.from_otlp(body, signal=request.signal, codec=request.codec, max_inflated_bytes=max_inflated_bytes)
+        return _Read(batch if len(batch) else None, len(batch))
+
+    def _submit(self, request: _Request, read: _Read) -> None:
+        batch = read.batch
+        if batch is None and not read.rejected:  # nothing in it: nothing to keep
+            self._end(request, DONE)
+            return
+        held_bytes = batch.size_bytes if batch is not None else 0
+        self.held_bytes += held_bytes - request.held_bytes
+        request.held_bytes = held_bytes
+        request.read = read
+        self.counts.items[request.signal] += read.received
+        dead = self._dead_letters(request, read.rejected) if read.rejected else ()
+        arrival = Arrival(self.receiver, batch=batch, received=read.received, invalid=read.rejected_items, dead=dead)
+        self._intake.submit(arrival).add_done_callback(request.committed)
+
+    def _dead_letters(self, request: _Request, rejected: Sequence[Rejected]) -> tuple[DeadLetter, ...]:
+        now_unix_nano = self._clock.unix_nano()
+        return tuple(
+            DeadLetter(
+                component=self.receiver,
+                reason=_DEAD_REASON.get(one.kind, DeadReason.ENTRY_INVALID),
+                detail=f"{request.signal}: {one.detail}",
+                payload=one.data,
+                records=one.records,
+                peer=request.peer,
+                offset=one.offset,
+                time_unix_nano=now_unix_nano,
+            )
+            for one in rejected
+        )
+
+    # --- outcomes -----------------------------------------------------------------------------------
+
+    def _unreadable(self, request: _Request, error: BaseException) -> None:
+        kind = getattr(error, "kind", "")
+        if kind == "too_large":
+            self._end(request, self.too_large())
+        elif kind:
+            offset = getattr(error, "offset", 0)
+            self._end(request, Outcome(Code.INVALID_ARGUMENT, f"the {request.signal} request cannot be read at byte {offset}: {error}"))
+        else:
+            self.log.log(40, "decode", "a request of %s could not be decoded: %r", request.peer, error)
+            self._end(request, Outcome(Code.INTERNAL, "the request could not be decoded"))
+
+    def _committed(self, request: _Request, future: asyncio.Future[None]) -> None:
+        error = None if future.cancelled() else future.exception()
+        if error is not None or future.cancelled():
+            why = "emp-pipe is stopping" if error is None else "the buffer did not take it"
+            if error is not None and not isinstance(error, LogError):
+                self.log.log(40, "commit", "a request of %s could not be kept: %r", request.peer, error)
+            self._end(request, self._unavailable(why))
+            return
+        read = request.read
+        assert read is not None
+        if not read.rejected_items:
+            self._end(request, DONE)
+            return
+        self.counts.rejected[request.signal] += read.rejected_items
+        first = read.rejected[0]
+        more = f"; {read.rejected_items} in all" if read.rejected_items > 1 else ""
+        self._end(request, Outcome(Code.OK, f"refused at byte {first.offset}: {first.detail}{more}", read.rejected_items))
+
+    def _end(self, request: _Request, outcome: Outcome) -> None:
+        self.held_bytes -= request.held_bytes
+        self._under_way -= 1
+        self._answer(request.signal, outcome, request.answer)
+        if self._idle is not None and not self._under_way and not self._idle.done():
+            self._idle.set_result(None)
+
+    def _answer(self, signal: Signal, outcome: Outcome, answer: Callable[[Outcome], None]) -> None:
+        self.counts.requests[signal, outcome.code.name] += 1
+        answer(outcome)
+
+    def count(self, signal: str, outcome: Outcome) -> None:
+        """Count a request that was refused before it got here."""
+        self.counts.requests[signal, outcome.code.name] += 1
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def publish(self) -> None:
+        """Hand the counts to the metrics."""
+        counts, before = self.counts, self._published
+        requests = self._metrics.counter(
+            "otlp_received_requests",
+            unit="requests",
+            help="OTLP requests answered, by the code of the answer.",
+            labels=("component", "signal", "code"),
+        )
+        for (signal, code), count in counts.requests.items():
+            if gained := count - before.requests[signal, code]:
+                requests.labels(self.receiver, signal, code).inc(gained)
+        received = self._metrics.counter(
+            "otlp_received_bytes", unit="bytes", help="Bytes of requests, before decompression.", labels=("component",)
+        ).labels(self.receiver)
+        received.inc(counts.bytes - before.bytes)
+        for what, now, then, text in (
+            ("received", counts.items, before.items, "Log records, spans and data points received, the invalid ones included."),
+            ("rejected", counts.rejected, before.rejected, "Items that were refused in a partial success and became dead letters."),
+        ):
+            counter = self._metrics.counter(f"otlp_{what}_items", unit="items", help=text, labels=("component", "signal"))
+            for signal, count in now.items():
+                if gained := count - then[signal]:
+                    counter.labels(self.receiver, signal).inc(gained)
+        self._metrics.gauge(
+            "otlp_held_bytes", unit="bytes", help="Bytes of requests that are not yet durable.", labels=("component",)
+        ).labels(self.receiver).set(self.held_bytes)
+        self._published = Counts(Counter(counts.requests), counts.bytes, Counter(counts.items), Counter(counts.rejected))
+
+
+class _Request:
+    """A request under way: what is needed to answer it."""
+
+    __slots__ = ("answer", "codec", "encoding", "held_bytes", "owner", "peer", "read", "signal")
+
+    def __init__(
+        self,
+        owner: OtlpIntake,
+        signal: Signal,
+        codec: Codec,
+        encoding: Encoding,
+        peer: str,
+        answer: Callable[[Outcome], None],
+        held_bytes: int,
+    ) -> None:
+        self.owner = owner
+        self.signal: Signal = signal
+        self.codec: Codec = codec
+        self.encoding: Encoding = encoding
+        self.peer = peer
+        self.answer = answer
+        self.held_bytes = held_bytes
+        self.read: _Read | None = None
+
+    def decoded(self, future: asyncio.Future[_Read]) -> None:
+        """The thread has decoded it, or could not."""
+        if future.cancelled():
+            self.owner._end(self, self.owner._unavailable("emp-pipe is stopping"))
+        elif (error := future.exception()) is not None:
+            self.owner._unreadable(self, error)
+        else:
+            self.owner._submit(self, future.result())
+
+    def committed(self, future: asyncio.Future[None]) -> None:
+        self.owner._committed(self, future)

@@ -1,0 +1,217 @@
+"""The OTLP/gRPC receiver: Logs, Trace and Metrics Export on grpcio's asyncio server, on raw bytes.
+
+An Export is taken as a stream of one message, which looks the same on the wire: so the token, and whether there is room, are looked at
+before the message is read, and reading it has a time limit. gRPC does not inflate: a message is inflated by the core, under our limit.
+What happens with a request is in `emp_pipe/otlp_intake.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from emp_pipe.bearer import BearerTokens
+from emp_pipe.component import Context, Intake
+from emp_pipe.errors import ConfigError, ErrorKind
+from emp_pipe.listening import close_all, open_listeners
+from emp_pipe.logs import get_logger
+from emp_pipe.otlp_answers import Code, Outcome, Signal, response_body, retry_info, status_body
+from emp_pipe.otlp_intake import SIGNALS, OtlpIntake, OtlpReceiverConfig
+
+if TYPE_CHECKING:
+    import grpc
+
+_SERVICES: dict[Signal, str] = {
+    "logs": "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+    "traces": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+    "metrics": "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+}
+_GZIP_MAGIC = b"\x1f\x8b"
+"""No OTLP request begins so: it would be field 3 with the wire type 7, which does not exist."""
+_IDENTITY_AND_GZIP = 1 << 0 | 1 << 2
+_SWEEP_INTERVAL_S = 1.0
+
+_PositiveInt = Annotated[int, Field(gt=0)]
+_PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class OtlpGrpcConfig(OtlpReceiverConfig):
+    """Settings of an OTLP/gRPC receiver."""
+
+    listen: tuple[str, ...] = Field(
+        ("4317",),
+        description="host:port, *:port for all interfaces, or a port alone: all interfaces where clients have to show a token or a "
+        "certificate, else loopback. One or several.",
+    )
+    max_concurrent_reads: _PositiveInt = Field(32, description="The most requests that are being received at once; others wait their turn.")
+    max_streams_per_connection: _PositiveInt = Field(100, description="The most requests under way on one connection.")
+    max_connections: _PositiveInt = Field(4096, description="The most connections open at once.")
+    keepalive_s: _PositiveFloat = Field(60.0, description="A client that is silent for so long is asked whether it is there.")
+    keepalive_timeout_s: _PositiveFloat = Field(20.0, description="The time it has to answer that.")
+    min_ping_interval_s: _PositiveFloat = Field(10.0, description="Clients that ping more often are turned away (too_many_pings).")
+
+
+class OtlpGrpcReceiver:
+    """Takes OTLP by gRPC. `addresses` are those that it listens on, once started."""
+
+    def __init__(self, id: str, config: OtlpGrpcConfig, context: Context) -> None:
+        self.id = id
+        self.config = config
+        self.addresses: list[tuple[str, int]] = []
+        self._context = context
+        self._log = get_logger(id)
+        self._tokens = BearerTokens(config, id)
+        self._otlp: OtlpIntake | None = None
+        self._server: grpc.aio.Server | None = None
+        self._stop = asyncio.Event()
+        self._stopped = asyncio.Event()
+
+    async def run(self, intake: Intake, started: asyncio.Event) -> None:
+        """Serve until `stop`. Raises ConfigError where a file, a secret or an address cannot be used."""
+        import grpc
+
+        try:
+            self._tokens.prepare()
+            self._otlp = otlp = OtlpIntake(self.id, self.config, self._context, intake)
+            service = _Service(self.config, self._tokens, otlp)
+            self._server = server = grpc.aio.server(handlers=[service], options=self._options())
+            self._listen(server)
+            await server.start()
+            started.set()
+            try:
+                while not self._stop.is_set():
+                    otlp.publish()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_SWEEP_INTERVAL_S):
+                            await self._stop.wait()
+            finally:
+                await server.stop(None)
+                otlp.publish()
+                otlp.close()
+        finally:
+            self._stopped.set()
+
+    async def stop(self, deadline_monotonic_s: float) -> None:
+        """Take nothing new, answer what becomes durable before the deadline, refuse the rest, close."""
+        otlp, server = self._otlp, self._server
+        if otlp is not None and server is not None and not self._stopped.is_set():
+            otlp.stopping = True
+            await server.stop(max(deadline_monotonic_s - self._context.clock.monotonic_s(), 0.0))
+        self._stop.set()
+        if otlp is not None:
+            await self._stopped.wait()
+
+    async def reload(self) -> None:
+        """Read certificates and secrets again. Raises ConfigError; then everything stays as it was."""
+        self._tokens.prepare()
+
+    def _options(self) -> list[tuple[str, Any]]:
+        config = self.config
+        return [
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", config.max_request_bytes),
+            ("grpc.per_message_decompression", 0),
+            ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_AND_GZIP),
+            ("grpc.max_concurrent_streams", config.max_streams_per_connection),
+            ("grpc.max_allowed_incoming_connections", config.max_connections),
+            ("grpc.keepalive_time_ms", int(config.keepalive_s * 1000)),
+            ("grpc.keepalive_timeout_ms", int(config.keepalive_timeout_s * 1000)),
+            ("grpc.http2.min_ping_interval_without_data_ms", int(config.min_ping_interval_s * 1000)),
+        ]
+
+    def _listen(self, server: grpc.aio.Server) -> None:
+        config = self.config
+        for entry in config.listen:
+            place = f"{self.id}: listen"
+            probes = open_listeners(entry, guarded=config.is_guarded, place=place)  # for the error that says why
+            wanted = [sock.getsockname()[:2] for sock in probes]
+            close_all(probes)
+            for host, port in wanted:
+                self._bind(server, host, port, place)
+        shown = ", ".join(f"{host}:{port}" for host, port in self.addresses)
+        how = "TLS" if config.tls else "no TLS"
+        self._log.info("listening on %s (%s, %s)", shown, how, "token" if config.asks_for_a_token else "no token")
+
+    def _bind(self, server: grpc.aio.Server, host: str, port: int, place: str) -> None:
+        shown = f"[{host}]" if ":" in host else host
+        try:
+            bound = server.add_insecure_port(f"{shown}:{port}")
+        except RuntimeError:
+            bound = 0
+        if not bound:
+            raise ConfigError(ErrorKind.ADDRESS_IN_USE, place=place, detail=f"gRPC cannot listen on {shown}:{port}")
+        self.addresses.append((host, bound))
+
+
+class _Service:
+    """The three Export methods."""
+
+    def __init__(self, config: OtlpGrpcConfig, tokens: BearerTokens, otlp: OtlpIntake) -> None:
+        import grpc
+
+        self._grpc = grpc
+        self._codes = {code.value[0]: code for code in grpc.StatusCode}
+        self._tokens = tokens
+        self._otlp = otlp
+        self._loop = asyncio.get_running_loop()
+        self._timeout_s = config.request_timeout_s
+        self._reading = asyncio.Semaphore(config.max_concurrent_reads)
+
+        self._methods = {
+            _SERVICES[signal]: grpc.stream_unary_rpc_method_handler(functools.partial(self._export, signal)) for signal in SIGNALS
+        }
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """Return the handler of a method; None: there is none (this is grpc.GenericRpcHandler)."""
+        return self._methods.get(handler_call_details.method)
+
+    async def _export(self, signal: Signal, _: Any, context: grpc.aio.ServicerContext) -> bytes:
+        otlp = self._otlp
+        peer = context.peer()
+        if not self._tokens.is_open:
+            authorization = next((value for key, value in context.invocation_metadata() if key == "authorization"), "")
+            client = self._tokens.client_of(authorization)
+            if client is None:
+                refused = Outcome(Code.UNAUTHENTICATED, "no valid token; send `authorization: Bearer <token>`")
+                otlp.count(signal, refused)
+                return await self._fail(context, refused)
+            peer = f"{client} ({peer})" if client else peer
+        no_room = otlp.refusal()
+        if no_room is not None:
+            otlp.count(signal, no_room)
+            return await self._fail(context, no_room)
+        try:
+            async with self._reading, asyncio.timeout(self._timeout_s):
+                message = await context.read()
+        except TimeoutError:
+            refused = Outcome(Code.DEADLINE_EXCEEDED, f"the request did not come whole within {self._timeout_s:.0f} s")
+            otlp.count(signal, refused)
+            return await self._fail(context, refused)
+        if message is self._grpc.aio.EOF:  # the client has gone, or sent no message
+            return await self._fail(context, Outcome(Code.INVALID_ARGUMENT, "there was no message"))
+        answered: asyncio.Future[Outcome] = self._loop.create_future()
+
+        def answer(outcome: Outcome) -> None:
+            if not answered.done():  # the client may have gone meanwhile
+                answered.set_result(outcome)
+
+        otlp.take(signal, message, answer, codec="gzip" if message[:2] == _GZIP_MAGIC else "none", peer=peer)
+        outcome = await answered
+        if outcome.code is Code.OK:
+            return response_body(outcome, signal, "protobuf")
+        return await self._fail(context, outcome)
+
+    async def _fail(self, context: grpc.aio.ServicerContext, outcome: Outcome) -> bytes:
+        trailers: tuple[tuple[str, bytes], ...] = (("grpc-status-details-bin", status_body(outcome, "protobuf")),)
+        if outcome.retry_after_s:
+            trailers = (("google.rpc.retryinfo-bin", retry_info(outcome.retry_after_s)), *trailers)
+        await context.abort(self._codes[outcome.code], outcome.message, trailers)
+        return b""
+
+
+CONFIG = OtlpGrpcConfig
+COMPONENT = OtlpGrpcReceiver

@@ -1,0 +1,288 @@
+"""The OTLP/HTTP receiver: `POST /v1/{logs,traces,metrics}`, protobuf and JSON, none, gzip and zstd, on TCP and TLS.
+
+It owns the listeners and every connection's life, and says what a request gets: by its head alone where that is enough to refuse it,
+else when it is durable. The bytes of a connection are in `emp_pipe/http_connection.py`, what happens with a request in
+`emp_pipe/otlp_intake.py`, browsers in `otlp_cors.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from http import HTTPStatus
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
+
+from emp_pipe.accepting import Acceptor, Places
+from emp_pipe.bearer import BearerTokens
+from emp_pipe.component import Context, Intake
+from emp_pipe.http_connection import HttpConnection, Response, State
+from emp_pipe.http_head import BadRequest, RequestHead
+from emp_pipe.listening import close_all, open_listeners
+from emp_pipe.logs import get_logger
+from emp_pipe.otlp_answers import Code, Encoding, Outcome, Signal, response_body, status_body
+from emp_pipe.otlp_intake import Codec, OtlpIntake, OtlpReceiverConfig
+from emp_pipe.tls import WatchedContext
+
+_SWEEP_INTERVAL_S = 1.0
+_LINGER_S = 3.0
+_PATHS: dict[str, Signal] = {"/v1/logs": "logs", "/v1/traces": "traces", "/v1/metrics": "metrics"}
+_ENCODINGS: dict[str, Encoding] = {"application/x-protobuf": "protobuf", "application/json": "json"}
+_CONTENT_TYPES: dict[Encoding, str] = {encoding: name for name, encoding in _ENCODINGS.items()}
+_CODECS: dict[str, Codec] = {"": "none", "identity": "none", "gzip": "gzip", "x-gzip": "gzip", "zstd": "zstd"}
+_STATUSES = {
+    Code.OK: HTTPStatus.OK,
+    Code.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
+    Code.DEADLINE_EXCEEDED: HTTPStatus.REQUEST_TIMEOUT,
+    Code.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    Code.RESOURCE_EXHAUSTED: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    Code.UNIMPLEMENTED: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    Code.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
+    Code.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    Code.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+}
+
+_PositiveInt = Annotated[int, Field(gt=0)]
+_PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class OtlpHttpConfig(OtlpReceiverConfig):
+    """Settings of an OTLP/HTTP receiver."""
+
+    listen: tuple[str, ...] = Field(
+        ("4318",),
+        description="host:port, *:port for all interfaces, or a port alone: all interfaces where clients have to show a token or a "
+        "certificate, else loopback. One or several.",
+    )
+    max_head_bytes: Annotated[int, Field(ge=1024)] = Field(16_384, description="The longest request line with its headers.")
+    max_connections: _PositiveInt = Field(4096, description="The most connections open at once.")
+    max_connections_per_address: _PositiveInt = Field(1024, description="The most connections open at once from one address.")
+    head_timeout_s: _PositiveFloat = Field(10.0, description="The time that TLS and the headers of a request may take.")
+    idle_timeout_s: _PositiveFloat = Field(180.0, description="A connection that is silent between requests for so long is closed.")
+
+
+class _Wanted(NamedTuple):
+    """What a head asks for."""
+
+    signal: Signal
+    encoding: Encoding
+    codec: Codec
+    peer: str
+
+
+class OtlpHttpReceiver:
+    """Takes OTLP by HTTP. `addresses` are those that it listens on, once started."""
+
+    def __init__(self, id: str, config: OtlpHttpConfig, context: Context) -> None:
+        self.id = id
+        self.config = config
+        self.addresses: list[tuple[str, int]] = []
+        self._context = context
+        self._log = get_logger(id)
+        self._tokens = BearerTokens(config, id)
+        self._tls: WatchedContext | None = None
+        self._service: _Service | None = None
+        self._stop_accepting = asyncio.Event()
+        self._finish = asyncio.Event()
+        self._finished = asyncio.Event()
+
+    async def run(self, intake: Intake, started: asyncio.Event) -> None:
+        """Serve until `stop`. Raises ConfigError where a file, a secret or an address cannot be used."""
+        config = self.config
+        sockets: list[socket.socket] = []
+        try:
+            self._tls = WatchedContext.of_server(config.tls, self._context.clock, f"{self.id}: tls") if config.tls is not None else None
+            self._tokens.prepare()
+            for entry in config.listen:
+                sockets += open_listeners(entry, guarded=config.is_guarded, place=f"{self.id}: listen")
+            self.addresses = [sock.getsockname()[:2] for sock in sockets]
+            shown = ", ".join(f"{host}:{port}" for host, port in self.addresses)
+            how = "TLS" if config.tls else "no TLS"
+            self._log.info("listening on %s (%s, %s)", shown, how, "token" if config.asks_for_a_token else "no token")
+            otlp = OtlpIntake(self.id, config, self._context, intake)
+            self._service = _Service(config, self._tokens, otlp, self._context.clock.monotonic_s())
+            try:
+                await self._serve(self._service, sockets, started)
+            finally:
+                otlp.publish()
+                otlp.close()
+        finally:
+            close_all(sockets)
+            self._finished.set()
+
+    async def _serve(self, service: _Service, sockets: list[socket.socket], started: asyncio.Event) -> None:
+        acceptor = Acceptor(
+            service.places,
+            service.open,
+            tls=self._tls,
+            handshake_timeout_s=self.config.head_timeout_s,
+            clock=self._context.clock,
+            log=service.otlp.log,
+        )
+        async with asyncio.TaskGroup() as tasks:
+            accepting = [tasks.create_task(acceptor.accept(sock, tasks), name=f"{self.id}: accept") for sock in sockets]
+            sweeping = tasks.create_task(self._sweep(service), name=f"{self.id}: sweep")
+            started.set()
+            try:
+                await self._stop_accepting.wait()
+                for task in accepting:
+                    task.cancel()
+                acceptor.close()
+                await self._finish.wait()
+            finally:
+                for task in (*accepting, sweeping):
+                    task.cancel()
+                acceptor.close()
+                for connection in list(service.connections):
+                    connection.close(at_once=True)
+
+    async def stop(self, deadline_monotonic_s: float) -> None:
+        """Accept nothing new, answer what becomes durable before the deadline, refuse what still comes, close."""
+        self._stop_accepting.set()
+        service = self._service
+        if service is not None and not self._finished.is_set():
+            service.otlp.stopping = True
+            for connection in list(service.connections):
+                connection.drain()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(deadline_monotonic_s - self._context.clock.monotonic_s(), 0.0)):
+                    await service.otlp.wait_idle()
+                    for connection in list(service.connections):
+                        await connection.closed.wait()
+        self._finish.set()
+        if service is not None:
+            await self._finished.wait()
+
+    async def reload(self) -> None:
+        """Read certificates and secrets again; open connections stay. Raises ConfigError; then everything stays as it was."""
+        self._tokens.prepare()
+        if self._tls is not None:
+            self._tls.reload()
+
+    async def _sweep(self, service: _Service) -> None:
+        """Every second: close who is too slow or silent for too long, publish the counts."""
+        while True:
+            await self._context.clock.sleep(_SWEEP_INTERVAL_S)
+            service.now_s = now_s = self._context.clock.monotonic_s()
+            for connection in list(service.connections):
+                service.close_if_slow(connection, now_s)
+            service.otlp.publish()
+
+
+class _Service:
+    """What the connections share: the rules by which a head is judged, and the answers."""
+
+    def __init__(self, config: OtlpHttpConfig, tokens: BearerTokens, otlp: OtlpIntake, now_s: float) -> None:
+        self.max_head_bytes = config.max_head_bytes
+        self.now_s = now_s
+        self.otlp = otlp
+        self.connections: set[HttpConnection] = set()
+        self.places = Places(config.max_connections, config.max_connections_per_address)
+        self._config = config
+        self._tokens = tokens
+
+    # --- connections --------------------------------------------------------------------------------
+
+    def open(self, address: str) -> HttpConnection:
+        connection = HttpConnection(self, address)
+        self.connections.add(connection)
+        return connection
+
+    def closed(self, connection: HttpConnection) -> None:
+        self.connections.discard(connection)
+        self.places.leave(connection.address)
+
+    def close_if_slow(self, connection: HttpConnection, now_s: float) -> None:
+        config, state = self._config, connection.state
+        waited_s = now_s - connection.since_s
+        if state is State.CLOSING:
+            if waited_s >= _LINGER_S:
+                connection.close(at_once=True)
+        elif state is State.HEAD:
+            if waited_s >= (config.idle_timeout_s if connection.is_idle else config.head_timeout_s):
+                connection.close()
+        elif state is not State.BUSY and waited_s >= config.request_timeout_s:
+            message = f"the request did not come whole within {config.request_timeout_s:.0f} s"
+            encoding = connection.request.encoding if isinstance(connection.request, _Wanted) else "json"
+            connection.refuse(_response(Outcome(Code.DEADLINE_EXCEEDED, message), "logs", encoding))
+
+    # --- requests -----------------------------------------------------------------------------------
+
+    def begin(self, connection: HttpConnection, head: RequestHead) -> Response | None:
+        headers = head.headers
+        content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        encoding = _ENCODINGS.get(content_type)
+        shown: Encoding = encoding or "json"
+        signal = _PATHS.get(head.path)
+        if signal is None:
+            return self._refused("", Outcome(Code.NOT_FOUND, "there are /v1/logs, /v1/traces and /v1/metrics"), shown)
+        if head.method != "POST":
+            outcome = Outcome(Code.UNIMPLEMENTED, "only POST is answered here")
+            return self._refused(signal, outcome, shown)._replace(status=HTTPStatus.METHOD_NOT_ALLOWED, headers="Allow: POST\r\n")
+        client = self._tokens.client_of(headers.get("authorization", ""))
+        if client is None:
+            outcome = Outcome(Code.UNAUTHENTICATED, "no valid token; send the header Authorization: Bearer <token>")
+            return self._refused(signal, outcome, shown)._replace(headers="WWW-Authenticate: Bearer\r\n")
+        if encoding is None:
+            outcome = Outcome(Code.UNIMPLEMENTED, "the content type must be application/x-protobuf or application/json")
+            return self._refused(signal, outcome, shown)
+        codec = _CODECS.get(headers.get("content-encoding", "").strip().lower())
+        if codec is None:
+            outcome = Outcome(Code.UNIMPLEMENTED, "the content encoding must be gzip, zstd, or none")
+            return self._refused(signal, outcome, shown)._replace(headers="Accept-Encoding: gzip, zstd\r\n")
+        refusal = self.otlp.refusal(head.content_length)
+        if refusal is not None:
+            return self._refused(signal, refusal, encoding)
+        self.otlp.reserve(head.content_length)
+        connection.request = _Wanted(signal, encoding, codec, f"{client} ({connection.peer})" if client else connection.peer)
+        return None
+
+    def grant(self, connection: HttpConnection, more_bytes: int) -> Response | None:
+        wanted: _Wanted = connection.request
+        refusal = self.otlp.refusal_of_more(connection.granted_bytes, more_bytes)
+        if refusal is not None:
+            return self._refused(wanted.signal, refusal, wanted.encoding)
+        self.otlp.reserve(more_bytes)
+        return None
+
+    def release(self, granted_bytes: int) -> None:
+        self.otlp.release(granted_bytes)
+
+    def complete(self, connection: HttpConnection, head: RequestHead, body: bytes, granted_bytes: int) -> None:
+        wanted: _Wanted = connection.request
+
+        def answer(outcome: Outcome) -> None:
+            connection.respond(_response(outcome, wanted.signal, wanted.encoding))
+
+        self.otlp.take(
+            wanted.signal,
+            body,
+            answer,
+            codec=wanted.codec,
+            encoding=wanted.encoding,
+            peer=wanted.peer,
+            reserved_bytes=granted_bytes,
+        )
+
+    def malformed(self, connection: HttpConnection, error: BadRequest) -> Response:
+        outcome = Outcome(Code.INVALID_ARGUMENT, error.message)
+        self.otlp.count("", outcome)
+        self.otlp.log.warning("malformed", "%s: refused, %s", connection.peer, error.message)
+        return _response(outcome, "logs", "json")._replace(status=error.status)
+
+    def _refused(self, signal: str, outcome: Outcome, encoding: Encoding) -> Response:
+        self.otlp.count(signal, outcome)
+        return _response(outcome, "logs", encoding)
+
+
+def _response(outcome: Outcome, signal: Signal, encoding: Encoding) -> Response:
+    status = _STATUSES[outcome.code]
+    body = response_body(outcome, signal, encoding) if outcome.code is Code.OK else status_body(outcome, encoding)
+    headers = f"Retry-After: {outcome.retry_after_s}\r\n" if outcome.retry_after_s else ""
+    return Response(status, body, _CONTENT_TYPES[encoding], headers)
+
+
+CONFIG = OtlpHttpConfig
+COMPONENT = OtlpHttpReceiver
