@@ -260,8 +260,7 @@ class OtlpIntake:
         if kind == "too_large":
             self._end(request, self.too_large())
         elif kind:
-            offset = getattr(error, "offset", 0)
-            self._end(request, Outcome(Code.INVALID_ARGUMENT, f"the {request.signal} request cannot be read at byte {offset}: {error}"))
+            self._end(request, Outcome(Code.INVALID_ARGUMENT, f"the {request.signal} request cannot be read: {error}"))
         else:
             self.log.log(40, "decode", "a request of %s could not be decoded: %r", request.peer, error)
             self._end(request, Outcome(Code.INTERNAL, "the request could not be decoded"))

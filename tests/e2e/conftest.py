@@ -1,4 +1,4 @@
-"""The event loops of the end-to-end tests: Forward runs on uvloop as in the product, the receiver's promises hold on asyncio's own too."""
+"""The event loops of the end-to-end tests: receivers run on uvloop as in the product, their promises hold on asyncio's own too."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable
 import pytest
 import uvloop
 
-_ON_BOTH_LOOPS = ("test_forward_receiver", "test_forward_pressure")
+_ON_BOTH_LOOPS = ("test_forward_receiver", "test_forward_pressure", "test_otlp_receivers", "test_otlp_http_receiver", "test_otlp_grpc_receiver")
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     module = item.path.stem
     loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {}
-    if module in _ON_BOTH_LOOPS or not module.startswith("test_forward"):
+    if module in _ON_BOTH_LOOPS or not module.startswith(("test_forward", "test_otlp")):
         loops["asyncio"] = asyncio.new_event_loop
-    if module.startswith("test_forward"):
+    if module.startswith(("test_forward", "test_otlp")):
         loops["uvloop"] = uvloop.new_event_loop
     return loops

@@ -192,6 +192,8 @@ buffer: {type: %s, max_bytes: 1000000}
 receivers:
   forward/a: {listen: ["127.0.0.1:1", "[::1]:2"], tls: {cert_file: /c, key_file: /k}, shared_key: [{env: A}, {file: /b}]}
   forward/b:
+  otlp_grpc: {listen: "127.0.0.1:4", token: {env: T}, client_tokens: {ci: {file: /t}}, keepalive_s: 30}
+  otlp_http: {listen: ["127.0.0.1:3"], tls: {cert_file: /c, key_file: /k, client_ca_file: /a}, token: [{env: T}, {env: U}]}
 processors:
   enrich: {attributes: {a: b, n: 1}, target: record, on_error: stop}
 exporters:

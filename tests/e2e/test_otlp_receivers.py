@@ -1,0 +1,91 @@
+"""What both OTLP receivers promise, through real sockets: one suite over gRPC and HTTP, every answer read by the official classes."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from emp_pipe.errors import ErrorKind
+from tests.support.forward import RecordingIntake, turns
+from tests.support.otlp_receiving import SIGNALS, Codec, Signal, Transport, bodies_of, connected, encoded, request, running
+
+
+@pytest.fixture(params=["http", "grpc"])
+def transport(request: pytest.FixtureRequest) -> Transport:
+    name: Transport = request.param
+    return name
+
+
+_FIRST = {"logs": "record 0", "traces": "span 1", "metrics": "metric.0"}
+
+
+@pytest.mark.parametrize("codec", ["none", "gzip"])
+@pytest.mark.parametrize("signal", SIGNALS)
+async def test_each_signal_arrives_whole_in_each_compression(tmp_path: Path, transport: Transport, signal: Signal, codec: Codec) -> None:
+    async with running(transport, tmp_path) as server, connected(server) as client:
+        reply = await client.send(signal, encoded(request(signal, 3)), codec)
+        assert (reply.code, reply.has_partial_success) == ("OK", False)
+        (arrival,) = server.intake.arrivals
+        assert arrival.batch is not None
+        assert (arrival.batch.signal, arrival.received, arrival.invalid) == (signal, 3, 0)
+        assert bodies_of([arrival])[0] == _FIRST[signal]
+
+
+async def test_success_is_said_only_after_the_commit(tmp_path: Path, transport: Transport) -> None:
+    intake = RecordingIntake()
+    intake.auto = False
+    async with running(transport, tmp_path, intake=intake) as server, connected(server) as client:
+        asked = asyncio.ensure_future(client.send("logs", encoded(request("logs"))))
+        await intake.until(lambda one: one.waiting == 1)
+        await turns()
+        assert not asked.done(), "acknowledged before it was durable"
+        intake.commit()
+        assert (await asked).code == "OK"
+
+
+async def test_an_empty_request_succeeds_and_takes_no_commit(tmp_path: Path, transport: Transport) -> None:
+    async with running(transport, tmp_path) as server, connected(server) as client:
+        assert (await client.send("logs", b"")).code == "OK"
+        assert (await client.send("logs", encoded(request("logs", 0)))).code == "OK"
+        assert server.intake.arrivals == []
+
+
+async def test_a_full_log_is_unavailable_with_a_time_to_come_again(tmp_path: Path, transport: Transport) -> None:
+    intake = RecordingIntake()
+    intake.admit(False)
+    async with running(transport, tmp_path, intake=intake) as server, connected(server) as client:
+        reply = await client.send("logs", encoded(request("logs")))
+        assert reply.code == "UNAVAILABLE"
+        assert 1 <= reply.retry_after_s <= 5
+        intake.admit(True)
+        assert (await client.send("logs", encoded(request("logs")))).code == "OK"
+        assert server.intake.received == 3
+
+
+@pytest.mark.parametrize("kind", [ErrorKind.LOG_FULL, ErrorKind.LOG_IO, ErrorKind.LOG_CLOSED])
+async def test_what_the_log_did_not_take_is_unavailable_with_a_time_to_come_again(
+    tmp_path: Path, transport: Transport, kind: ErrorKind
+) -> None:
+    intake = RecordingIntake()
+    intake.auto = False
+    async with running(transport, tmp_path, intake=intake) as server, connected(server) as client:
+        asked = asyncio.ensure_future(client.send("logs", encoded(request("logs"))))
+        await intake.until(lambda one: one.waiting == 1)
+        intake.fail(kind)
+        reply = await asked
+        assert reply.code == "UNAVAILABLE"
+        assert 1 <= reply.retry_after_s <= 5
+        assert server.otlp.held_bytes == 0
+
+
+async def test_an_unreadable_request_is_invalid_with_the_offset_and_the_connection_goes_on(tmp_path: Path, transport: Transport) -> None:
+    good = encoded(request("logs"))
+    async with running(transport, tmp_path) as server, connected(server) as client:
+        reply = await client.send("logs", good + b"\x0a\x7f")
+        assert reply.code == "INVALID_ARGUMENT"
+        assert f"at byte {len(good) + 2}" in reply.message
+        assert reply.retry_after_s == 0
+        assert (await client.send("logs", good)).code == "OK"
+        assert server.intake.received == 3
