@@ -10,6 +10,8 @@ is asked to come again. A few calls per request, none per record. Not here: sock
 from __future__ import annotations
 
 import asyncio
+import copy
+import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,7 +23,7 @@ from pydantic import Field, field_validator, model_validator
 
 from emp_pipe.bearer import BearerConfig
 from emp_pipe.component import Arrival, Context, Intake
-from emp_pipe.errors import LogError
+from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.listening import parse_listen
 from emp_pipe.log.protocol import DeadLetter, DeadReason
 from emp_pipe.logs import RateLimitedLogger, get_logger
@@ -29,12 +31,14 @@ from emp_pipe.otlp_answers import DONE, Code, Encoding, Outcome, Signal
 from emp_pipe.tls import TlsServerConfig
 
 if TYPE_CHECKING:
-    from emp_pipe._core import Batch, Rejected
+    from emp_pipe._core import OtlpDecoder, OtlpRead, Rejected
 
 Codec = Literal["none", "gzip", "zstd"]
 SIGNALS: tuple[Signal, ...] = ("logs", "traces", "metrics")
 
 _INLINE_BYTES = 64 << 10
+_INLINE_PLAIN_BYTES = 1 << 20
+"""Uncompressed protobuf: decoded at gigabytes a second."""
 _INLINE_INFLATED_BYTES = 1 << 20
 """What small compressed bytes may inflate to on the event loop; a bomb goes on in a thread, under the real limit."""
 _DECODE_THREADS = 2
@@ -90,17 +94,6 @@ class OtlpReceiverConfig(BearerConfig):
 
 
 @dataclass(slots=True)
-class _Read:
-    """What a request held."""
-
-    batch: Batch | None
-    received: int
-    rejected: Sequence[Rejected] = ()
-    rejected_items: int = 0
-    resources_over_limit: int = 0
-
-
-@dataclass(slots=True)
 class Counts:
     """Running totals; plain integers because a metric's lock costs more than the addition. `publish` hands them on."""
 
@@ -109,12 +102,15 @@ class Counts:
     bytes: int = 0
     items: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
+    resources_over_limit: int = 0
 
 
 class OtlpIntake:
     """The shared middle of an OTLP receiver. `answer` callbacks run on the event loop, once for each request."""
 
     def __init__(self, receiver: str, config: OtlpReceiverConfig, context: Context, intake: Intake) -> None:
+        from emp_pipe._core import Normalizer, OtlpDecoder  # on use: a configuration is checked without the native core
+
         self.receiver = receiver
         self.stopping = False
         self.held_bytes = 0
@@ -126,6 +122,13 @@ class OtlpIntake:
         self._clock = context.clock
         self._metrics = context.metrics
         self._published = Counts()
+        normalizer = context.normalizer if context.normalizer is not None else Normalizer()
+
+        def decoders(limit_bytes: int) -> dict[Signal, OtlpDecoder]:
+            return {signal: OtlpDecoder(normalizer, signal=signal, max_inflated_bytes=limit_bytes) for signal in SIGNALS}
+
+        self._decoders = decoders(self._max_request_bytes)
+        self._small_decoders = decoders(min(_INLINE_INFLATED_BYTES, self._max_request_bytes))
         self._pool = ThreadPoolExecutor(_DECODE_THREADS, "otlp-decode")
         self._loop = asyncio.get_running_loop()
         self._idle: asyncio.Future[None] | None = None
@@ -203,38 +206,40 @@ class OtlpIntake:
         self.counts.bytes += len(body)
         self.held_bytes += request.held_bytes
         self._under_way += 1
-        if len(body) <= (_INLINE_INFLATED_BYTES if codec == "none" and encoding == "protobuf" else _INLINE_BYTES):
-            limit = self._max_request_bytes if codec == "none" else min(_INLINE_INFLATED_BYTES, self._max_request_bytes)
+        is_plain = codec == "none"
+        if len(body) <= (_INLINE_PLAIN_BYTES if is_plain and encoding == "protobuf" else _INLINE_BYTES):
             try:
-                read = self._decode(request, body, limit)
-            except ValueError as error:
-                if getattr(error, "kind", "") != "too_large" or limit == self._max_request_bytes:
+                read = self._decode((self._decoders if is_plain else self._small_decoders)[signal], request, body)
+            except ValueError as error:  # CoreError
+                if is_plain or getattr(error, "kind", "") != ErrorKind.TOO_LARGE:
                     self._unreadable(request, error)
                     return
             else:
                 self._submit(request, read)
                 return
-        future = self._loop.run_in_executor(self._pool, self._decode, request, body, self._max_request_bytes)
+        future = self._loop.run_in_executor(self._pool, self._decode, self._decoders[signal], request, body)
         future.add_done_callback(request.decoded)
 
-    def _decode(self, request: _Request, body: bytes, max_inflated_bytes: int) -> _Read:
-        from emp_pipe._core import Batch
+    def _decode(self, decoder: OtlpDecoder, request: _Request, body: bytes) -> OtlpRead:
+        return decoder.decode(body, codec=request.codec, encoding=request.encoding, now_unix_nano=self._clock.unix_nano())
 
-        batch = Batch.from_otlp(body, signal=request.signal, codec=request.codec, max_inflated_bytes=max_inflated_bytes)
-        return _Read(batch if len(batch) else None, len(batch))
-
-    def _submit(self, request: _Request, read: _Read) -> None:
+    def _submit(self, request: _Request, read: OtlpRead) -> None:
         batch = read.batch
-        if batch is None and not read.rejected:  # nothing in it: nothing to keep
+        rejected = read.rejected
+        if batch is None and not rejected:  # nothing in it: nothing to keep
             self._end(request, DONE)
             return
         held_bytes = batch.size_bytes if batch is not None else 0
         self.held_bytes += held_bytes - request.held_bytes
         request.held_bytes = held_bytes
-        request.read = read
+        if rejected:
+            request.rejected_items = read.rejected_items
+            first, more = rejected[0], f"; {read.rejected_items:,} in all" if read.rejected_items > 1 else ""
+            request.refused = f"refused at byte {first.offset}: {first.detail}{more}"
         self.counts.items[request.signal] += read.received
-        dead = self._dead_letters(request, read.rejected) if read.rejected else ()
-        arrival = Arrival(self.receiver, batch=batch, received=read.received, invalid=read.rejected_items, dead=dead)
+        self.counts.resources_over_limit += read.resources_over_limit
+        dead = self._dead_letters(request, rejected) if rejected else ()
+        arrival = Arrival(self.receiver, batch=batch, received=read.received, invalid=request.rejected_items, dead=dead)
         self._intake.submit(arrival).add_done_callback(request.committed)
 
     def _dead_letters(self, request: _Request, rejected: Sequence[Rejected]) -> tuple[DeadLetter, ...]:
@@ -257,12 +262,12 @@ class OtlpIntake:
 
     def _unreadable(self, request: _Request, error: BaseException) -> None:
         kind = getattr(error, "kind", "")
-        if kind == "too_large":
+        if kind == ErrorKind.TOO_LARGE:
             self._end(request, self.too_large())
         elif kind:
             self._end(request, Outcome(Code.INVALID_ARGUMENT, f"the {request.signal} request cannot be read: {error}"))
         else:
-            self.log.log(40, "decode", "a request of %s could not be decoded: %r", request.peer, error)
+            self.log.log(logging.ERROR, "decode", "a request of %s could not be decoded: %r", request.peer, error)
             self._end(request, Outcome(Code.INTERNAL, "the request could not be decoded"))
 
     def _committed(self, request: _Request, future: asyncio.Future[None]) -> None:
@@ -270,18 +275,14 @@ class OtlpIntake:
         if error is not None or future.cancelled():
             why = "emp-pipe is stopping" if error is None else "the buffer did not take it"
             if error is not None and not isinstance(error, LogError):
-                self.log.log(40, "commit", "a request of %s could not be kept: %r", request.peer, error)
+                self.log.log(logging.ERROR, "commit", "a request of %s could not be kept: %r", request.peer, error)
             self._end(request, self._unavailable(why))
             return
-        read = request.read
-        assert read is not None
-        if not read.rejected_items:
+        if not request.rejected_items:
             self._end(request, DONE)
             return
-        self.counts.rejected[request.signal] += read.rejected_items
-        first = read.rejected[0]
-        more = f"; {read.rejected_items} in all" if read.rejected_items > 1 else ""
-        self._end(request, Outcome(Code.OK, f"refused at byte {first.offset}: {first.detail}{more}", read.rejected_items))
+        self.counts.rejected[request.signal] += request.rejected_items
+        self._end(request, Outcome(Code.OK, request.refused, request.rejected_items))
 
     def _end(self, request: _Request, outcome: Outcome) -> None:
         self.held_bytes -= request.held_bytes
@@ -313,10 +314,16 @@ class OtlpIntake:
         for (signal, code), count in counts.requests.items():
             if gained := count - before.requests[signal, code]:
                 requests.labels(self.receiver, signal, code).inc(gained)
-        received = self._metrics.counter(
-            "otlp_received_bytes", unit="bytes", help="Bytes of requests, before decompression.", labels=("component",)
-        ).labels(self.receiver)
-        received.inc(counts.bytes - before.bytes)
+        for name, gained, unit, text in (
+            ("bytes", counts.bytes - before.bytes, "bytes", "Bytes of requests, before decompression."),
+            (
+                "resources_over_limit",
+                counts.resources_over_limit - before.resources_over_limit,
+                "records",
+                "Records whose identity stayed on the record because the request had too many resources.",
+            ),
+        ):
+            self._metrics.counter(f"otlp_received_{name}", unit=unit, help=text, labels=("component",)).labels(self.receiver).inc(gained)
         for what, now, then, text in (
             ("received", counts.items, before.items, "Log records, spans and data points received, the invalid ones included."),
             ("rejected", counts.rejected, before.rejected, "Items that were refused in a partial success and became dead letters."),
@@ -328,13 +335,13 @@ class OtlpIntake:
         self._metrics.gauge(
             "otlp_held_bytes", unit="bytes", help="Bytes of requests that are not yet durable.", labels=("component",)
         ).labels(self.receiver).set(self.held_bytes)
-        self._published = Counts(Counter(counts.requests), counts.bytes, Counter(counts.items), Counter(counts.rejected))
+        self._published = copy.deepcopy(counts)
 
 
 class _Request:
     """A request under way: what is needed to answer it."""
 
-    __slots__ = ("answer", "codec", "encoding", "held_bytes", "owner", "peer", "read", "signal")
+    __slots__ = ("answer", "codec", "encoding", "held_bytes", "owner", "peer", "refused", "rejected_items", "signal")
 
     def __init__(
         self,
@@ -353,9 +360,10 @@ class _Request:
         self.peer = peer
         self.answer = answer
         self.held_bytes = held_bytes
-        self.read: _Read | None = None
+        self.rejected_items = 0
+        self.refused = ""
 
-    def decoded(self, future: asyncio.Future[_Read]) -> None:
+    def decoded(self, future: asyncio.Future[OtlpRead]) -> None:
         """The thread has decoded it, or could not."""
         if future.cancelled():
             self.owner._end(self, self.owner._unavailable("emp-pipe is stopping"))

@@ -8,13 +8,19 @@ from collections.abc import Callable
 import pytest
 import uvloop
 
-_ON_BOTH_LOOPS = ("test_forward_receiver", "test_forward_pressure", "test_otlp_receivers", "test_otlp_http_receiver", "test_otlp_grpc_receiver")
+_ON_BOTH_LOOPS = (
+    "test_forward_receiver",
+    "test_forward_pressure",
+    "test_otlp_receivers",
+    "test_otlp_http_receiver",
+    "test_otlp_grpc_receiver",
+)
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     module = item.path.stem
     loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {}
-    if module in _ON_BOTH_LOOPS or not module.startswith(("test_forward", "test_otlp")):
+    if module.startswith(_ON_BOTH_LOOPS) or not module.startswith(("test_forward", "test_otlp")):
         loops["asyncio"] = asyncio.new_event_loop
     if module.startswith(("test_forward", "test_otlp")):
         loops["uvloop"] = uvloop.new_event_loop

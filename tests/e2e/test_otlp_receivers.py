@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from emp_pipe.errors import ErrorKind
+from emp_pipe.log.protocol import DeadReason
 from tests.support.forward import RecordingIntake, turns
 from tests.support.otlp_receiving import SIGNALS, Codec, Signal, Transport, bodies_of, connected, encoded, request, running
 
@@ -89,3 +90,50 @@ async def test_an_unreadable_request_is_invalid_with_the_offset_and_the_connecti
         assert reply.retry_after_s == 0
         assert (await client.send("logs", good)).code == "OK"
         assert server.intake.received == 3
+
+
+async def test_bad_items_are_refused_with_place_and_reason_and_the_good_ones_kept(tmp_path: Path, transport: Transport) -> None:
+    message = request("traces", 4)
+    spans = message.resource_spans[0].scope_spans[0].spans
+    spans[1].trace_id = bytes(16)
+    spans[2].span_id = b"short"
+    async with running(transport, tmp_path) as server, connected(server) as client:
+        reply = await client.send("traces", encoded(message))
+        assert (reply.code, reply.rejected) == ("OK", 2)
+        offset = message.SerializeToString().index(spans[1].SerializeToString())
+        assert f"byte {offset}: " in reply.message
+        assert "trace" in reply.message
+        (arrival,) = server.intake.arrivals
+        assert bodies_of([arrival]) == ["span 1", "span 4"]
+        assert (arrival.received, arrival.invalid, sum(letter.records for letter in arrival.dead)) == (4, 2, 2)
+        assert {letter.reason for letter in arrival.dead} == {DeadReason.ENTRY_INVALID}
+        assert all("127.0.0.1" in letter.peer for letter in arrival.dead)
+        assert server.metric("otlp_received_items_total", signal="traces") == 4
+        assert server.metric("otlp_rejected_items_total", signal="traces") == 2
+
+
+async def test_partial_success_is_said_only_after_the_commit_of_the_dead_letters(tmp_path: Path, transport: Transport) -> None:
+    message = request("traces", 1)
+    message.resource_spans[0].scope_spans[0].spans[0].trace_id = b"short"
+    intake = RecordingIntake()
+    intake.auto = False
+    async with running(transport, tmp_path, intake=intake) as server, connected(server) as client:
+        asked = asyncio.ensure_future(client.send("traces", encoded(message)))
+        await intake.until(lambda one: one.waiting == 1)
+        await turns()
+        assert not asked.done()
+        intake.commit()
+        assert (await asked).rejected == 1
+        (arrival,) = intake.arrivals
+        assert (arrival.batch, arrival.received, arrival.invalid) == (None, 1, 1)
+
+
+@pytest.mark.parametrize("codec", ["none", "gzip"])
+async def test_a_request_over_the_limit_is_too_large_also_when_only_inflated(tmp_path: Path, transport: Transport, codec: Codec) -> None:
+    good = encoded(request("logs"))
+    async with running(transport, tmp_path, max_request_bytes=2_000_000) as server, connected(server) as client:
+        reply = await client.send("logs", good + b"\x9a\x06\x80\x92\xf4\x01" + bytes(4_000_000), codec)  # unknown field 99
+        assert reply.code == "RESOURCE_EXHAUSTED"
+        assert reply.retry_after_s == 0, "it will never fit: no RetryInfo, or it would be sent again"
+    async with running(transport, tmp_path, max_request_bytes=2_000_000) as server, connected(server) as client:
+        assert (await client.send("logs", good, codec)).code == "OK"
