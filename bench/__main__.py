@@ -1,7 +1,8 @@
 """`python -m bench` (`make bench`): run the cases, print the table, write `bench/out/latest.json`.
 
-BENCH_PAIRS (default 7), BENCH_CASES (comma-separated parts of names; default all), BENCH_LONG=1 (memory over ten minutes instead of half
-a minute). A case that cannot run says why: "not run: …". Ends with status 1 when a run was void, 0 otherwise: a missed bar is a result.
+BENCH_PAIRS (default 7), BENCH_CASES (comma-separated parts of names; default all; everything of OTLP is `otlp,tail,aggregation`),
+BENCH_LONG=1 (memory over ten minutes instead of half a minute). A case that cannot run says why: "not run: …".
+Ends with status 1 when a run was void, 0 otherwise: a missed bar is a result.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import cases
+from bench import cases, cases_otlp
 from bench.figures import Figure, of_pairs
 from bench.runs import VoidRun, Workbench
 from bench.subjects import COLLECTOR, REPOSITORY
@@ -38,11 +39,14 @@ def main() -> int:
     void = False
     with Workbench(POOL_RECORDS, REPOSITORY / ".cache" / "bench") as bench:
         steps: dict[str, Callable[[], list[Figure]]] = {"forward_to_otlp_core_vs_msgpack": lambda: [_core_case(pairs)]}
-        for case in cases.paired_cases():
+        steps["otlp_json_decode_vs_json_loads"] = lambda: cases_otlp.run_json_decode(pairs, _say)
+        for case in (*cases.paired_cases(), *cases_otlp.paired_cases()):
             steps[case.name] = lambda case=case: cases.run_paired(bench, case, pairs, with_collector, _say)  # type: ignore[misc]
         steps["ack_latency"] = lambda: cases.run_ack_latency(bench, pairs, with_collector, _say)
         steps["idle_edge_resident"] = lambda: cases.run_idle_memory(bench, _say)
         steps["steady_load_resident"] = lambda: cases.run_growth(bench, steady_s, _say)
+        steps["tail_sampling_million_spans_in_flight"] = lambda: cases_otlp.run_tail_in_flight(bench, with_collector, _say)
+        steps["aggregation_100k_streams_resident"] = lambda: cases_otlp.run_aggregation(bench, _say)
         for name, step in steps.items():
             if wanted and not any(part in name for part in wanted):
                 continue

@@ -14,7 +14,8 @@ from typing import Any
 from bench import variants
 from bench.figures import Figure, of_pairs, percentile
 from bench.load import Load
-from bench.runs import Run, Variant, VoidRun, Workbench
+from bench.otlp_load import OtlpLoad
+from bench.runs import Run, Sampling, Variant, VoidRun, Workbench
 
 REFERENCE = "collector"
 MEGABYTE = 1_000_000
@@ -28,10 +29,12 @@ class PairedCase:
     variants: Sequence[Variant]
     """emp-pipe's first; each one's name is the suffix of its figure ("" or ".role_defaults")."""
     reference: Variant
-    load: Load
+    load: Load | OtlpLoad
     warm_records: int = 20_000
     bar: float | None = None
     note: str = ""
+    sampling: Sampling | None = None
+    """OTLP: a tail sampler is under test, which keeps a part of what is sent."""
 
 
 def paired_cases() -> list[PairedCase]:
@@ -84,7 +87,10 @@ def run_paired(bench: Workbench, case: PairedCase, pairs: int, with_reference: b
     runs: dict[str, list[Run]] = {variant.name: [] for variant in everyone}
     for round_number in range(pairs):
         for variant in everyone if round_number % 2 == 0 else reversed(everyone):
-            run = bench.run(variant, case.load, warm_records=case.warm_records)
+            if isinstance(case.load, OtlpLoad):
+                run = bench.run_otlp(variant, case.load, warm_items=case.warm_records, sampling=case.sampling)
+            else:
+                run = bench.run(variant, case.load, warm_records=case.warm_records)
             runs[variant.name].append(run)
             say(f"{case.name}{variant.name if variant is not case.reference else ' (collector)'}: {run.cpu_us_per_record:.3f} µs")
     figures = []

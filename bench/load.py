@@ -55,6 +55,8 @@ class LoadReport:
     ack_latency_s: list[float] = field(default_factory=list)
     late_s: float = 0.0
     """Paced only: how far behind its schedule the slowest segment was written; more than a little means that the pace was not held."""
+    refused: int = 0
+    """OTLP only: how often a request was refused for the moment and sent again."""
     error: str = ""
 
     @property

@@ -19,7 +19,7 @@ from typing import Any
 import msgpack
 
 TAG = "worker.comfyui"
-_WORDS = (
+WORDS = (
     "sampling",
     "latent",
     "model",
@@ -79,7 +79,7 @@ def _record(rng: random.Random, machine_id: str, unique: str, time_ms: int) -> d
     return {
         "timestamp": f"{stamp:%Y-%m-%dT%H:%M:%S}.{time_ms % 1000:03d}Z",
         "level": rng.choice(_LEVELS),
-        "message": " ".join(rng.choices(_WORDS, k=3)),
+        "message": " ".join(rng.choices(WORDS, k=3)),
         "machine_id": machine_id,
         "worker_id": f"worker-{worker:03d}",
         "service_type": "comfyui",

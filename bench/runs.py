@@ -11,20 +11,38 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from bench.load import Load, LoadGenerator, LoadReport
+from bench.otlp_data import fresh
+from bench.otlp_load import OtlpLoad, OtlpLoadGenerator
+from bench.otlp_proof import Sampled
+from bench.proof import Verdict
 from bench.records import make_pool
-from bench.sink import Sink, Verdict
+from bench.sink import Sink, SinkAddress
 from bench.subjects import Subject
 
 ARRIVAL_TIMEOUT_S = 60.0
-Start = Callable[[Subject, Path, str], int]
-"""Starts the processes of a subject (folder for its files, the sink's URL) and returns the port that takes Forward."""
+SETTLED_S = 1.5
+L = TypeVar("L", Load, OtlpLoad, contravariant=True)
+Start = Callable[[Subject, Path, SinkAddress], int]
+"""Starts the processes of a subject (folder for its files, where the sink is) and returns the port that takes the load."""
 
 
 class VoidRun(RuntimeError):
     """The run lost, repeated or changed a record, or never finished."""
+
+
+class Generator(Protocol[L]):
+    """A load generator: `prepare` builds, `start` begins, `wait` returns the report."""
+
+    def prepare(self, load: L) -> None: ...
+
+    def start(self, port: int) -> None: ...
+
+    def wait(self, timeout_s: float) -> LoadReport: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +73,41 @@ class Run:
         return self.records / self.report.duration_s
 
 
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What a tail sampler under test does: what it is to leave over, and how long it waits after the first span of a trace."""
+
+    expected: Sampled
+    decision_wait_s: float
+
+
 class Workbench:
-    """The records, the load generator, the sink and a folder on a real disk; one for all cases."""
+    """The load generators, the sink and a folder on a real disk; one for all cases. Processes and records are made when first wanted."""
 
     def __init__(self, records: int, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix="run-", dir=folder)).resolve()
-        pool_file = self.folder / "pool"
-        make_pool(records).save(pool_file)
         self.records = records
-        self.load = LoadGenerator(pool_file)
-        self.sink = Sink(pool_file)
+        self._pool_file = self.folder / "pool"
+        self.sink = Sink(self._pool_file)
         self._runs = 0
+
+    @cached_property
+    def load(self) -> LoadGenerator:
+        make_pool(self.records).save(self._pool_file)
+        return LoadGenerator(self._pool_file)
+
+    @cached_property
+    def otlp_load(self) -> OtlpLoadGenerator:
+        return OtlpLoadGenerator()
 
     def __enter__(self) -> Workbench:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.load.close()
+        for name in ("load", "otlp_load"):
+            if name in self.__dict__:
+                getattr(self, name).close()
         self.sink.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -80,30 +115,65 @@ class Workbench:
         """Measure one variant under one load; `warm_records` more are sent before, at full speed, in frames of the same size."""
         warm = replace(load, first=0, count=warm_records, records_per_s=None)
         load = replace(load, first=warm_records)
+        return self._measure(variant, self.load, warm, load, lambda: self.sink.verify(0, warm.count + load.count))
+
+    def run_otlp(self, variant: Variant, load: OtlpLoad, *, warm_items: int = 20_000, sampling: Sampling | None = None) -> Run:
+        """Measure one variant under one load of fresh rows, after `warm_items` others.
+
+        With `sampling` the run ends when, after the decision wait, nothing more arrives; CPU is then counted until that silence."""
+        load = replace(load, data=fresh(load.data, load.data.items))
+        warm = replace(load, data=fresh(load.data, warm_items), rows_per_s=None)
+        expected = sampling.expected if sampling else None
+        return self._measure(
+            variant, self.otlp_load, warm, load, lambda: self.sink.verify_otlp([warm.data, load.data], expected), sampling=sampling
+        )
+
+    def _measure(
+        self,
+        variant: Variant,
+        generator: Generator[L],
+        warm: L,
+        load: L,
+        verify: Callable[[], Verdict],
+        sampling: Sampling | None = None,
+    ) -> Run:
         self.sink.reset()
         with self.subject(variant) as (subject, port):
-            self.load.prepare(warm)
-            self.load.start(port)
-            self.load.wait(ARRIVAL_TIMEOUT_S)
-            self.await_arrival(subject, warm.records)
-            self.load.prepare(load)
+            if warm.records:
+                generator.prepare(warm)
+                generator.start(port)
+                generator.wait(ARRIVAL_TIMEOUT_S)
+                self._await_all(subject, warm.records, sampling)
+            generator.prepare(load)
             subject.watch_memory()
             cpu_before_s, began_s = subject.cpu_s(), time.monotonic()
-            self.load.start(port)
-            report = self.load.wait(ARRIVAL_TIMEOUT_S * 2)
-            self.await_arrival(subject, warm.records + load.records)
+            generator.start(port)
+            report = generator.wait(ARRIVAL_TIMEOUT_S * 2)
+            self._await_all(subject, warm.records + load.records, sampling)
             cpu_s, duration_s = subject.cpu_s() - cpu_before_s, time.monotonic() - began_s
             peak_rss_bytes = subject.peak_rss_bytes
-        verdict = self.sink.verify(0, warm.count + load.count)
+        verdict = verify()
         if not verdict.right:
             raise VoidRun(f"{variant.name}: {verdict}")
         return Run(cpu_s, load.records, duration_s, peak_rss_bytes, report, verdict)
+
+    def _await_all(self, subject: Subject, records: int, sampling: Sampling | None) -> None:
+        if sampling is None:
+            self.await_arrival(subject, records)
+            return
+        time.sleep(sampling.decision_wait_s + 1)
+        arrived, since = -1, time.monotonic()
+        while time.monotonic() - since < SETTLED_S:
+            subject.check_alive()
+            if (count := self.sink.count()) != arrived:
+                arrived, since = count, time.monotonic()
+            time.sleep(0.05)
 
     def subject(self, variant: Variant) -> _Running:
         self._runs += 1
         folder = self.folder / f"{self._runs:03d}"
         folder.mkdir()
-        return _Running(variant, folder, f"http://127.0.0.1:{self.sink.port}")
+        return _Running(variant, folder, self.sink.address)
 
     def await_arrival(self, subject: Subject, records: int) -> None:
         """Return when the sink holds so many records."""
@@ -120,13 +190,13 @@ class Workbench:
 class _Running:
     """Starts a variant in a folder of its own; stops it and removes the folder at the end."""
 
-    def __init__(self, variant: Variant, folder: Path, sink_url: str) -> None:
-        self._variant, self._folder, self._sink_url = variant, folder, sink_url
+    def __init__(self, variant: Variant, folder: Path, sink: SinkAddress) -> None:
+        self._variant, self._folder, self._sink = variant, folder, sink
         self._subject = Subject(variant.name, folder)
 
     def __enter__(self) -> tuple[Subject, int]:
         try:
-            return self._subject, self._variant.start(self._subject, self._folder, self._sink_url)
+            return self._subject, self._variant.start(self._subject, self._folder, self._sink)
         except BaseException:
             self._subject.stop()
             raise

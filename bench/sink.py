@@ -1,49 +1,48 @@
-"""The sink: a process of its own that takes OTLP/HTTP log requests, answers 200 at once, and afterwards proves what arrived.
+"""The sink: a process of its own that takes OTLP requests by HTTP and by gRPC, answers success at once, and afterwards proves what arrived.
 
-In the timed part it only reads bodies into memory. Afterwards it inflates them, finds every record's id (see `records.py`), and compares
-a sample of records field by field through the official protobuf classes. It is never counted in anybody's CPU.
+In the timed part it only reads bodies into memory. Afterwards it inflates them, finds every row's id, and compares a sample of rows field
+by field through the official protobuf classes (`proof.py`, `otlp_proof.py`). It is never counted in anybody's CPU.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import random
-import re
 import socket
 import threading
 import zlib
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from bench.records import TAG, Pool, decode_entry
+import grpc
 
-_ID = re.compile(rb"job-([0-9a-f]{32})")
+from bench.otlp_data import OtlpData
+from bench.otlp_proof import Sampled, verify_otlp
+from bench.proof import Arrived, Verdict, verify_forward
+from bench.records import Pool
+
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: 0\r\n\r\n"
-_SAMPLED_BODIES = 4
-_ANSWER_TIMEOUT_S = 60.0
-_SAMPLED_RECORDS_PER_BODY = 40
+_ANSWER_TIMEOUT_S = 120.0
+_PATHS = ("/v1/logs", "/v1/traces", "/v1/metrics")
 
 
-@dataclass(slots=True)
-class Verdict:
-    """What arrived, against what was sent. Anything in `lost`, `repeated`, `foreign` or `differences` makes the run void."""
+@dataclass(frozen=True, slots=True)
+class SinkAddress:
+    """Where the sink listens on loopback."""
 
-    records: int = 0
-    requests: int = 0
-    body_bytes: int = 0
-    inflated_bytes: int = 0
-    lost: int = 0
-    repeated: int = 0
-    foreign: int = 0
-    compared: int = 0
-    differences: list[str] = field(default_factory=list)
+    http_port: int
+    grpc_port: int
 
     @property
-    def right(self) -> bool:
-        return not (self.lost or self.repeated or self.foreign or self.differences) and self.compared > 0
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http_port}"
+
+    @property
+    def grpc(self) -> str:
+        return f"127.0.0.1:{self.grpc_port}"
 
 
 class Sink:
@@ -55,7 +54,11 @@ class Sink:
         self._process = context.Process(target=_serve, args=(theirs, pool_file), name="bench-sink", daemon=True)
         self._process.start()
         theirs.close()  # so that its end is noticed
-        self.port: int = self._control.recv()
+        self.address: SinkAddress = self._control.recv()
+
+    @property
+    def port(self) -> int:
+        return self.address.http_port
 
     def reset(self, *, keep: bool = True) -> None:
         """Forget what arrived. `keep=False`: from now on count only, for runs too long to hold in memory (no `verify` then)."""
@@ -63,11 +66,17 @@ class Sink:
 
     def count(self) -> int:
         """How many records arrived. Inflates what is new: ask after the load is sent, not during it."""
-        return int(self._ask("count", None))
+        return int(self._ask("count"))
 
     def verify(self, first: int, count: int) -> Verdict:
         """Compare with records [first, first + count) of the pool, each expected exactly once."""
-        verdict = self._ask("verify", (first, count))
+        verdict = self._ask("verify", first, count)
+        assert isinstance(verdict, Verdict)
+        return verdict
+
+    def verify_otlp(self, sent: Sequence[OtlpData], sampled: Sampled | None = None, merged: bool = False) -> Verdict:
+        """Compare with all rows of these recipes, each expected exactly once; or with what a sampler or an aggregator makes of them."""
+        verdict = self._ask("verify_otlp", sent, sampled, merged)
         assert isinstance(verdict, Verdict)
         return verdict
 
@@ -75,8 +84,8 @@ class Sink:
         self._process.kill()
         self._process.join()
 
-    def _ask(self, command: str, argument: object) -> Any:
-        self._control.send((command, argument))
+    def _ask(self, command: str, *arguments: object) -> Any:
+        self._control.send((command, arguments))
         if not self._control.poll(_ANSWER_TIMEOUT_S):
             raise RuntimeError("the sink does not answer")
         answer = self._control.recv()
@@ -86,30 +95,36 @@ class Sink:
 
 
 class _Bodies:
-    def __init__(self) -> None:
-        self.keep = True
+    def __init__(self, keep: bool = True) -> None:
+        self.keep = keep
         self._lock = threading.Lock()
         self.received: list[tuple[str, bytes]] = []
         self.inflated: list[bytes] = []
-        self.discarded_records = 0
+        self.records = 0
         self.body_bytes = 0
         self.problems: list[str] = []
 
     def add(self, path: str, encoding: str, body: bytes) -> None:
-        if path != "/v1/logs":
+        if path not in _PATHS:
             self.problems.append(f"a request to {path}")
         records = 0 if self.keep else _inflate(encoding, body).count(b"job-")
         with self._lock:
             self.body_bytes += len(body)
-            self.discarded_records += records
+            self.records += records
             if self.keep:
                 self.received.append((encoding, body))
 
     def count(self) -> int:
         while len(self.inflated) < len(self.received):
-            encoding, body = self.received[len(self.inflated)]
-            self.inflated.append(_inflate(encoding, body))
-        return self.discarded_records + sum(body.count(b"job-") for body in self.inflated)
+            body = _inflate(*self.received[len(self.inflated)])
+            self.received[len(self.inflated)] = ("", b"")
+            self.inflated.append(body)
+            self.records += body.count(b"job-")
+        return self.records
+
+    def arrived(self) -> Arrived:
+        self.count()
+        return Arrived(self.inflated, self.body_bytes, self.problems)
 
 
 def _inflate(encoding: str, body: bytes) -> bytes:
@@ -121,37 +136,39 @@ def _inflate(encoding: str, body: bytes) -> bytes:
 
 
 def _serve(control: Connection, pool_file: Path) -> None:
-    pool = Pool.load(pool_file)
     bodies = _Bodies()
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
     threading.Thread(target=_accept, args=(listener, lambda: bodies), daemon=True).start()
-    control.send(listener.getsockname()[1])
+    server, grpc_port = _grpc_server(lambda: bodies)
+    control.send(SinkAddress(listener.getsockname()[1], grpc_port))
     while True:
         try:
-            command, argument = control.recv()
+            command, arguments = control.recv()
         except EOFError:
+            server.stop(None)
             return
         try:
             if command == "reset":
-                bodies = _Bodies()
-                bodies.keep = argument
+                bodies = _Bodies(*arguments)
                 control.send(None)
             elif command == "count":
                 control.send(bodies.count())
+            elif command == "verify":
+                control.send(verify_forward(Pool.load(pool_file), bodies.arrived(), *arguments))
             else:
-                control.send(_verify(pool, bodies, *argument))
+                control.send(verify_otlp(arguments[0], bodies.arrived(), *arguments[1:]))
         except Exception as error:
             control.send(RuntimeError(f"sink: {type(error).__name__}: {error}"))
 
 
-def _accept(listener: socket.socket, bodies: Any) -> None:
+def _accept(listener: socket.socket, bodies: Callable[[], _Bodies]) -> None:
     while True:
         connection, _ = listener.accept()
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         threading.Thread(target=_receive, args=(connection, bodies), daemon=True).start()
 
 
-def _receive(connection: socket.socket, bodies: Any) -> None:
+def _receive(connection: socket.socket, bodies: Callable[[], _Bodies]) -> None:
     with connection, connection.makefile("rb", buffering=1 << 20) as stream:
         while request_line := stream.readline():
             path = request_line.split(b" ")[1].decode()
@@ -167,66 +184,19 @@ def _receive(connection: socket.socket, bodies: Any) -> None:
             bodies().add(path, headers.get(b"content-encoding", b"").decode(), body)
 
 
-def _verify(pool: Pool, bodies: _Bodies, first: int, count: int) -> Verdict:
-    bodies.count()
-    verdict = Verdict(requests=len(bodies.received), body_bytes=bodies.body_bytes, inflated_bytes=sum(map(len, bodies.inflated)))
-    verdict.differences += bodies.problems
-    arrived: Counter[bytes] = Counter()
-    for body in bodies.inflated:
-        arrived.update(_ID.findall(body))
-    expected = set(pool.ids[first : first + count])
-    verdict.records = arrived.total()
-    verdict.lost = len(expected - arrived.keys())
-    verdict.foreign = len(arrived.keys() - expected)
-    verdict.repeated = sum(times - 1 for times in arrived.values() if times > 1)
-    index_of = {pool.ids[index]: index for index in range(first, first + count)}
-    for body in random.sample(bodies.inflated, min(_SAMPLED_BODIES, len(bodies.inflated))):
-        _compare_body(pool, index_of, body, verdict)
-    del verdict.differences[10:]
-    return verdict
+def _grpc_server(bodies: Callable[[], _Bodies]) -> tuple[grpc.Server, int]:
+    """grpcio inflates what came compressed, so `body_bytes` counts the uncompressed size here."""
+    server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)])
+    for signal, service in (("logs", "logs.v1.LogsService"), ("traces", "trace.v1.TraceService"), ("metrics", "metrics.v1.MetricsService")):
 
+        def export(body: bytes, _: grpc.ServicerContext, path: str = f"/v1/{signal}") -> bytes:
+            bodies().add(path, "", body)
+            return b""
 
-def _compare_body(pool: Pool, index_of: dict[bytes, int], body: bytes, verdict: Verdict) -> None:
-    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-
-    request = ExportLogsServiceRequest.FromString(body)
-    rows = [
-        (resource_logs.resource, scope_logs.scope, record)
-        for resource_logs in request.resource_logs
-        for scope_logs in resource_logs.scope_logs
-        for record in scope_logs.log_records
-    ]
-    if len(rows) != len(_ID.findall(body)):
-        verdict.differences.append(f"a request has {len(rows)} log records but {len(_ID.findall(body))} ids")
-    for resource, scope, record in random.sample(rows, min(_SAMPLED_RECORDS_PER_BODY, len(rows))):
-        carried = {kv.key: _value(kv.value) for kv in (*resource.attributes, *scope.attributes, *record.attributes)}
-        job_id = str(carried.get("job_id", ""))
-        index = index_of.get(job_id.removeprefix("job-").encode())
-        if index is None:
-            verdict.differences.append(f"a record with the job_id {job_id!r}, which was not sent")
-            continue
-        time_unix_nano, sent = decode_entry(pool.entries[index])
-        verdict.compared += 1
-        carried["fluent.tag"] = carried.get("fluent.tag")
-        # Where OTLP has a field for it, a value may stand there instead of among the attributes.
-        fields = {
-            "message": _value(record.body),
-            "timestamp": sent["timestamp"] if record.time_unix_nano == time_unix_nano else record.time_unix_nano,
-            "level": record.severity_text,
-            "trace_id": record.trace_id.hex(),
-            "span_id": record.span_id.hex(),
-        }
-        for key, value in (*sent.items(), ("fluent.tag", TAG)):
-            if carried.get(key) != value and fields.get(key) != value:
-                verdict.differences.append(f"{job_id}: {key} was {value!r}, arrived as {carried.get(key)!r} (field {fields.get(key)!r})")
-        if record.time_unix_nano != time_unix_nano:
-            verdict.differences.append(f"{job_id}: time_unix_nano was {time_unix_nano}, arrived as {record.time_unix_nano}")
-
-
-def _value(value: Any) -> Any:
-    kind = value.WhichOneof("value")
-    if kind == "kvlist_value":
-        return {kv.key: _value(kv.value) for kv in value.kvlist_value.values}
-    if kind == "array_value":
-        return [_value(item) for item in value.array_value.values]
-    return getattr(value, kind) if kind else None
+        handler = grpc.method_handlers_generic_handler(
+            f"opentelemetry.proto.collector.{service}", {"Export": grpc.unary_unary_rpc_method_handler(export)}
+        )
+        server.add_generic_rpc_handlers((handler,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    return server, port

@@ -8,6 +8,7 @@ from typing import Literal
 from bench import configs
 from bench.configs import Compression
 from bench.runs import Variant
+from bench.sink import SinkAddress
 from bench.subjects import Subject, collector_command, emp_pipe_command, free_ports
 
 SHARED_KEY = "bench-only"
@@ -16,10 +17,10 @@ SHARED_KEY = "bench-only"
 def emp_pipe(name: str, *, compression: Compression, buffer: Literal["memory", "sqlite"], role: str = "run") -> Variant:
     """Forward in, OTLP/HTTP out. `role`: "run" has `processors: []`, "edge" and "central" bring their own defaults."""
 
-    def start(subject: Subject, folder: Path, sink_url: str) -> int:
+    def start(subject: Subject, folder: Path, sink: SinkAddress) -> int:
         (port,) = free_ports(1)
         config = configs.emp_pipe(
-            data_dir=folder / "data", port=port, buffer=buffer, exporters=configs.otlp_http(sink_url, compression), of_role=role != "run"
+            data_dir=folder / "data", port=port, buffer=buffer, exporters=configs.otlp_http(sink.url, compression), of_role=role != "run"
         )
         subject.start(emp_pipe_command(f"emp-pipe-{role}", configs.write(folder / "emp-pipe.yaml", config), [port], role=role))
         return port
@@ -30,13 +31,13 @@ def emp_pipe(name: str, *, compression: Compression, buffer: Literal["memory", "
 def emp_pipe_chain(name: str, *, roles: bool) -> Variant:
     """An edge that sends to a central over Forward with a shared key, both durable; central sends OTLP/HTTP with gzip."""
 
-    def start(subject: Subject, folder: Path, sink_url: str) -> int:
+    def start(subject: Subject, folder: Path, sink: SinkAddress) -> int:
         edge_port, central_port = free_ports(2)
         central = configs.emp_pipe(
             data_dir=folder / "central-data",
             port=central_port,
             buffer="sqlite",
-            exporters=configs.otlp_http(sink_url, "gzip"),
+            exporters=configs.otlp_http(sink.url, "gzip"),
             of_role=roles,
             receiver={"shared_key": SHARED_KEY},
         )
@@ -59,12 +60,12 @@ def emp_pipe_chain(name: str, *, roles: bool) -> Variant:
 def collector(name: str, *, compression: Compression, durable: bool) -> Variant:
     """The Collector, fluent_forward in and otlp_http out; durable: its sending queue in file_storage with an fsync a write."""
 
-    def start(subject: Subject, folder: Path, sink_url: str) -> int:
+    def start(subject: Subject, folder: Path, sink: SinkAddress) -> int:
         (port,) = free_ports(1)
         config = configs.collector(
             receiver="fluent_forward",
             port=port,
-            destination=sink_url,
+            destination=sink.url,
             compression=compression,
             storage=folder / "storage" if durable else None,
         )
@@ -77,10 +78,10 @@ def collector(name: str, *, compression: Compression, durable: bool) -> Variant:
 def collector_chain(name: str) -> Variant:
     """Two durable Collectors. It has no Forward exporter, so the hop between them is OTLP/HTTP with gzip."""
 
-    def start(subject: Subject, folder: Path, sink_url: str) -> int:
+    def start(subject: Subject, folder: Path, sink: SinkAddress) -> int:
         edge_port, central_port = free_ports(2)
         central = configs.collector(
-            receiver="otlp", port=central_port, destination=sink_url, compression="gzip", storage=folder / "central-storage"
+            receiver="otlp", port=central_port, destination=sink.url, compression="gzip", storage=folder / "central-storage"
         )
         edge = configs.collector(
             receiver="fluent_forward",
@@ -99,7 +100,7 @@ def collector_chain(name: str) -> Variant:
 def idle_edge(name: str) -> Variant:
     """An edge on its defaults, with only its addresses and its folder set: Forward and HTTP, SQLite, the rotating file exporter."""
 
-    def start(subject: Subject, folder: Path, sink_url: str) -> int:
+    def start(subject: Subject, folder: Path, sink: SinkAddress) -> int:
         port, http_port = free_ports(2)
         config = {
             "data_dir": str(folder / "data"),

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
+from bench.proof import Verdict
 from bench.records import TAG, Pool, decode_entry, make_pool
-from bench.sink import Sink, Verdict
+from bench.sink import Sink
 
 COUNT = 60
 
