@@ -1,4 +1,4 @@
-"""Node applications under `emp-pipe exec`: how auto-instrumentation is found and loaded; `tests/interop/test_otlp_node.py` has the real one."""
+"""Node applications under `emp-pipe exec`: how auto-instrumentation is found and loaded. The real one: `tests/interop/`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpenTelemetry's SDK for Node under `emp-pipe exec`, beside Python's: one trace across both, the job on every span and log, Winston's too."""
+"""OpenTelemetry's SDK for Node under `emp-pipe exec`, beside Python's: one trace across both, the job on every span and Winston log."""
 
 from __future__ import annotations
 
