@@ -55,8 +55,11 @@ pub mod metric {
 pub mod span {
     pub const TRACE_ID: u32 = 1;
     pub const SPAN_ID: u32 = 2;
+    pub const TRACE_STATE: u32 = 3;
+    pub const PARENT_SPAN_ID: u32 = 4;
     pub const NAME: u32 = 5;
     pub const START_TIME_UNIX_NANO: u32 = 7;
+    pub const END_TIME_UNIX_NANO: u32 = 8;
     pub const ATTRIBUTES: u32 = 9;
     pub const DROPPED_ATTRIBUTES_COUNT: u32 = 10;
     pub const EVENTS: u32 = 11;
