@@ -132,7 +132,7 @@ def _rows(model: type[BaseModel], above: str, hidden: frozenset[str]) -> Iterato
         text = (field.description or "").replace("|", "\\|").replace("\n", " ")
         yield f"| `{key}` | {_type(field.annotation)} | {_default(model, name, field)} | {text} |"
         inner = _model_in(field.annotation)
-        if inner is not None and inner is not SelectionConfig and model is not PipelineConfig:
+        if inner is not None and inner is not SelectionConfig and inner is not model and model is not PipelineConfig:
             several = get_origin(field.annotation) in (tuple, list)
             yield from _rows(inner, f"{key}{'[]' if several else ''}.", frozenset())
 

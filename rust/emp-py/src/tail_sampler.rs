@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use emp_core::sampling::tail::{Counts, TailSampler, TailSettings};
+use emp_core::sampling::settings::{Counts, TailSettings};
+use emp_core::sampling::tail::TailSampler;
 use emp_core::sampling::tick::{Ended, OutputSettings, Tick};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;

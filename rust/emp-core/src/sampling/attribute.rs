@@ -40,7 +40,7 @@ pub struct LeafConfig {
     /// Numbers to here.
     pub max: Option<f64>,
     /// A bool.
-    pub is: Option<bool>,
+    pub is_true: Option<bool>,
 }
 
 /// A compiled condition.
@@ -50,7 +50,7 @@ pub struct Leaf {
     place: Place,
     patterns: Vec<Vec<u8>>,
     range: Option<(f64, f64)>,
-    is: Option<bool>,
+    is_true: Option<bool>,
 }
 
 impl Leaf {
@@ -66,7 +66,7 @@ impl Leaf {
             place: config.place,
             patterns: config.values.iter().map(|value| value.clone().into_bytes()).collect(),
             range,
-            is: config.is,
+            is_true: config.is_true,
         })
     }
 
@@ -97,12 +97,12 @@ impl Leaf {
 
     /// Of a list any element will do; a list within a list does not count.
     fn matches_value(&self, value: Reader<'_>, lists: bool) -> Result<bool, WireError> {
-        let anything = self.patterns.is_empty() && self.range.is_none() && self.is.is_none();
+        let anything = self.patterns.is_empty() && self.range.is_none() && self.is_true.is_none();
         let number = |number: f64| self.range.is_some_and(|(min, max)| (min..=max).contains(&number));
         Ok(match any_value(value)? {
             _ if anything => true,
             AnyValue::String(text) => text.len() <= MAX_TEXT_BYTES && self.patterns.iter().any(|pattern| glob(pattern, text)),
-            AnyValue::Bool(value) => self.is == Some(value),
+            AnyValue::Bool(value) => self.is_true == Some(value),
             AnyValue::Int(value) => number(value as f64),
             AnyValue::Double(value) => number(value),
             AnyValue::Array(array) if lists => {
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn bools_match_by_value_and_without_a_condition_any_value_does() {
-        let is = |is| LeafConfig { is: Some(is), ..LeafConfig::default() };
+        let is = |is| LeafConfig { is_true: Some(is), ..LeafConfig::default() };
         assert!(
             matches(is(true), Scalar::Bool(true)) && !matches(is(true), Scalar::Bool(false)) && matches(is(false), Scalar::Bool(false))
         );

@@ -6,6 +6,7 @@ mod blocks;
 mod output;
 pub mod policy;
 pub mod rate;
+pub mod settings;
 pub mod span;
 pub mod state;
 pub mod tail;
