@@ -357,17 +357,21 @@ class DestinationLimits:
 
 @final
 class Limited:
-    """A batch made to fit: what passes, what is too old (or too far ahead), and how many values were shortened or left out, by limit."""
+    """A batch made to fit: what passes, what the destination would refuse, and how many values were shortened or left out, by limit."""
 
     @property
     def batch(self) -> Batch | None: ...
     @property
     def expired(self) -> Batch | None:
-        """Rows that the destination would refuse: too old, too far ahead, past the spans of a trace. They become dead letters."""
+        """Rows that are too old, or too far ahead. They become dead letters."""
+        ...
+    @property
+    def trace_too_large(self) -> Batch | None:
+        """Spans past those that the destination takes of a trace. They become dead letters."""
         ...
     @property
     def truncated(self) -> dict[str, int]:
-        """How often each limit applied, by its name; the rows of `expired` are counted too."""
+        """How often each limit applied, by its name; rows set apart are counted too."""
         ...
 
 @final
