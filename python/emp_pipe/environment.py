@@ -23,7 +23,8 @@ _FALSE = frozenset({"false", "0", "no", "off"})
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _SIGNALS = ("logs", "traces", "metrics")
 _GRPC_PORT = re.compile(r":4317/?$")
-_LISTEN = {"otlp_grpc": ("4317", "EMP_OTLP_GRPC_LISTEN"), "otlp_http": ("4318", "EMP_OTLP_HTTP_LISTEN")}
+OTLP_LISTEN = {"otlp_grpc": ("4317", "EMP_OTLP_GRPC_LISTEN"), "otlp_http": ("4318", "EMP_OTLP_HTTP_LISTEN")}
+"""The usual port of each OTLP receiver, and the variable that moves it."""
 _OFF = "off"
 _HERE = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -141,7 +142,7 @@ def put_secure_forward(layer: Layer, environment: Environment, *, key_name: str)
 def put_otlp_receivers(layer: Layer, environment: Environment, role: str) -> None:
     """Put the OTLP receivers: on loopback, or for everybody who has the token where one is set. `off` leaves one out."""
     token, token_name = first(environment, "EMP_OTLP_TOKEN")
-    for type_name, (port, variable) in _LISTEN.items():
+    for type_name, (port, variable) in OTLP_LISTEN.items():
         at = ("receivers", type_name)
         listen, name = first(environment, variable)
         if listen.lower() == _OFF:
@@ -212,7 +213,7 @@ def put_central_otlp(layer: Layer, environment: Environment) -> str:
         host, name = first(environment, "FLUENTD_HOST")
         host = f"[{host}]" if ":" in host and not host.startswith("[") else host
         scheme = "https" if central_speaks_tls(environment) else "http"
-        layer.put((*at, "endpoint"), f"{scheme}://{host}:{_LISTEN['otlp_http'][0]}", place=f"environment {name}")
+        layer.put((*at, "endpoint"), f"{scheme}://{host}:{OTLP_LISTEN['otlp_http'][0]}", place=f"environment {name}")
     if first(environment, "EMP_OTLP_TOKEN")[0]:
         layer.put((*at, "token", "env"), "EMP_OTLP_TOKEN", place="environment EMP_OTLP_TOKEN")
     put(layer, (*at, "tls", "ca_file"), environment, "EMP_TLS_CA_FILE")
@@ -269,7 +270,7 @@ def _is_own_listener(endpoint: str, environment: Environment) -> bool:
         host, port = parts.hostname, parts.port
     except ValueError:
         return False
-    own = {(first(environment, variable)[0] or usual).rpartition(":")[2] for usual, variable in _LISTEN.values()}
+    own = {(first(environment, variable)[0] or usual).rpartition(":")[2] for usual, variable in OTLP_LISTEN.values()}
     return host in _HERE and str(port) in own
 
 
