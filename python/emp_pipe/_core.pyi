@@ -326,6 +326,58 @@ def merge_blocks(blocks: Sequence[Block], codec: _Codec, *, block_id: str) -> Bl
     ...
 
 @final
+class Aggregator:
+    """Metrics added up to one point per stream and window; a window is what was taken since the last flush."""
+
+    def __new__(cls, *, max_streams: int = 2000, max_exemplars: int = 5, idle_windows: int = 10) -> Aggregator: ...
+    def take(self, block: Block, *, max_inflated_bytes: int = 268435456) -> AggregatorTaken:
+        """Take a block of metrics in. CoreError (block_invalid), with nothing taken, where it cannot be read."""
+        ...
+    def flush(self, codec: _Codec, *, topic: str, block_prefix: str, level: int = 1) -> AggregatorFlushed:
+        """Everything taken since the last flush, as blocks of at most 1 MiB that are flagged as aggregated."""
+        ...
+    def reset(self) -> None:
+        """Forget everything."""
+        ...
+    def shrink(self) -> None:
+        """Forget, right after a flush, which streams there are but for those flushed: for when memory is short."""
+        ...
+    @property
+    def size_bytes(self) -> int:
+        """About how many bytes it takes."""
+        ...
+    @property
+    def stream_count(self) -> int:
+        """Streams that it knows, those without a point in this window included."""
+        ...
+
+@final
+class AggregatorTaken:
+    """What was taken of a block: `points` can be read; `skipped` of them are past the limit of streams and have no place in another."""
+
+    @property
+    def points(self) -> int: ...
+    @property
+    def skipped(self) -> int: ...
+    @property
+    def unreadable(self) -> list[Rejected]:
+        """Points that cannot be read, each with its metric's own fields."""
+        ...
+
+@final
+class AggregatorFlushed:
+    """A flushed window."""
+
+    @property
+    def blocks(self) -> list[Block]: ...
+    @property
+    def points(self) -> int: ...
+    @property
+    def overflowed(self) -> dict[str, int]:
+        """By metric name: points past the limit of streams."""
+        ...
+
+@final
 class Selection:
     """A compiled `only:` / `except:` rule (JSON of SelectionConfig, by field name)."""
 
@@ -357,21 +409,17 @@ class DestinationLimits:
 
 @final
 class Limited:
-    """A batch made to fit: what passes, what the destination would refuse, and how many values were shortened or left out, by limit."""
+    """A batch made to fit: what passes, what is too old (or too far ahead), and how many values were shortened or left out, by limit."""
 
     @property
     def batch(self) -> Batch | None: ...
     @property
     def expired(self) -> Batch | None:
-        """Rows that are too old, or too far ahead. They become dead letters."""
-        ...
-    @property
-    def trace_too_large(self) -> Batch | None:
-        """Spans past those that the destination takes of a trace. They become dead letters."""
+        """Rows that the destination would refuse: too old, too far ahead, past the spans of a trace. They become dead letters."""
         ...
     @property
     def truncated(self) -> dict[str, int]:
-        """How often each limit applied, by its name; rows set apart are counted too."""
+        """How often each limit applied, by its name; the rows of `expired` are counted too."""
         ...
 
 @final
@@ -394,72 +442,3 @@ def parse_retry_delay_s(data: Buffer, *, in_status: bool) -> float | None:
 
     None where it says nothing usable: bytes that are none, no delay, a delay that is not above 0."""
     ...
-
-@final
-class TailSampler:
-    """Decides whole traces. Blocks go in with `take`; `tick` says which have ended and what of them goes on."""
-
-    def __new__(cls, settings: str) -> TailSampler:
-        """`settings` is JSON. CoreError (config_invalid) names the policy."""
-        ...
-    def restore(self, values: Sequence[bytes]) -> None:
-        """Begin anew with the values of the commits that were made."""
-        ...
-    def take(self, offset: int, block: Block, now_unix_nano: int) -> None:
-        """Take a block in, in the order of offsets. CoreError (block_invalid): then it is not held."""
-        ...
-    def tick(
-        self, now_unix_nano: int, *, at_once: bool, codec: _Codec, id_prefix: str, first_number: int, level: int = 1
-    ) -> TailTick | None:
-        """What is due now; None where nothing is. Outputs get ids of `id_prefix` and numbers from `first_number` on.
-
-        `at_once`: kept rows do not wait for the rest of their block. What is returned counts as done: commit it, or `restore`."""
-        ...
-    @property
-    def policy_names(self) -> list[str]: ...
-    @property
-    def open_traces(self) -> int: ...
-    @property
-    def decided_traces(self) -> int:
-        """Decisions that are remembered."""
-        ...
-    @property
-    def held_blocks(self) -> int: ...
-    @property
-    def memory_bytes(self) -> int:
-        """What the summaries take; blocks not counted."""
-        ...
-    @property
-    def counts(self) -> dict[str, int]:
-        """What has been counted since it was made: `policy.<name>.traces`, `….spans`, `dropped.traces`, `dropped.spans`, `why.<cause>`,
-        `late.kept`, `late.dropped`, `without_trace_id`, `malformed_tracestate`."""
-        ...
-
-@final
-class TailTick:
-    """What one commit of a tail sampler does."""
-
-    @property
-    def acks(self) -> list[int]:
-        """The offsets of blocks that have ended."""
-        ...
-    @property
-    def skipped(self) -> dict[int, int]:
-        """By offset: rows that were left out, where there are any."""
-        ...
-    @property
-    def broken(self) -> dict[int, int]:
-        """By offset: rows that cannot be read, where there are any."""
-        ...
-    @property
-    def outputs(self) -> list[Block]:
-        """Blocks of the topic `traces`, flagged as decided."""
-        ...
-    @property
-    def state(self) -> tuple[int, bytes] | None:
-        """The number and the value of what a restart has to know."""
-        ...
-    @property
-    def deletes(self) -> list[int]:
-        """Numbers of values that are needed no more."""
-        ...

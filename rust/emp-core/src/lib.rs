@@ -3,6 +3,7 @@
 //! No sockets, no clock, no threads, no logging: bytes, times and limits come in as arguments, results and errors go out as values. Bytes
 //! from outside never panic here. Read [`batch`] first, then [`fluent`] (in), [`normalize`] (what a record means) and [`otlp`] (out).
 
+pub mod aggregate;
 pub mod batch;
 pub mod block;
 pub mod compress;
@@ -13,5 +14,4 @@ pub mod json_lines;
 pub mod limits;
 pub mod normalize;
 pub mod otlp;
-pub mod sampling;
 pub mod selection;

@@ -2,6 +2,7 @@
 //!
 //! The surface is described in `python/emp_pipe/_core.pyi` and held against this module by stubtest.
 
+mod aggregator;
 mod attributes;
 mod batch;
 mod block;
@@ -14,7 +15,6 @@ mod normalizer;
 mod otlp_decoder;
 mod response;
 mod selection;
-mod tail_sampler;
 
 use pyo3::prelude::*;
 
@@ -30,6 +30,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("IS_DEBUG_BUILD", cfg!(debug_assertions))?;
     module.add("CoreError", py.get_type::<error::CoreError>())?;
+    module.add_class::<aggregator::PyAggregator>()?;
+    module.add_class::<aggregator::PyAggregatorTaken>()?;
+    module.add_class::<aggregator::PyAggregatorFlushed>()?;
     module.add_class::<batch::PyBatch>()?;
     module.add_class::<block::PyBlock>()?;
     module.add_class::<columns::PyColumn>()?;
@@ -39,8 +42,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<limits::PyLimited>()?;
     module.add_class::<response::PyExportResponse>()?;
     module.add_class::<selection::PySelection>()?;
-    module.add_class::<tail_sampler::PyTailSampler>()?;
-    module.add_class::<tail_sampler::PyTailTick>()?;
     module.add_class::<normalizer::PyNormalizer>()?;
     module.add_class::<forward_decoder::PyForwardDecoder>()?;
     module.add_class::<forward_decoder::PyForwardRead>()?;

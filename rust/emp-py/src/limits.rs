@@ -67,7 +67,6 @@ impl PyDestinationLimits {
         Ok(PyLimited {
             batch: limited.batch.map(|batch| batch.into()),
             expired: limited.expired.map(|batch| batch.into()),
-            trace_too_large: limited.trace_too_large.map(|batch| batch.into()),
             truncated: limited.applied,
         })
     }
@@ -78,7 +77,6 @@ impl PyDestinationLimits {
 pub struct PyLimited {
     batch: Option<PyBatch>,
     expired: Option<PyBatch>,
-    trace_too_large: Option<PyBatch>,
     truncated: BTreeMap<&'static str, u64>,
 }
 
@@ -89,19 +87,13 @@ impl PyLimited {
         self.batch.clone()
     }
 
-    /// Too old or too far ahead: dead letters.
+    /// Too old, too far ahead, or past the spans of a trace: dead letters.
     #[getter]
     fn expired(&self) -> Option<PyBatch> {
         self.expired.clone()
     }
 
-    /// Spans past those that the destination takes of a trace: dead letters.
-    #[getter]
-    fn trace_too_large(&self) -> Option<PyBatch> {
-        self.trace_too_large.clone()
-    }
-
-    /// How often each limit applied, by its name; rows set apart are counted too.
+    /// How often each limit applied, by its name; the rows in `expired` are counted too.
     #[getter]
     fn truncated(&self) -> BTreeMap<&'static str, u64> {
         self.truncated.clone()

@@ -1,11 +1,9 @@
 //! What a destination accepts, proved by a block's header or enforced on rows: old rows are set apart, long values are shortened and
 //! marked, excess attributes and events are left out and counted, as OTLP says.
 //!
-//! A point's attributes are its stream's identity: a shortened one ends with a hash of the whole, so that streams stay apart.
+//! Metrics pass as they are: shortening a point's attribute would make another stream of it, and no destination that we know limits them.
 
-mod metric;
 mod row;
-mod text;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -37,28 +35,15 @@ pub struct DestinationLimits {
     pub max_value_bytes: u32,
 }
 
-/// How often each limit applied, by its name.
-pub type Applied = BTreeMap<&'static str, u64>;
-
 /// A batch made to fit.
 #[derive(Clone, Debug)]
 pub struct Limited {
     /// What passes; None when nothing does.
     pub batch: Option<Batch>,
-    /// Too old or too far ahead for the destination. None when nothing is.
+    /// What the destination would refuse: too old, too far ahead, past the spans of a trace. None when nothing is.
     pub expired: Option<Batch>,
-    /// Spans past those that it takes of a trace. None when there are none.
-    pub trace_too_large: Option<Batch>,
     /// How often a limit applied, by its name; rows set apart are counted too.
-    pub applied: Applied,
-}
-
-/// What becomes of a row before anything of it is shortened.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Passes,
-    OutOfTime,
-    PastItsTrace,
+    pub applied: BTreeMap<&'static str, u64>,
 }
 
 fn exceeds(value: u32, limit: u32) -> bool {
@@ -68,6 +53,9 @@ fn exceeds(value: u32, limit: u32) -> bool {
 impl DestinationLimits {
     /// Whether a header proves that no limit applies to the block.
     pub fn block_passes(&self, header: &Header, now_unix_nano: i64) -> bool {
+        if header.signal == Signal::Metrics {
+            return true;
+        }
         let extremes = Extremes {
             max_body_bytes: header.max_body_bytes,
             max_attributes: header.max_attributes,
@@ -87,7 +75,7 @@ impl DestinationLimits {
         let attributes = match signal {
             Signal::Logs => self.max_log_attributes,
             Signal::Traces => self.max_span_attributes,
-            Signal::Metrics => 0,
+            Signal::Metrics => return false,
         };
         exceeds(extremes.max_attributes, attributes)
             || exceeds(extremes.max_body_bytes, self.max_body_bytes)
@@ -105,22 +93,26 @@ impl DestinationLimits {
 
     /// The rows made to fit.
     pub fn apply(&self, batch: &Batch, now_unix_nano: i64) -> Result<Limited, CoreError> {
-        let mut applied = Applied::new();
-        let fates = self.fates(batch, now_unix_nano, &mut applied);
-        let of_fate = |fate| some(batch.filter(|row| fates[row] == fate));
-        let (kept, expired, trace_too_large) = if fates.iter().all(|fate| *fate == Fate::Passes) {
-            (some(batch.clone()), None, None)
+        let mut applied = BTreeMap::new();
+        if batch.signal == Signal::Metrics {
+            return Ok(Limited { batch: some(batch.clone()), expired: None, applied });
+        }
+        let passes = self.passing_rows(batch, now_unix_nano, &mut applied);
+        let (kept, expired) = if passes.iter().all(|passes| *passes) {
+            (None, None)
         } else {
-            (of_fate(Fate::Passes), of_fate(Fate::OutOfTime), of_fate(Fate::PastItsTrace))
+            (some(batch.filter(|row| passes[row])), some(batch.filter(|row| !passes[row])))
         };
-        let kept = match kept {
-            Some(kept) if self.row_exceeds(kept.signal, &kept.extremes) => some(self.shortened(&kept, &mut applied)?),
-            kept => kept,
+        let kept = match (&expired, kept) {
+            (None, _) => batch.clone(),
+            (_, Some(kept)) => kept,
+            (_, None) => return Ok(Limited { batch: None, expired, applied }),
         };
-        Ok(Limited { batch: kept, expired, trace_too_large, applied })
+        let kept = if self.row_exceeds(kept.signal, &kept.extremes) { self.shortened(&kept, &mut applied)? } else { kept };
+        Ok(Limited { batch: some(kept), expired, applied })
     }
 
-    fn fates(&self, batch: &Batch, now_unix_nano: i64, applied: &mut Applied) -> Vec<Fate> {
+    fn passing_rows(&self, batch: &Batch, now_unix_nano: i64, applied: &mut BTreeMap<&'static str, u64>) -> Vec<bool> {
         let mut count = |name| *applied.entry(name).or_default() += 1;
         let mut spans: HashMap<[u8; 16], u32> = HashMap::new();
         (0..batch.len())
@@ -128,30 +120,27 @@ impl DestinationLimits {
                 let time = batch.columns.time_unix_nano[row];
                 if self.out_of_time(time, now_unix_nano) {
                     count(if time < now_unix_nano { "max_age_s" } else { "max_ahead_s" });
-                    return Fate::OutOfTime;
+                    return false;
                 }
                 if batch.signal == Signal::Traces && self.max_trace_spans != 0 {
                     let spans = spans.entry(batch.columns.trace_id[row]).or_default();
                     *spans += 1;
                     if *spans > self.max_trace_spans {
                         count("max_trace_spans");
-                        return Fate::PastItsTrace;
+                        return false;
                     }
                 }
-                Fate::Passes
+                true
             })
             .collect()
     }
 
-    fn shortened(&self, batch: &Batch, applied: &mut Applied) -> Result<Batch, CoreError> {
+    fn shortened(&self, batch: &Batch, applied: &mut BTreeMap<&'static str, u64>) -> Result<Batch, CoreError> {
         batch.rewritten(|_, message, out| {
             let mut extremes = Extremes::default();
             scan_row(batch.signal, message, 0, &mut extremes)?;
             if self.row_exceeds(batch.signal, &extremes) {
-                match batch.signal {
-                    Signal::Metrics => metric::shorten(self, message, out, applied)?,
-                    signal => row::shorten(self, signal, message, out, applied)?,
-                }
+                row::shorten(self, batch.signal, message, out, applied)?;
                 Ok(true)
             } else {
                 out.extend_from_slice(message);
@@ -165,11 +154,11 @@ impl DestinationLimits {
         for (name, limit) in
             [("max_body_bytes", self.max_body_bytes), ("max_value_bytes", self.max_value_bytes), ("max_key_bytes", self.max_key_bytes)]
         {
-            if limit != 0 && (limit as usize) < text::MARK.len() {
+            if limit != 0 && (limit as usize) < row::MARK.len() {
                 return Err(CoreError::new(
                     ErrorKind::ConfigInvalid,
                     0,
-                    format!("{name} must be 0 (no limit) or at least {}", text::MARK.len()),
+                    format!("{name} must be 0 (no limit) or at least {}", row::MARK.len()),
                 ));
             }
         }

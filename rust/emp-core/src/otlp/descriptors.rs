@@ -86,7 +86,8 @@ static ANY_VALUE: [Descriptor; 7] = [
 ];
 static ARRAY_VALUE: [Descriptor; 1] = [many(1, "values", Message(&ANY_VALUE))];
 static KEY_VALUE_LIST: [Descriptor; 1] = [many(1, "values", Message(&KEY_VALUE))];
-static KEY_VALUE: [Descriptor; 2] = [one(1, "key", Text), one(2, "value", Message(&ANY_VALUE))];
+/// KeyValue.
+pub static KEY_VALUE: [Descriptor; 2] = [one(1, "key", Text), one(2, "value", Message(&ANY_VALUE))];
 
 /// The export request of a signal.
 pub fn request(signal: Signal) -> &'static [Descriptor] {

@@ -98,7 +98,7 @@ impl<'a> Field<'a> {
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
     data: &'a [u8],
-    pub(super) at: usize,
+    at: usize,
     base: usize,
 }
 

@@ -1,0 +1,48 @@
+//! Exemplars, kept sparsely: a point holds a few, those with a trace id first, then the latest.
+
+use super::fields::exemplar as field;
+use crate::otlp::wire::{Reader, WireError, for_each_field};
+
+struct Candidate<'a> {
+    /// The field as it lies in a point.
+    raw: &'a [u8],
+    traced: bool,
+    time: u64,
+}
+
+/// Reads the exemplar fields that lie one after another in `fields`.
+fn candidates<'a>(fields: &'a [u8], out: &mut Vec<Candidate<'a>>) -> Result<(), WireError> {
+    for_each_field(Reader::new(fields), |raw| {
+        let mut candidate = Candidate { raw: raw.raw, traced: false, time: 0 };
+        for_each_field(raw.message(), |field| {
+            match field.number {
+                field::TRACE_ID => candidate.traced = field.bytes().is_some_and(|id| id.iter().any(|byte| *byte != 0)),
+                field::TIME_UNIX_NANO => candidate.time = field.scalar().unwrap_or(0),
+                _ => {}
+            }
+            Ok::<(), WireError>(())
+        })?;
+        out.push(candidate);
+        Ok(())
+    })
+}
+
+/// Whether the exemplar fields in `fields` can be read.
+pub fn check(fields: &[u8]) -> Result<(), WireError> {
+    if fields.is_empty() { Ok(()) } else { candidates(fields, &mut Vec::new()) }
+}
+
+/// Adds the exemplars in `incoming` to those in `kept` (both checked: fields of a point, one after another), and keeps the best `max` of
+/// them, in their order.
+pub fn offer(kept: &mut Vec<u8>, incoming: &[u8], max: usize) {
+    if incoming.is_empty() {
+        return;
+    }
+    let mut all = Vec::new();
+    let _ = candidates(kept, &mut all).and_then(|()| candidates(incoming, &mut all));
+    let mut best: Vec<usize> = (0..all.len()).collect();
+    best.sort_by_key(|index| std::cmp::Reverse((all[*index].traced, all[*index].time, *index)));
+    best.truncate(max);
+    best.sort_unstable();
+    *kept = best.iter().flat_map(|index| all[*index].raw).copied().collect();
+}
