@@ -31,11 +31,22 @@ async def test_a_block_arrives_at_another_emp_pipe_as_it_was_sent_to_the_byte(tm
         assert arrival.chunks[0].peer == "gpu-7.edge"
 
 
-async def test_spans_and_metrics_pass_between_emp_pipes_by_forward(tmp_path: Path):
+@pytest.mark.parametrize("codec", ["none", "gzip", "zstd"])
+@pytest.mark.parametrize(
+    "flags",
+    [{}, {"decided": True}, {"red_done": True}, {"decided": True, "red_done": True}, {"aggregated": True}],
+    ids=lambda flags: "-".join(flags) or "none",
+)
+@pytest.mark.parametrize("signal", ["traces", "metrics"])
+async def test_spans_and_metrics_pass_between_emp_pipes_to_the_byte_with_what_was_done_to_them(
+    tmp_path: Path, signal: str, flags: dict[str, bool], codec: str
+):
+    sent = (span_block(7, codec=codec) if signal == "traces" else metric_block(7, codec=codec)).with_flags(**flags)
     async with running(tmp_path, shared_key="k") as server, exporting(tmp_path, server.port, shared_key="k") as exporter:
-        await send(exporter, span_block())
-        await send(exporter, metric_block())
-        assert [one.signal for arrival in server.intake.arrivals for one in arrival.blocks] == ["traces", "metrics"]
+        await send(exporter, sent)
+        (arrived,) = [one for arrival in server.intake.arrivals for one in arrival.blocks]
+    assert (arrived.header, bytes(memoryview(arrived))) == (sent.header, bytes(memoryview(sent)))
+    assert {name for name in ("decided", "red_done", "aggregated") if getattr(arrived, name)} == set(flags)
 
 
 async def test_a_block_sent_again_is_acknowledged_and_kept_once(tmp_path: Path):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from emp_pipe.errors import ErrorKind, Retry
+from emp_pipe.exporters.forward import ForwardExporterConfig
+from emp_pipe.log.protocol import Topic
 from tests.support.blocks import block
 from tests.support.forward import running
 from tests.support.forward_out import error_of, exporting, send, until
@@ -65,6 +69,24 @@ async def test_spans_and_metrics_to_a_foreign_peer_are_refused_with_advice(tmp_p
         error = await error_of(exporter, span_block())
         assert (error.kind, error.retry) == (ErrorKind.REFUSED, Retry.NEVER)
         assert "otlp_http" in error.advice
+
+
+async def test_without_a_shared_key_only_logs_are_read_and_the_start_says_where_the_rest_can_go(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO)
+    async with exporting(tmp_path, 1) as exporter:
+        assert exporter.topics == {Topic.LOGS}
+        assert "sends logs only" in caplog.text
+        assert "otlp_grpc" in caplog.text
+    async with exporting(tmp_path, 1, shared_key="k") as exporter:
+        assert exporter.topics == {Topic.LOGS, Topic.TRACES, Topic.METRICS}
+
+
+def test_other_signals_alone_without_a_shared_key_are_refused_as_a_setting():
+    with pytest.raises(ValidationError, match="only logs can be sent: set a `shared_key`"):
+        ForwardExporterConfig(endpoint="c:24224", only={"signals": ["traces", "metrics"]})  # type: ignore[arg-type]
+    assert ForwardExporterConfig(endpoint="c:24224", shared_key="k", only={"signals": ["traces"]})  # type: ignore[arg-type]
 
 
 async def test_without_a_shared_key_another_emp_pipe_is_a_foreign_peer_and_rows_arrive_the_same(tmp_path: Path):

@@ -14,10 +14,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from emp_pipe.component import Context, ExporterConfig, Parcel, Sent
+from emp_pipe.component import Context, ExporterConfig, Parcel, Sent, Signal
 from emp_pipe.errors import DeliveryError, ErrorKind
 from emp_pipe.exporters.forward_link import Endpoint, Identity, Link
 from emp_pipe.forward_handshake import MAX_NAME_BYTES
+from emp_pipe.log.protocol import Topic
 from emp_pipe.logs import get_logger
 from emp_pipe.secret import Secret
 from emp_pipe.tls import TlsClientConfig, WatchedContext
@@ -27,6 +28,7 @@ _ENDPOINT = re.compile(r"^(?P<host>\[[0-9a-fA-F:.%\w]+\]|[^\[\]:\s/]+)(?::(?P<po
 _INLINE_BELOW_BYTES = 65_536
 _MOST_REMEMBERED_BLOCKS = 256
 
+_OTHER_SIGNALS = "set a `shared_key` on both sides, or send traces and metrics by otlp_http or otlp_grpc"
 _PositiveFloat = Annotated[float, Field(gt=0)]
 
 
@@ -80,6 +82,8 @@ class ForwardExporterConfig(ExporterConfig):
             raise ValueError("a user is named in the handshake, which needs a `shared_key`")
         if len(self.username.encode()) > MAX_NAME_BYTES:
             raise ValueError(f"`username` has more than {MAX_NAME_BYTES} bytes")
+        if self.shared_key is None and self.only is not None and self.only.signals and Signal.LOGS not in self.only.signals:
+            raise ValueError(f"without a `shared_key` only logs can be sent: {_OTHER_SIGNALS}")
         return self
 
 
@@ -115,6 +119,11 @@ class ForwardExporter:
         self._acked_frames: OrderedDict[str, set[str]] = OrderedDict()
 
     @property
+    def topics(self) -> frozenset[Topic]:
+        """What its group reads. Without a key no peer can be recognised as an emp-pipe, and Fluent's own messages have logs only."""
+        return frozenset({Topic.LOGS}) if self.config.shared_key is None else frozenset({Topic.LOGS, Topic.TRACES, Topic.METRICS})
+
+    @property
     def codec(self) -> str:
         return "any"
 
@@ -141,6 +150,8 @@ class ForwardExporter:
         )
         if config.tls is not None:
             self._tls = WatchedContext.of_client(config.tls, self._context.clock, f"{place}: tls")
+        if config.shared_key is None:
+            self._log.info("%s: sends logs only, for it has no `shared_key`; %s", place, _OTHER_SIGNALS)
 
     async def send(self, parcel: Parcel) -> Sent:
         """Return when the peer has acknowledged the parcel. Raises DeliveryError."""
@@ -223,7 +234,7 @@ class ForwardExporter:
                 ErrorKind.REFUSED,
                 place=str(link.endpoint),
                 detail=f"{block.signal} cannot be sent by Forward to a peer that is no emp-pipe",
-                advice="send them by otlp_http, and set `only: {signals: [logs]}` here; between emp-pipes set a `shared_key` on both sides",
+                advice="send them by otlp_http or otlp_grpc, and set `only: {signals: [logs]}` here",
             )
 
         def encode() -> list[Any]:
