@@ -29,6 +29,8 @@ OWN_NAMES = {
     "SERVICE_VERSION",
     "RAILWAY_VOLUME_MOUNT_PATH",
 }
+# Two processes on one machine cannot both have the usual ports.
+OTLP_ANYWHERE = {"EMP_OTLP_GRPC_LISTEN": "127.0.0.1:0", "EMP_OTLP_HTTP_LISTEN": "127.0.0.1:0"}
 
 
 class ProcessError(Exception):
@@ -74,7 +76,12 @@ class EmpPipe:
         with self.log_file.open("wb") as log:
             # A session of its own: Ctrl-C reaches the demo alone, which then stops both in order.
             self._process = subprocess.Popen(
-                command, env={**clean, **environment}, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                env={**clean, **OTLP_ANYWHERE, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def wait_ready(self) -> None:

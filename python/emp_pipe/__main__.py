@@ -12,13 +12,13 @@ _NEEDED = frozenset(
 
 def main() -> None:
     """Run the command; exit code 2 with advice when a package that it needs is not installed, whichever others are."""
-    # gRPC's core writes to stderr as it likes, between our JSON lines; what concerns a user we say ourselves. Read when grpcio is imported.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         if sys.argv[1:2] == ["exec"]:  # it needs none of the rest, and an application waits for it
             from emp_pipe import cli_exec
 
             cli_exec.main(sys.argv[2:])
+        # gRPC's core writes to stderr as it likes, between our JSON lines; what concerns a user we say ourselves. Read when it is imported.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         from emp_pipe.cli import run_command
 
         run_command()

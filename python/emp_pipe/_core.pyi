@@ -409,17 +409,21 @@ class DestinationLimits:
 
 @final
 class Limited:
-    """A batch made to fit: what passes, what is too old (or too far ahead), and how many values were shortened or left out, by limit."""
+    """A batch made to fit: what passes, what the destination would refuse, and how many values were shortened or left out, by limit."""
 
     @property
     def batch(self) -> Batch | None: ...
     @property
     def expired(self) -> Batch | None:
-        """Rows that the destination would refuse: too old, too far ahead, past the spans of a trace. They become dead letters."""
+        """Rows that are too old, or too far ahead. They become dead letters."""
+        ...
+    @property
+    def trace_too_large(self) -> Batch | None:
+        """Spans past those that the destination takes of a trace. They become dead letters."""
         ...
     @property
     def truncated(self) -> dict[str, int]:
-        """How often each limit applied, by its name; the rows of `expired` are counted too."""
+        """How often each limit applied, by its name; rows set apart are counted too."""
         ...
 
 @final
@@ -442,3 +446,72 @@ def parse_retry_delay_s(data: Buffer, *, in_status: bool) -> float | None:
 
     None where it says nothing usable: bytes that are none, no delay, a delay that is not above 0."""
     ...
+
+@final
+class TailSampler:
+    """Decides whole traces. Blocks go in with `take`; `tick` says which have ended and what of them goes on."""
+
+    def __new__(cls, settings: str) -> TailSampler:
+        """`settings` is JSON. CoreError (config_invalid) names the policy."""
+        ...
+    def restore(self, values: Sequence[bytes]) -> None:
+        """Begin anew with the values of the commits that were made."""
+        ...
+    def take(self, offset: int, block: Block, now_unix_nano: int) -> None:
+        """Take a block in, in the order of offsets. CoreError (block_invalid): then it is not held."""
+        ...
+    def tick(
+        self, now_unix_nano: int, *, at_once: bool, codec: _Codec, id_prefix: str, first_number: int, level: int = 1
+    ) -> TailTick | None:
+        """What is due now; None where nothing is. Outputs get ids of `id_prefix` and numbers from `first_number` on.
+
+        `at_once`: kept rows do not wait for the rest of their block. What is returned counts as done: commit it, or `restore`."""
+        ...
+    @property
+    def policy_names(self) -> list[str]: ...
+    @property
+    def open_traces(self) -> int: ...
+    @property
+    def decided_traces(self) -> int:
+        """Decisions that are remembered."""
+        ...
+    @property
+    def held_blocks(self) -> int: ...
+    @property
+    def memory_bytes(self) -> int:
+        """What the summaries take; blocks not counted."""
+        ...
+    @property
+    def counts(self) -> dict[str, int]:
+        """What has been counted since it was made: `policy.<name>.traces`, `….spans`, `dropped.traces`, `dropped.spans`, `why.<cause>`,
+        `late.kept`, `late.dropped`, `without_trace_id`, `malformed_tracestate`."""
+        ...
+
+@final
+class TailTick:
+    """What one commit of a tail sampler does."""
+
+    @property
+    def acks(self) -> list[int]:
+        """The offsets of blocks that have ended."""
+        ...
+    @property
+    def skipped(self) -> dict[int, int]:
+        """By offset: rows that were left out, where there are any."""
+        ...
+    @property
+    def broken(self) -> dict[int, int]:
+        """By offset: rows that cannot be read, where there are any."""
+        ...
+    @property
+    def outputs(self) -> list[Block]:
+        """Blocks of the topic `traces`, flagged as decided."""
+        ...
+    @property
+    def state(self) -> tuple[int, bytes] | None:
+        """The number and the value of what a restart has to know."""
+        ...
+    @property
+    def deletes(self) -> list[int]:
+        """Numbers of values that are needed no more."""
+        ...

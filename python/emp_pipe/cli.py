@@ -26,7 +26,7 @@ from emp_pipe.roles import edge as edge_role
 
 app = typer.Typer(
     name="emp-pipe",
-    help="A durable telemetry pipeline: Fluent Forward in, OTLP out.",
+    help="A durable telemetry pipeline: Fluent Forward and OTLP in, OTLP out.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -88,10 +88,11 @@ class Sources:
         named = written.values.pop("roles", [])
         if not isinstance(named, list) or not all(name in ROLES for name in named):
             raise ConfigError(ErrorKind.CONFIG_INVALID, place=written.place(("roles",)), detail="roles must be a list of edge, central")
+        variables = self.environment
+        if len(named) > 1:  # what the edge would send to central is here already
+            variables = {name: value for name, value in variables.items() if name not in ("FLUENTD_HOST", "EMP_TRACES_METRICS_TO")}
         for name in named:
-            base = merged(ROLES[name](self.environment), base, COMPONENT_SECTIONS)
-        if len(named) > 1 and "exporters" in base.values:  # what the edge would send to central is here already
-            base.values["exporters"].pop("forward/central", None)
+            base = merged(ROLES[name](variables), base, COMPONENT_SECTIONS)
         return base
 
 
@@ -114,7 +115,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def edge(
     config: ConfigOption = None, print_config: PrintOption = False, data_dir: DataDirOption = None, settings: SetOption = None
 ) -> None:
-    """Run the edge: Forward in on loopback, out to central (FLUENTD_HOST), Dash0 (DASH0_AUTH_TOKEN), OTLP, or files."""
+    """Run the edge: Forward and OTLP in on loopback, out to central (FLUENTD_HOST), Dash0 (DASH0_AUTH_TOKEN), OTLP, or files."""
     _start(Sources("edge", config, tuple(settings or ()), data_dir, dict(os.environ)), print_config)
 
 
@@ -122,7 +123,7 @@ def edge(
 def central(
     config: ConfigOption = None, print_config: PrintOption = False, data_dir: DataDirOption = None, settings: SetOption = None
 ) -> None:
-    """Run central: Forward in from edges (FLUENTD_SHARED_KEY), out to Dash0 (DASH0_AUTH_TOKEN), OTLP, or files."""
+    """Run central: Forward (FLUENTD_SHARED_KEY) and OTLP in (EMP_OTLP_TOKEN), out to Dash0 (DASH0_AUTH_TOKEN), OTLP, or files."""
     _start(Sources("central", config, tuple(settings or ()), data_dir, dict(os.environ)), print_config)
 
 

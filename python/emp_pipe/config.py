@@ -18,6 +18,7 @@ from pydantic import BaseModel, ByteSize, Field, SecretStr, SerializeAsAny, Vali
 
 from emp_pipe.component import ComponentConfig, http_address
 from emp_pipe.config_layer import KeyPath, Layer, path_text
+from emp_pipe.config_wiring import problems
 from emp_pipe.errors import ConfigError, ErrorKind
 from emp_pipe.registry import Kind, find, nearest, type_of
 from emp_pipe.secret import Secret
@@ -161,6 +162,11 @@ def build(layer: Layer) -> PipelineConfig:
     if "buffer_type" in layer.values:
         errors.append(_unknown_key(layer, ("buffer_type",), _top_level_keys()))
     result = _validated(PipelineConfig, values, (), layer, errors)
+    if result is not None and not errors:
+        errors += [
+            ConfigError(ErrorKind.CONFIG_INVALID, place=layer.place(problem.path), detail=problem.detail, advice=problem.advice)
+            for problem in problems(result.receivers, result.processors, result.exporters)
+        ]
     if errors or result is None:
         raise ConfigErrors(errors)
     return result

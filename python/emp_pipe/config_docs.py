@@ -58,14 +58,22 @@ _ENVIRONMENT = """## Environment
 | `FLUENTD_SECURE` | TLS to central; default: yes on port 24225 | edge |
 | `FLUENTD_SHARED_KEY` | the shared key for central; on central the one that edges must have | both |
 | `EMP_TLS_CA_FILE` | the authority that central's certificate is checked against | edge |
+| `EMP_TRACES_METRICS_TO` | `direct`: an edge does what central would do with traces and metrics and sends them to Dash0 (or the OTLP endpoint) \
+itself; `central`: they go by central; `auto` (default): direct where a token for Dash0 is set or no central is | edge |
+| `EMP_CENTRAL_OTLP_ENDPOINT` | where traces and metrics go to a central without a shared key; default: `FLUENTD_HOST`, port 4318 | edge |
+| `EMP_OTLP_GRPC_LISTEN`, `EMP_OTLP_HTTP_LISTEN` | the addresses of `otlp_grpc` (4317) and `otlp_http` (4318); `off` leaves one out | both |
+| `EMP_OTLP_TOKEN` | the bearer token of both OTLP ports, which then are open on all interfaces; an edge shows it to central | both |
 | `EMP_FORWARD_SHARED_KEY` | opens `forward/secure` on 24225; on central it goes before `FLUENTD_SHARED_KEY` | both |
 | `EMP_FORWARD_LISTEN` | the address of `forward/secure` | both |
-| `EMP_TLS_CERT_FILE`, `EMP_TLS_KEY_FILE`, `EMP_TLS_CLIENT_CA_FILE` | TLS of `forward/secure` | both |
+| `EMP_TLS_CERT_FILE`, `EMP_TLS_KEY_FILE`, `EMP_TLS_CLIENT_CA_FILE` | TLS of `forward/secure`; the first two also of central's OTLP ports, \
+where they ask for a token | both |
 | `DASH0_AUTH_TOKEN` or `DASH0_API_KEY`, `DASH0_DATASET`, `DASH0_ENDPOINT`, `DASH0_LOGS_ENDPOINT`, `DASH0_TRACES_ENDPOINT`, \
-`DASH0_METRICS_ENDPOINT` | the exporter `otlp_http/dash0`; on an edge only without `FLUENTD_HOST` | both |
+`DASH0_METRICS_ENDPOINT` | the exporter `otlp_http/dash0`; on an edge with `FLUENTD_HOST` for traces and metrics | both |
 | `DASH0_ENABLED` | `false`: no exporter to Dash0 although a token is set | both |
 | `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_EXPORTER_OTLP_LOGS_ENDPOINT`, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, \
-`OTEL_EXPORTER_OTLP_METRICS_ENDPOINT` | the exporter `otlp_http`; on an edge only without `FLUENTD_HOST` | both |
+`OTEL_EXPORTER_OTLP_METRICS_ENDPOINT` | the exporter `otlp_http`; on an edge with `FLUENTD_HOST` only where traces and metrics go straight | both |
+| `OTEL_COLLECTOR_ENDPOINT` | the same where the first is not set. One that names this process's own OTLP port is for applications, no destination | both |
+| `OTEL_EXPORTER_OTLP_PROTOCOL` | `grpc`: the exporter `otlp_grpc` in its place | both |
 | `WORKER_ID`, `SERVICE_NAME`, `SERVICE_TYPE`, `SERVICE_VERSION`, `TELEMETRY_ENV`, `NODE_ENV`, `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES` | \
 resource attributes for records that lack them (`normalize.stamp`) | edge |
 
@@ -124,7 +132,7 @@ def _rows(model: type[BaseModel], above: str, hidden: frozenset[str]) -> Iterato
         text = (field.description or "").replace("|", "\\|").replace("\n", " ")
         yield f"| `{key}` | {_type(field.annotation)} | {_default(model, name, field)} | {text} |"
         inner = _model_in(field.annotation)
-        if inner is not None and inner is not SelectionConfig and model is not PipelineConfig:
+        if inner is not None and inner is not SelectionConfig and inner is not model and model is not PipelineConfig:
             several = get_origin(field.annotation) in (tuple, list)
             yield from _rows(inner, f"{key}{'[]' if several else ''}.", frozenset())
 

@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +23,10 @@ _FALSE = frozenset({"false", "0", "no", "off"})
 _TRUE = frozenset({"true", "1", "yes", "on"})
 _SIGNALS = ("logs", "traces", "metrics")
 _GRPC_PORT = re.compile(r":4317/?$")
+OTLP_LISTEN = {"otlp_grpc": ("4317", "EMP_OTLP_GRPC_LISTEN"), "otlp_http": ("4318", "EMP_OTLP_HTTP_LISTEN")}
+"""The usual port of each OTLP receiver, and the variable that moves it."""
+_OFF = "off"
+_HERE = frozenset({"localhost", "127.0.0.1", "::1"})
 
 _NO_DESTINATION = "no destination is set"
 
@@ -135,6 +139,53 @@ def put_secure_forward(layer: Layer, environment: Environment, *, key_name: str)
         put(layer, (*at, "tls", "client_ca_file"), environment, "EMP_TLS_CLIENT_CA_FILE")
 
 
+def put_otlp_receivers(layer: Layer, environment: Environment, role: str) -> None:
+    """Put the OTLP receivers: on loopback, or for everybody who has the token where one is set. `off` leaves one out."""
+    token, token_name = first(environment, "EMP_OTLP_TOKEN")
+    for type_name, (port, variable) in OTLP_LISTEN.items():
+        at = ("receivers", type_name)
+        listen, name = first(environment, variable)
+        if listen.lower() == _OFF:
+            continue
+        layer.put((*at, "listen"), listen or port, place=f"environment {name}" if name else f"role {role}")
+        if token:
+            layer.put((*at, "token", "env"), token_name, place=f"environment {token_name}")
+        # Services on an edge speak plainly to their own machine; central is reached over a network.
+        if token and role == "central" and put(layer, (*at, "tls", "cert_file"), environment, "EMP_TLS_CERT_FILE"):
+            put(layer, (*at, "tls", "key_file"), environment, "EMP_TLS_KEY_FILE")
+
+
+def traces_metrics_to(environment: Environment) -> tuple[str, str]:
+    """Return where an edge's traces and metrics go, "direct" or "central", and what says so. Raises ConfigError."""
+    asked, name = first(environment, "EMP_TRACES_METRICS_TO")
+    asked, place = asked.lower(), f"environment {name}"
+    central, _ = first(environment, "FLUENTD_HOST")
+    if asked not in ("", "auto", "direct", "central"):
+        detail = "must be auto, direct or central"
+        raise ConfigError(ErrorKind.CONFIG_INVALID, place=place, detail=detail, advice="leave it out for auto")
+    if asked == "central" and not central:
+        detail = "is central, and no central is named"
+        raise ConfigError(ErrorKind.CONFIG_INVALID, place=place, detail=detail, advice="set FLUENTD_HOST, or leave it out")
+    if asked == "direct" and central and not dash0_token(environment)[0] and not otlp_destination(environment)[0]:
+        raise ConfigError(
+            ErrorKind.CONFIG_INVALID,
+            place=place,
+            detail="is direct, and nothing says where to",
+            advice="set DASH0_AUTH_TOKEN or OTEL_EXPORTER_OTLP_ENDPOINT, or leave it out: then they go by central",
+        )
+    if asked in ("direct", "central"):
+        return asked, place
+    token_name = dash0_token(environment)[1]
+    if central and not token_name:
+        return "central", "no credentials for Dash0 here"
+    return "direct", f"environment {token_name}" if central else "no FLUENTD_HOST"
+
+
+def put_only(layer: Layer, exporter: str, signals: Sequence[str], place: str) -> None:
+    """Let an exporter take some signals and leave the others to others."""
+    layer.put(("exporters", exporter, "only", "signals"), list(signals), place=place)
+
+
 def put_central(layer: Layer, environment: Environment) -> bool:
     """Put an exporter to central where FLUENTD_HOST is set; return whether it was."""
     host, name = first(environment, "FLUENTD_HOST")
@@ -146,16 +197,43 @@ def put_central(layer: Layer, environment: Environment) -> bool:
     layer.put((*at, "endpoint"), f"{host}:{port or 24225}", place=f"environment {f'{name}, {port_name}' if port else name}")
     if first(environment, "FLUENTD_SHARED_KEY")[0]:
         layer.put((*at, "shared_key", "env"), "FLUENTD_SHARED_KEY", place="environment FLUENTD_SHARED_KEY")
-    if flag(environment, "FLUENTD_SECURE", port in ("", "24225")):
+    if central_speaks_tls(environment):
         layer.put((*at, "tls"), {}, place="environment FLUENTD_SECURE")
         put(layer, (*at, "tls", "ca_file"), environment, "EMP_TLS_CA_FILE")
     return True
 
 
+def put_central_otlp(layer: Layer, environment: Environment) -> str:
+    """Put an exporter of traces and metrics to central by OTLP, for a central that is given no shared key; return its id.
+
+    Without a key two emp-pipes do not recognise each other, and Forward itself knows logs alone."""
+    exporter = "otlp_http/central"
+    at = ("exporters", exporter)
+    if not put(layer, (*at, "endpoint"), environment, "EMP_CENTRAL_OTLP_ENDPOINT"):
+        host, name = first(environment, "FLUENTD_HOST")
+        host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        scheme = "https" if central_speaks_tls(environment) else "http"
+        layer.put((*at, "endpoint"), f"{scheme}://{host}:{OTLP_LISTEN['otlp_http'][0]}", place=f"environment {name}")
+    if first(environment, "EMP_OTLP_TOKEN")[0]:
+        layer.put((*at, "token", "env"), "EMP_OTLP_TOKEN", place="environment EMP_OTLP_TOKEN")
+    put(layer, (*at, "tls", "ca_file"), environment, "EMP_TLS_CA_FILE")
+    return exporter
+
+
+def central_speaks_tls(environment: Environment) -> bool:
+    return flag(environment, "FLUENTD_SECURE", first(environment, "FLUENTD_PORT")[0] in ("", "24225"))
+
+
+def dash0_token(environment: Environment) -> tuple[str, str]:
+    """Return Dash0's token and the variable that has it; ("", "") where none is set or DASH0_ENABLED says false."""
+    token, name = first(environment, "DASH0_AUTH_TOKEN", "DASH0_API_KEY")
+    return (token, name) if token and flag(environment, "DASH0_ENABLED", True) else ("", "")
+
+
 def put_dash0(layer: Layer, environment: Environment) -> bool:
     """Put an exporter to Dash0 where a token is set and DASH0_ENABLED does not say false; return whether it was."""
-    token, name = first(environment, "DASH0_AUTH_TOKEN", "DASH0_API_KEY")
-    if not token or not flag(environment, "DASH0_ENABLED", True):
+    token, name = dash0_token(environment)
+    if not token:
         return False
     at = ("exporters", "otlp_http/dash0")
     layer.put((*at, "preset"), "dash0", place=f"environment {name}")
@@ -175,17 +253,41 @@ def put_dash0(layer: Layer, environment: Environment) -> bool:
     return True
 
 
-def put_otlp(layer: Layer, environment: Environment) -> bool:
-    """Put an exporter to OTEL_EXPORTER_OTLP_ENDPOINT where it is set; return whether it was."""
-    endpoint, name = first(environment, "OTEL_EXPORTER_OTLP_ENDPOINT")
-    if not endpoint:
+def otlp_destination(environment: Environment) -> tuple[str, str]:
+    """Return the OTLP endpoint to send to and its variable; ("", "") where none is set.
+
+    The same variables tell applications where to send: one that names this machine's own OTLP port means emp-pipe itself."""
+    for variable in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_COLLECTOR_ENDPOINT"):
+        endpoint, name = first(environment, variable)
+        if endpoint and not _is_own_listener(endpoint, environment):
+            return endpoint, name
+    return "", ""
+
+
+def _is_own_listener(endpoint: str, environment: Environment) -> bool:
+    try:
+        parts = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
         return False
-    layer.put(("exporters", "otlp_http", "endpoint"), endpoint, variable=name)
+    own = {(first(environment, variable)[0] or usual).rpartition(":")[2] for usual, variable in OTLP_LISTEN.values()}
+    return host in _HERE and str(port) in own
+
+
+def put_otlp(layer: Layer, environment: Environment) -> str:
+    """Put an exporter to OTEL_EXPORTER_OTLP_ENDPOINT where it is set; return its id, "" where none is."""
+    endpoint, name = otlp_destination(environment)
+    if not endpoint:
+        return ""
+    by_grpc = first(environment, "OTEL_EXPORTER_OTLP_PROTOCOL")[0].lower() == "grpc"
+    exporter = "otlp_grpc" if by_grpc else "otlp_http"
+    at = ("exporters", exporter)
+    layer.put((*at, "endpoint"), endpoint if "://" in endpoint else f"http://{endpoint}", variable=name)
     for signal in _SIGNALS:
-        put(layer, ("exporters", "otlp_http", f"{signal}_endpoint"), environment, f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
+        put(layer, (*at, f"{signal}_endpoint"), environment, f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
     for key, value in pairs(environment, "OTEL_EXPORTER_OTLP_HEADERS").items():
-        layer.put(("exporters", "otlp_http", "headers", key), value, place="environment OTEL_EXPORTER_OTLP_HEADERS")
-    return True
+        layer.put((*at, "headers", key), value, place="environment OTEL_EXPORTER_OTLP_HEADERS")
+    return exporter
 
 
 def put_file(layer: Layer) -> None:

@@ -33,8 +33,9 @@ _ALWAYS = {
     "OTEL_PROPAGATORS": "tracecontext,baggage",
     "OTEL_METRIC_EXPORT_INTERVAL": "30000",
 }
-# Node's other detectors ask metadata services that are not there, or put a random service.instance.id over ours; the last one wins.
-_NODE_DETECTORS = "container,host,os,process,env"
+# Node's other detectors ask metadata services that are not there, put a random service.instance.id over ours, or send the command line,
+# which may hold secrets. The last one wins.
+_NODE_DETECTORS = "container,host,os,env"
 # The characters that W3C baggage allows in a value, less those that some SDK reads differently.
 _SAFE = "!#$&'()*+-./:<>?@[]^_`{|}~"
 

@@ -9,6 +9,7 @@
  * implements them, before or after this file is loaded. Its counterpart for Python is otel.py.
  */
 const path = require('node:path');
+const { isMainThread } = require('node:worker_threads');
 
 const KEYS = (process.env.EMP_OTEL_BAGGAGE_KEYS ?? 'job_id,session_id').split(',').map((key) => key.trim()).filter(Boolean);
 const MOST_CHARACTERS = 256; // a longer value is no id: it is not copied, for half of one would be a wrong one
@@ -16,9 +17,13 @@ const DONE = Symbol.for('emp-pipe.copies-baggage');
 const LOGS = Symbol.for('io.opentelemetry.js.api.logs'); // where every version of @opentelemetry/api-logs keeps the provider
 const FLUSH_PATIENCE_MS = 3000;
 
+/** The files of auto-instrumentation that are loaded. */
+function registers() {
+  return Object.keys(require.cache).filter((file) => file.includes('auto-instrumentations-node'));
+}
+
 function fromApplication(name) {
-  const registers = Object.keys(require.cache).filter((file) => file.includes('auto-instrumentations-node'));
-  const places = [...registers.slice(0, 1), process.argv[1], path.join(process.cwd(), 'x')].filter(Boolean).map((file) => path.dirname(file));
+  const places = [...registers().slice(0, 1), process.argv[1], path.join(process.cwd(), 'x')].filter(Boolean).map((file) => path.dirname(file));
   try {
     return require(require.resolve(name, { paths: places }));
   } catch {
@@ -80,6 +85,30 @@ function after(target, method, then) {
   };
 }
 
+function flush() {
+  const providers = [api.trace.getTracerProvider(), api.metrics.getMeterProvider(), globalThis[LOGS]?.(1)];
+  const flushed = providers.map((provider) => provider?.getDelegate?.() ?? provider).map(async (provider) => provider?.forceFlush?.());
+  const patience = new Promise((resolve) => setTimeout(resolve, FLUSH_PATIENCE_MS));
+  return Promise.race([Promise.allSettled(flushed), patience]);
+}
+
+/**
+ * Auto-instrumentation listens for SIGTERM, and by that keeps an application from ending that does not listen itself; at SIGINT it
+ * loses what waits. Where the application does not listen, what waits is sent, and then the signal ends it as it would have.
+ */
+function endBySignal(signal) {
+  const present = new Set(process.listeners(signal));
+  const onSignal = () => {
+    if (process.listeners(signal).some((listener) => listener !== onSignal && !present.has(listener))) return;
+    process.removeListener(signal, onSignal);
+    flush().then(() => {
+      process.removeAllListeners(signal);
+      process.kill(process.pid, signal);
+    });
+  };
+  process.on(signal, onSignal);
+}
+
 const api = fromApplication('@opentelemetry/api');
 if (api && !globalThis[DONE]) {
   globalThis[DONE] = true;
@@ -87,4 +116,5 @@ if (api && !globalThis[DONE]) {
   after(api.trace, 'setGlobalTracerProvider', (provider) => wrapTracer(api, provider));
   wrapLogger(api, globalThis[LOGS]?.(1));
   after(fromApplication('@opentelemetry/api-logs')?.logs, 'setGlobalLoggerProvider', (provider) => wrapLogger(api, provider));
+  if (isMainThread && registers().length > 0) ['SIGTERM', 'SIGINT'].forEach(endBySignal);
 }

@@ -24,6 +24,7 @@ from emp_pipe.config import PipelineConfig, revealed_secrets
 from emp_pipe.delivery.derive import DeriveLoop
 from emp_pipe.delivery.loop import DeliveryLoop
 from emp_pipe.deriving import DeriverSlot
+from emp_pipe.environment import OTLP_LISTEN
 from emp_pipe.errors import ConfigError, EmpPipeError, ErrorKind
 from emp_pipe.intake import GuardedProcessor, PipelineIntake
 from emp_pipe.log.protocol import GroupSpec, Log, Topic
@@ -254,7 +255,7 @@ class Pipeline:
             try:
                 await slot.receiver.run(self.intake, slot.started)
             except EmpPipeError as error:
-                slot.failure = error
+                slot.failure = _advised(error, slot.receiver.id)
                 if not contained:
                     raise
                 _logger.error("%s", error)
@@ -284,6 +285,17 @@ class Pipeline:
         undrained += [status for slot in derivers.values() if (status := slot.loop.status()).held_records]
         for status in undrained:
             _logger.warning("%s: %s records stay in the buffer for the next start", status.group, f"{status.held_records:,}")
+
+
+def _advised(error: EmpPipeError, receiver_id: str) -> EmpPipeError:
+    """Return an error with what to do on a machine where an older collector still has the usual ports."""
+    _, variable = OTLP_LISTEN.get(type_of(receiver_id), ("", ""))
+    if error.kind is ErrorKind.ADDRESS_IN_USE and variable:
+        error.advice = (
+            f"if that is an OpenTelemetry Collector, stop it: emp-pipe takes its place; or set another `listen` ({variable}=host:port), "
+            f"or none ({variable}=off)"
+        )
+    return error
 
 
 def _groups(exporters: Mapping[str, ExporterSlot]) -> list[GroupSpec]:

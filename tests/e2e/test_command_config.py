@@ -167,7 +167,7 @@ def test_the_machine_id_of_a_file_is_the_one_that_records_are_stamped_with(writt
 
 
 _TO_DASH0 = {"DASH0_AUTH_TOKEN": "t"}
-_TO_OTLP = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+_TO_OTLP = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
 _SECURE = {"EMP_FORWARD_SHARED_KEY": "k", "EMP_TLS_CERT_FILE": "/c", "EMP_TLS_KEY_FILE": "/k"}
 _VARIABLES: list[tuple[str, str, dict[str, str], str]] = [
     ("MACHINE_ID", "gpu-9", {}, "machine_id: gpu-9"),
@@ -196,6 +196,13 @@ _VARIABLES: list[tuple[str, str, dict[str, str], str]] = [
     ("EMP_TLS_CERT_FILE", "/c.pem", _SECURE, "cert_file: /c.pem"),
     ("EMP_TLS_KEY_FILE", "/k.pem", _SECURE, "key_file: /k.pem"),
     ("EMP_TLS_CLIENT_CA_FILE", "/cca.pem", _SECURE, "client_ca_file: /cca.pem"),
+    ("EMP_OTLP_TOKEN", "secret", {}, "token: "),
+    ("EMP_OTLP_GRPC_LISTEN", "127.0.0.1:5317", {}, 'listen: ["127.0.0.1:5317"]'),
+    ("EMP_OTLP_HTTP_LISTEN", "127.0.0.1:5318", {}, 'listen: ["127.0.0.1:5318"]'),
+    ("EMP_TRACES_METRICS_TO", "direct", {"FLUENTD_HOST": "c", "DASH0_AUTH_TOKEN": "t"}, "signals: [traces, metrics]"),
+    ("EMP_CENTRAL_OTLP_ENDPOINT", "https://otlp.example", {"FLUENTD_HOST": "c"}, '  endpoint: "https://otlp.example"'),
+    ("OTEL_COLLECTOR_ENDPOINT", "http://collector:4318", {}, '  endpoint: "http://collector:4318"'),
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317"}, "  otlp_grpc:"),
     ("DASH0_AUTH_TOKEN", "t", {}, "env: DASH0_AUTH_TOKEN"),
     ("DASH0_API_KEY", "t", {}, "env: DASH0_API_KEY"),
     ("DASH0_DATASET", "staging", _TO_DASH0, "dataset: staging"),
@@ -217,7 +224,7 @@ def test_each_variable_sets_what_the_reference_says(name: str, value: str, other
     assert result.returncode == 0, result.stderr
     lines = [line for line in result.stdout.splitlines() if printed in line]
     assert lines, result.stdout
-    assert any(name in line for line in lines) or name == "FLUENTD_SECURE", lines
+    assert any(name in line for line in lines) or name in ("FLUENTD_SECURE", "OTEL_EXPORTER_OTLP_PROTOCOL"), lines
     assert "secret" not in result.stdout
     assert f"`{name}`" in (ROOT / "docs" / "configuration.md").read_text()
 

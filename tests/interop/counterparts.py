@@ -5,6 +5,7 @@ Everything that has to be fetched or compiled goes into `.cache/interop`, once.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -83,6 +84,29 @@ def node_modules() -> Path:
             raise absent("node", f"npm could not install the clients ({error})") from error
         (folder / "complete").touch()
     return folder / "node_modules"
+
+
+@cache
+def node_service() -> Path:
+    """Return a service in Node with OpenTelemetry's packages beside it. Raises Absent."""
+    node, npm = on_path("node", "--version"), shutil.which("npm")
+    if npm is None:
+        raise absent("node service", f"{node} is there, npm is not")
+    folder, sources = CACHE / "node-service", HERE / "node_service"
+    lock = (sources / "package-lock.json").read_text()
+    if not (folder / "complete").is_file() or (folder / "complete").read_text() != lock:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(sources, folder)
+        try:
+            output(npm, "ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", cwd=folder)
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            raise absent("node service", f"npm could not install OpenTelemetry ({error})") from error
+        (folder / "complete").write_text(lock)
+    shutil.copy(sources / "service.cjs", folder)
+    packages = [folder / "node_modules/@opentelemetry" / name / "package.json" for name in ("sdk-node", "auto-instrumentations-node")]
+    versions = [f"{package.parent.name} {json.loads(package.read_bytes())['version']}" for package in packages]
+    present("node service", ", ".join(versions))
+    return folder / "service.cjs"
 
 
 @cache

@@ -71,6 +71,8 @@ class OtlpEndpoint(StrictEndpoint[Answer]):
     """Rows for which it is true make their whole request a 400, as a poisoned row does."""
     refuse_status: int = 400
     most_bytes: int = _MOST_BYTES
+    chunked: bool = False
+    """Bodies without Content-Length are right too: Node's exporters send such, ours do not."""
     keep: bool = True
     on_received: Callable[[Received], None] | None = None
     tls: ssl.SSLContext | None = None
@@ -161,7 +163,7 @@ class OtlpEndpoint(StrictEndpoint[Answer]):
             raise Violation(f"{request.method} {request.path} is no OTLP request")
         if request.headers.get("Content-Type") != PROTOBUF:
             raise Violation(f"content type {request.headers.get('Content-Type')!r}")
-        if int(request.headers.get("Content-Length", -1)) != len(wire):
+        if int(request.headers.get("Content-Length", len(wire) if self.chunked else -1)) != len(wire):
             raise Violation("no right Content-Length")
         body = inflate(wire, request.headers.get("Content-Encoding", "identity"))
         message, rows = read_request(signal, body)

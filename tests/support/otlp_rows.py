@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, ResourceMetrics, ScopeMetrics
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from emp_pipe import _core
@@ -88,6 +90,12 @@ def span_batch(*rows: Span, resource: Mapping[str, Any] | None = None) -> _core.
     return _core.Batch.from_otlp(ExportTraceServiceRequest(resource_spans=[of_resource]).SerializeToString(), signal="traces")
 
 
+def metric_batch(*rows: Metric, resource: Mapping[str, Any] | None = None) -> _core.Batch:
+    of_resource = ResourceMetrics(scope_metrics=[ScopeMetrics(metrics=rows)])
+    of_resource.resource.attributes.extend(attributes({"service.name": "api"} if resource is None else resource))
+    return _core.Batch.from_otlp(ExportMetricsServiceRequest(resource_metrics=[of_resource]).SerializeToString(), signal="metrics")
+
+
 def logs_of(batch: _core.Batch | None) -> list[LogRecord]:
     """The rows of a batch of logs, read back by the official classes."""
     if batch is None:
@@ -102,6 +110,14 @@ def spans_of(batch: _core.Batch | None) -> list[Span]:
         return []
     request = ExportTraceServiceRequest.FromString(batch.to_block("none", topic="traces", block_id="b").payload("none"))
     return [row for resource in request.resource_spans for scope in resource.scope_spans for row in scope.spans]
+
+
+def metrics_of(batch: _core.Batch | None) -> list[Metric]:
+    """The rows of a batch of metrics, read back by the official classes."""
+    if batch is None:
+        return []
+    request = ExportMetricsServiceRequest.FromString(batch.to_block("none", topic="metrics", block_id="b").payload("none"))
+    return [row for resource in request.resource_metrics for scope in resource.scope_metrics for row in scope.metrics]
 
 
 def bodies(batch: _core.Batch | None) -> list[Any]:

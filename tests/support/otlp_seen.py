@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tests.support.otlp_endpoint import Received
+from tests.support.otlp_strict import Received
 
 
 def plain(value: Any) -> Any:

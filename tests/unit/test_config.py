@@ -196,6 +196,14 @@ receivers:
   otlp_http: {listen: ["127.0.0.1:3"], tls: {cert_file: /c, key_file: /k, client_ca_file: /a}, token: [{env: T}, {env: U}]}
 processors:
   enrich: {attributes: {a: b, n: 1}, target: record, on_error: stop}
+  tail_sample:
+    policies:
+      - {type: error}
+      - {type: slow, min_duration_s: 5, max_duration_s: 60}
+      - {type: and, name: few, policies: [{type: error}, {type: not, policy: {type: probability, percent: 5}}]}
+      - {type: attribute, key: tenant, values: ["a*"], min: 1, max: 2}
+      - {type: attribute, name: paid, key: paid, is_true: true, where: span}
+      - {type: rate_limit, traces_per_s: 5}
 exporters:
   otlp_http/dash0: {preset: dash0, token: {env: T}, dataset: prod, only: {signals: [logs], min_severity: warn}}
   otlp_grpc: {endpoint: "http://c:4317", compression: gzip, connections: 2, keepalive_s: 60, metrics_endpoint: "https://m", token: {env: T}}

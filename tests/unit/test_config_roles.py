@@ -26,12 +26,38 @@ def test_a_role_without_any_destination_keeps_records_in_files(role: Any) -> Non
 
 
 def test_an_edge_listens_on_loopback_only() -> None:
-    assert edge.expand({}).values["receivers"] == {"forward": {"listen": "127.0.0.1:24224"}}
+    assert edge.expand({}).values["receivers"] == {
+        "forward": {"listen": "127.0.0.1:24224"},
+        "otlp_grpc": {"listen": "4317"},  # a port alone: loopback, for nobody has to show anything
+        "otlp_http": {"listen": "4318"},
+    }
 
 
-def test_an_edge_sends_to_central_where_its_host_is_set_and_nowhere_else() -> None:
-    layer = edge.expand({"FLUENTD_HOST": "central.internal", "DASH0_AUTH_TOKEN": "t", **KEY})
+@pytest.mark.parametrize("role", [edge, central])
+def test_a_token_guards_both_otlp_ports(role: Any) -> None:
+    receivers = role.expand({"EMP_OTLP_TOKEN": "hunter2"}).values["receivers"]
+    for name, port in (("otlp_grpc", "4317"), ("otlp_http", "4318")):
+        assert receivers[name] == {"listen": port, "token": {"env": "EMP_OTLP_TOKEN"}}
+
+
+def test_central_speaks_tls_on_its_otlp_ports_where_a_certificate_is_set_and_an_edge_speaks_plainly_to_its_own_machine() -> None:
+    variables = {"EMP_OTLP_TOKEN": "t", "EMP_TLS_CERT_FILE": "/c", "EMP_TLS_KEY_FILE": "/k"}
+    for name in ("otlp_grpc", "otlp_http"):
+        assert central.expand(variables).values["receivers"][name]["tls"] == {"cert_file": "/c", "key_file": "/k"}
+        assert "tls" not in edge.expand(variables).values["receivers"][name]
+
+
+@pytest.mark.parametrize("role", [edge, central])
+def test_the_otlp_ports_can_be_moved_and_switched_off(role: Any) -> None:
+    receivers = role.expand({"EMP_OTLP_GRPC_LISTEN": "127.0.0.1:5317", "EMP_OTLP_HTTP_LISTEN": "off"}).values["receivers"]
+    assert receivers["otlp_grpc"] == {"listen": "127.0.0.1:5317"}
+    assert "otlp_http" not in receivers
+
+
+def test_an_edge_sends_everything_to_central_where_its_host_and_key_are_set() -> None:
+    layer = edge.expand({"FLUENTD_HOST": "central.internal", **KEY})
     assert list(exporters(layer)) == ["forward/central"]
+    assert "only" not in exporters(layer)["forward/central"]
     settings = exporters(layer)["forward/central"]
     assert settings["shared_key"] == {"env": "FLUENTD_SHARED_KEY"}
     assert "tls" in settings
@@ -44,7 +70,95 @@ def test_an_edge_sends_to_central_without_tls_on_the_plain_port_or_where_it_is_t
 
 
 def test_a_key_for_central_does_not_open_a_port_on_the_edge() -> None:
-    assert list(edge.expand({"FLUENTD_HOST": "c", **KEY}).values["receivers"]) == ["forward"]
+    assert "forward/secure" not in edge.expand({"FLUENTD_HOST": "c", **KEY}).values["receivers"]
+
+
+CENTRAL = {"FLUENTD_HOST": "central.internal", **KEY}
+DASH0 = {"DASH0_AUTH_TOKEN": "t"}
+OTLP = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
+NOT_LOGS = {"signals": ["traces", "metrics"]}
+
+
+@pytest.mark.parametrize("asked", [{}, {"EMP_TRACES_METRICS_TO": "auto"}, {"EMP_TRACES_METRICS_TO": "direct"}])
+def test_an_edge_with_credentials_for_dash0_sends_traces_and_metrics_there_and_logs_to_central(asked: dict[str, str]) -> None:
+    found = exporters(edge.expand({**CENTRAL, **DASH0, **asked}))
+    assert list(found) == ["forward/central", "otlp_http/dash0"]
+    assert found["forward/central"]["only"] == {"signals": ["logs"]}
+    assert found["otlp_http/dash0"]["only"] == NOT_LOGS
+
+
+@pytest.mark.parametrize("variables", [{**CENTRAL}, {**CENTRAL, "EMP_TRACES_METRICS_TO": "auto", **DASH0, "DASH0_ENABLED": "false"}])
+def test_an_edge_without_them_sends_all_three_to_central(variables: dict[str, str]) -> None:
+    found = exporters(edge.expand(variables))
+    assert list(found) == ["forward/central"]
+    assert "only" not in found["forward/central"]
+
+
+def test_an_edge_can_be_told_to_send_traces_and_metrics_by_central_although_it_has_credentials() -> None:
+    assert list(exporters(edge.expand({**CENTRAL, **DASH0, "EMP_TRACES_METRICS_TO": "central"}))) == ["forward/central"]
+
+
+def test_an_edge_can_be_told_to_send_traces_and_metrics_straight_to_another_otlp_endpoint() -> None:
+    assert list(exporters(edge.expand({**CENTRAL, **OTLP}))) == ["forward/central"]
+    found = exporters(edge.expand({**CENTRAL, **OTLP, "EMP_TRACES_METRICS_TO": "direct"}))
+    assert found["otlp_http"] == {"endpoint": "http://collector:4318", "only": NOT_LOGS}
+    assert found["forward/central"]["only"] == {"signals": ["logs"]}
+
+
+def test_an_edge_without_a_central_sends_all_three_where_its_logs_go() -> None:
+    assert "only" not in exporters(edge.expand(DASH0))["otlp_http/dash0"]
+    assert exporters(edge.expand({"EMP_TRACES_METRICS_TO": "direct"})) == {"file": {}}
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"EMP_TRACES_METRICS_TO": "somewhere"}, "must be auto, direct or central"),
+        ({"EMP_TRACES_METRICS_TO": "central"}, "no central is named; set FLUENTD_HOST"),
+        ({**CENTRAL, "EMP_TRACES_METRICS_TO": "direct"}, "nothing says where to; set DASH0_AUTH_TOKEN or OTEL_EXPORTER_OTLP_ENDPOINT"),
+    ],
+)
+def test_a_way_that_leads_nowhere_is_an_error_that_says_what_to_set(variables: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as error:
+        edge.expand(variables)
+    assert error.value.place == "environment EMP_TRACES_METRICS_TO"
+
+
+def test_without_a_shared_key_traces_and_metrics_go_to_central_by_otlp() -> None:
+    found = exporters(edge.expand({"FLUENTD_HOST": "central.internal", "FLUENTD_PORT": "24224", "EMP_OTLP_TOKEN": "t"}))
+    assert found["forward/central"] == {"endpoint": "central.internal:24224", "only": {"signals": ["logs"]}}
+    assert found["otlp_http/central"] == {
+        "endpoint": "http://central.internal:4318",
+        "token": {"env": "EMP_OTLP_TOKEN"},
+        "only": NOT_LOGS,
+    }
+
+
+def test_the_otlp_address_of_central_follows_tls_and_can_be_given() -> None:
+    assert exporters(edge.expand({"FLUENTD_HOST": "c"}))["otlp_http/central"]["endpoint"] == "https://c:4318"
+    assert exporters(edge.expand({"FLUENTD_HOST": "::1"}))["otlp_http/central"]["endpoint"] == "https://[::1]:4318"
+    given = {"FLUENTD_HOST": "c", "EMP_CENTRAL_OTLP_ENDPOINT": "https://otlp.example"}
+    assert exporters(edge.expand(given))["otlp_http/central"]["endpoint"] == "https://otlp.example"
+
+
+@pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_COLLECTOR_ENDPOINT"])
+@pytest.mark.parametrize("endpoint", ["http://localhost:4318", "127.0.0.1:4317", "http://[::1]:4318/"])
+def test_an_endpoint_that_tells_applications_of_this_machines_own_port_is_no_destination(name: str, endpoint: str) -> None:
+    assert exporters(edge.expand({name: endpoint})) == {"file": {}}
+    moved = {"EMP_OTLP_HTTP_LISTEN": "127.0.0.1:5318", "EMP_OTLP_GRPC_LISTEN": "127.0.0.1:5317"}
+    assert list(exporters(edge.expand({name: endpoint, **moved}))) == ["otlp_http"], "somebody else listens there now"
+
+
+def test_a_collectors_endpoint_is_a_destination_after_the_usual_variable() -> None:
+    assert exporters(edge.expand({"OTEL_COLLECTOR_ENDPOINT": "http://collector:4318"}))["otlp_http"]["endpoint"] == "http://collector:4318"
+    both = {"OTEL_COLLECTOR_ENDPOINT": "http://collector:4318", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://other:4318"}
+    assert exporters(edge.expand(both))["otlp_http"]["endpoint"] == "http://other:4318"
+
+
+def test_an_otlp_endpoint_is_spoken_to_in_the_protocol_that_is_named() -> None:
+    layer = edge.expand({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
+    assert exporters(layer) == {"otlp_grpc": {"endpoint": "http://c:4317"}}
+    assert list(exporters(edge.expand({**OTLP, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}))) == ["otlp_http"]
 
 
 @pytest.mark.parametrize("name", ["DASH0_AUTH_TOKEN", "DASH0_API_KEY"])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from random import Random
 
-from emp_pipe._core import DestinationLimits
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from emp_pipe._core import Block, DestinationLimits
 from emp_pipe.component import Parcel, Sent
 from emp_pipe.errors import DeliveryError, ErrorKind
 from emp_pipe.exporters.otlp_http import OtlpHttpConfig, OtlpHttpExporter
@@ -14,7 +17,8 @@ from tests.support.context import make_context
 from tests.support.delivering import ScriptedExporter, bodies_of, delivering
 from tests.support.fake_clock import VirtualClock, run_virtual
 from tests.support.otlp_endpoint import OtlpEndpoint
-from tests.support.telemetry import log_block, log_record
+from tests.support.otlp_rows import span_batch, spans_of
+from tests.support.telemetry import log_block, log_record, metric_block
 
 HOUR_NS = 3600 * 10**9
 
@@ -143,5 +147,43 @@ def test_a_block_over_the_size_of_a_request_is_split_before_it_is_sent() -> None
             assert (await subject.books()).acked == 400
         assert all(parcel.block.uncompressed_bytes <= 100_000 for parcel in exporter.parcels)
         assert [int(body.split()[0]) for body in exporter.bodies] == list(range(400))
+
+    run_virtual(main)
+
+
+def test_spans_past_the_limit_of_a_trace_become_dead_letters_with_a_reason_of_their_own() -> None:
+    async def main(clock: VirtualClock, random: Random) -> None:
+        exporter = ScriptedExporter(codec="gzip", merges=True)
+        exporter.limits = DestinationLimits(max_trace_spans=3)
+        spans = [Span(name=f"{index}", trace_id=bytes([7] * 16), span_id=bytes([index + 1] * 8)) for index in range(5)]
+        async with delivering(exporter, clock=clock, random=random) as subject:
+            await subject.append([span_batch(*spans).to_block("gzip", topic="traces", block_id="b")])
+            await subject.until_done()
+            letters, books = await subject.dead(), await subject.books()
+        assert [(letter.reason, letter.records) for letter in letters] == [(DeadReason.TRACE_TOO_LARGE, 2)]
+        assert (books.acked, books.dead) == (3, 2)
+        assert [span.name for span in spans_of(Block(letters[0].header, letters[0].payload).decode())] == ["3", "4"]
+        assert subject.metric("exporter_dead_records_total", signal="traces", reason="trace_too_large") == 2
+
+    run_virtual(main)
+
+
+def test_a_row_that_is_broken_where_only_limits_look_becomes_a_dead_letter_and_holds_nothing_up() -> None:
+    def field(number: int, payload: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(payload)]) + payload
+
+    async def main(clock: VirtualClock, random: Random) -> None:
+        exporter = ScriptedExporter(codec="none", merges=True)
+        exporter.limits = DestinationLimits(max_value_bytes=8)
+        good = metric_block(3, codec="none")
+        long_value = field(7, field(1, b"k") + field(2, field(1, b"x" * 20)))
+        broken = field(1, field(2, field(2, field(5, field(1, long_value) + b"\x0a\x7f"))))
+        header = {**json.loads(good.header), "block_id": "broken", "uncompressed_bytes": len(broken), "max_value_bytes": 20, "records": 1}
+        async with delivering(exporter, clock=clock, random=random) as subject:
+            await subject.append([Block(json.dumps(header).encode(), broken), good])
+            await subject.until_done()
+            letters, books = await subject.dead(), await subject.books()
+        assert [letter.reason for letter in letters] == [DeadReason.BLOCK_INVALID]
+        assert (books.acked, books.dead) == (3, 1)
 
     run_virtual(main)

@@ -5,10 +5,24 @@ from __future__ import annotations
 import json
 
 import pytest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from emp_pipe import _core
-from tests.support.otlp_rows import NOW, attributes, bodies, log, log_batch, logs_of, plain, plain_attributes, span_batch, spans_of
+from tests.support.otlp_rows import (
+    NOW,
+    attributes,
+    bodies,
+    log,
+    log_batch,
+    logs_of,
+    metric_batch,
+    metrics_of,
+    plain,
+    plain_attributes,
+    span_batch,
+    spans_of,
+)
 
 HOUR_NS = 3600 * 10**9
 DASH0 = _core.DestinationLimits(
@@ -108,6 +122,81 @@ def test_spans_lose_excess_events_and_attributes_with_their_counts() -> None:
     assert limited.truncated == {"max_span_attributes": 1, "max_span_events": 2, "max_value_bytes": 1}
 
 
+def test_of_a_spans_events_exceptions_stay_when_others_must_go() -> None:
+    limits = _core.DestinationLimits(max_span_events=2)
+    events = [Span.Event(name=name) for name in ("a", "b", "exception", "c")]
+    limited = limits.apply(span_batch(Span(name="s", start_time_unix_nano=NOW, events=events, dropped_events_count=3)), NOW)
+
+    span = spans_of(limited.batch)[0]
+    assert [event.name for event in span.events] == ["a", "exception"]
+    assert span.dropped_events_count == 5
+
+
+def test_attributes_of_events_and_links_are_shortened_like_the_spans_own() -> None:
+    limits = _core.DestinationLimits(max_key_bytes=6, max_value_bytes=8)
+    link = Span.Link(trace_id=bytes([1] * 16), span_id=bytes([1] * 8), attributes=attributes({"why": "0123456789"}), flags=3)
+    event = Span.Event(name="e", attributes=attributes({"long_key_a": 1, "long_key_b": 2}))
+    batch = span_batch(Span(name="s", start_time_unix_nano=NOW, links=[link], events=[event]))
+
+    assert not limits.block_passes(block(batch), NOW)
+    limited = limits.apply(batch, NOW)
+    span = spans_of(limited.batch)[0]
+    assert plain_attributes(span.links[0].attributes) == {"why": "01234…"}
+    assert (span.links[0].flags, span.links[0].trace_id) == (3, bytes([1] * 16))
+    assert (plain_attributes(span.events[0].attributes), span.events[0].dropped_attributes_count) == ({"lon…": 1}, 1)
+    assert limited.truncated == {"max_value_bytes": 1, "max_key_bytes": 2}
+    assert limited.batch is not None
+    assert limits.block_passes(block(limited.batch), NOW), "what came out passes"
+
+
+LONG, OTHER = "x" * 300, "x" * 300 + "y"
+
+
+def metric_of(kind: str) -> Metric:
+    """A metric with two points that differ in the end of a long value only."""
+    metric = Metric(name="m", unit="1")
+    for value in (LONG, OTHER):
+        point = getattr(metric, kind).data_points.add(time_unix_nano=NOW, attributes=attributes({"model": value, "k" * 250: 1}))
+        if kind != "summary":
+            point.exemplars.add(time_unix_nano=NOW, as_double=1.0, filtered_attributes=attributes({"path": LONG}))
+    return metric
+
+
+@pytest.mark.parametrize("kind", ["gauge", "sum", "histogram", "exponential_histogram", "summary"])
+def test_attributes_of_points_are_shortened_and_their_streams_stay_apart(kind: str) -> None:
+    limits = _core.DestinationLimits(max_key_bytes=200, max_value_bytes=200)
+    metric = metric_of(kind)
+    batch = metric_batch(metric)
+
+    assert not limits.block_passes(block(batch), NOW)
+    limited = limits.apply(batch, NOW)
+    (row,) = metrics_of(limited.batch)
+    points = getattr(row, kind).data_points
+    values = [plain_attributes(point.attributes)["model"] for point in points]
+    assert all(value.startswith("x" * 189 + "…") and len(value.encode()) == 200 for value in values)
+    assert len(set(values)) == 2, "two streams became one"
+    assert all(len(pair.key.encode()) <= 200 for point in points for pair in point.attributes)
+    exemplars = 0 if kind == "summary" else 2
+    assert limited.truncated == {"max_key_bytes": 2, "max_value_bytes": 2 + exemplars}
+    for point, before in zip(points, getattr(metric, kind).data_points, strict=True):
+        assert all(
+            len(pair.value.string_value.encode()) <= 200 for one in getattr(point, "exemplars", ()) for pair in one.filtered_attributes
+        )
+        point.CopyFrom(before)
+    assert row == metric, "everything else is as it was"
+    assert limited.batch is not None
+    assert limits.block_passes(block(limited.batch), NOW), "what came out passes"
+
+
+def test_points_within_the_limits_pass_unchanged_whatever_their_age_and_number_of_attributes() -> None:
+    metric = Metric(name="m")
+    metric.gauge.data_points.add(time_unix_nano=1, attributes=attributes({f"k{index}": "v" for index in range(100)}))
+    batch = metric_batch(metric)
+
+    assert DASH0.block_passes(block(batch), NOW)
+    assert metrics_of(DASH0.apply(batch, NOW).batch) == [metric]
+
+
 def test_spans_past_the_limit_of_a_trace_are_set_apart_not_lost() -> None:
     limits = _core.DestinationLimits(max_trace_spans=2)
     batch = span_batch(*(Span(name=str(index), trace_id=bytes([1] * 16)) for index in range(5)))
@@ -115,7 +204,7 @@ def test_spans_past_the_limit_of_a_trace_are_set_apart_not_lost() -> None:
     assert not limits.block_passes(block(batch), NOW)
     limited = limits.apply(batch, NOW)
     assert [span.name for span in spans_of(limited.batch)] == ["0", "1"]
-    assert [span.name for span in spans_of(limited.expired)] == ["2", "3", "4"]
+    assert [span.name for span in spans_of(limited.trace_too_large)] == ["2", "3", "4"]
     assert limited.truncated == {"max_trace_spans": 3}
 
 

@@ -72,6 +72,6 @@ def test_every_kind_that_the_core_reports_is_one_that_python_knows() -> None:
 
 
 def test_the_reasons_to_set_aside_and_to_give_up_are_these() -> None:
-    dead = {"entry_invalid", "frame_invalid", "body_invalid", "block_invalid", "refused", "expired", "too_large"}
+    dead = {"entry_invalid", "frame_invalid", "body_invalid", "block_invalid", "refused", "expired", "too_large", "trace_too_large"}
     assert {reason.value for reason in DeadReason} == dead
     assert {reason.value for reason in LossReason} == {"quota", "group_dropped", "group_reset", "dead_limit"}

@@ -186,10 +186,20 @@ class Preparer:
                 return None
         limits = self._limits
         if limits is not None:
-            limited = limits.apply(batch, self._clock.unix_nano())
-            if limited.expired is not None:
-                expired = limited.expired.to_block(self._codec(block), topic=block.topic, block_id=f"{block.block_id}.expired")
-                self._letter(ending, expired, DeadReason.EXPIRED, "older (or further ahead) than the destination accepts", 0)
+            try:
+                limited = limits.apply(batch, self._clock.unix_nano())
+            except CoreError as error:  # a row of another emp-pipe's block may be broken where only limits look
+                self._letter(
+                    ending, batch.to_block(codec, topic=block.topic, block_id=block.block_id), DeadReason.BLOCK_INVALID, str(error), 0
+                )
+                return None
+            for batch_apart, reason, detail in (
+                (limited.expired, DeadReason.EXPIRED, "older (or further ahead) than the destination accepts"),
+                (limited.trace_too_large, DeadReason.TRACE_TOO_LARGE, "past the spans of a trace that the destination accepts"),
+            ):
+                if batch_apart is not None:
+                    apart = batch_apart.to_block(self._codec(block), topic=block.topic, block_id=f"{block.block_id}.{reason.value}")
+                    self._letter(ending, apart, reason, detail, 0)
             for limit, values in limited.truncated.items():
                 self._metrics.truncated(limit, values)
             batch = limited.batch

@@ -52,6 +52,8 @@ class DeadReason(StrEnum):
     REFUSED = "refused"
     EXPIRED = "expired"
     TOO_LARGE = "too_large"
+    TRACE_TOO_LARGE = "trace_too_large"
+    """A span past those that the destination takes of a trace."""
 
 
 @dataclass(frozen=True, slots=True)

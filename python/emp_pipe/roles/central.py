@@ -1,4 +1,4 @@
-"""Central: what edges and services send to. Forward in (secure on 24225, plain on loopback), out to Dash0, an OTLP endpoint, or files.
+"""Central: what edges and services send to. Forward (secure on 24225, plain on loopback) and OTLP in; out to Dash0, OTLP, or files.
 
 Only a function from the environment to a layer of configuration; `emp-pipe central --print-config` shows what it gives. Central stamps
 nothing: a record keeps the identity that its edge gave it. Not here: what the variables mean (`environment.py`).
@@ -18,6 +18,7 @@ def expand(environment: env.Environment) -> Layer:
     key, name = env.first(environment, "EMP_FORWARD_SHARED_KEY", "FLUENTD_SHARED_KEY")
     if key:
         env.put_secure_forward(layer, environment, key_name=name)
+    env.put_otlp_receivers(layer, environment, "central")
     to_dash0 = env.put_dash0(layer, environment)
     to_otlp = env.put_otlp(layer, environment)
     if not to_dash0 and not to_otlp:

@@ -1,5 +1,8 @@
-"""The edge: one process on every machine. Forward in on loopback, out to central, else to Dash0, an OTLP endpoint, or files.
+"""The edge: one process on every machine. Forward and OTLP in on loopback, out to central, else to Dash0, an OTLP endpoint, or files.
 
+Logs go to central where there is one. Traces and metrics go straight to Dash0 where its credentials are here, else to central too
+(EMP_TRACES_METRICS_TO). Straight means that what a central would do is done here, with what this machine sees; by central means that only
+metrics are merged here.
 Only a function from the environment to a layer of configuration; `emp-pipe edge --print-config` shows what it gives.
 Not here: what the variables mean (`environment.py`).
 """
@@ -9,6 +12,8 @@ from __future__ import annotations
 from emp_pipe import environment as env
 from emp_pipe.config_layer import Layer
 
+_NOT_LOGS = ("traces", "metrics")
+
 
 def expand(environment: env.Environment) -> Layer:
     """Return what an edge is, given the environment. Raises ConfigError for a variable that cannot be read."""
@@ -16,7 +21,8 @@ def expand(environment: env.Environment) -> Layer:
     env.put_process(layer, environment, "edge")
     env.put_stamp(layer, environment)
     _put_receivers(layer, environment)
-    _put_exporters(layer, environment)
+    way, why = env.traces_metrics_to(environment)
+    _put_exporters(layer, environment, way, why)
     return layer
 
 
@@ -25,12 +31,23 @@ def _put_receivers(layer: Layer, environment: env.Environment) -> None:
     key, name = env.first(environment, "EMP_FORWARD_SHARED_KEY")
     if key:
         env.put_secure_forward(layer, environment, key_name=name)
+    env.put_otlp_receivers(layer, environment, "edge")
 
 
-def _put_exporters(layer: Layer, environment: env.Environment) -> None:
-    if env.put_central(layer, environment):
-        return  # central is the one destination: it passes everything on
-    to_dash0 = env.put_dash0(layer, environment)
-    to_otlp = env.put_otlp(layer, environment)
-    if not to_dash0 and not to_otlp:
+def _put_exporters(layer: Layer, environment: env.Environment, way: str, why: str) -> None:
+    to_central = env.put_central(layer, environment)
+    if to_central and way == "central":
+        if not env.first(environment, "FLUENTD_SHARED_KEY")[0]:
+            why = "without FLUENTD_SHARED_KEY central takes only logs by Forward"
+            env.put_only(layer, "forward/central", ["logs"], why)
+            env.put_only(layer, env.put_central_otlp(layer, environment), _NOT_LOGS, why)
+        return
+    direct = ["otlp_http/dash0"] if env.put_dash0(layer, environment) else []
+    if exporter := env.put_otlp(layer, environment):
+        direct.append(exporter)
+    if to_central:
+        env.put_only(layer, "forward/central", ["logs"], why)
+        for exporter in direct:
+            env.put_only(layer, exporter, _NOT_LOGS, why)
+    elif not direct:
         env.put_file(layer)

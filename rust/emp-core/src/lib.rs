@@ -14,4 +14,5 @@ pub mod json_lines;
 pub mod limits;
 pub mod normalize;
 pub mod otlp;
+pub mod sampling;
 pub mod selection;

@@ -235,7 +235,7 @@ impl TagPattern {
 }
 
 /// Matches a sequence, where some patterns take any number of items: the usual walk with one point of return, so no pattern is slow.
-fn wildcard<P, T>(patterns: &[P], items: &[T], is_any: impl Fn(&P) -> bool, matches: impl Fn(&P, &T) -> bool) -> bool {
+pub(crate) fn wildcard<P, T>(patterns: &[P], items: &[T], is_any: impl Fn(&P) -> bool, matches: impl Fn(&P, &T) -> bool) -> bool {
     let (mut pattern, mut item) = (0, 0);
     let mut retry: Option<(usize, usize)> = None;
     while item < items.len() {

@@ -15,6 +15,7 @@ mod normalizer;
 mod otlp_decoder;
 mod response;
 mod selection;
+mod tail_sampler;
 
 use pyo3::prelude::*;
 
@@ -42,6 +43,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<limits::PyLimited>()?;
     module.add_class::<response::PyExportResponse>()?;
     module.add_class::<selection::PySelection>()?;
+    module.add_class::<tail_sampler::PyTailSampler>()?;
+    module.add_class::<tail_sampler::PyTailTick>()?;
     module.add_class::<normalizer::PyNormalizer>()?;
     module.add_class::<forward_decoder::PyForwardDecoder>()?;
     module.add_class::<forward_decoder::PyForwardRead>()?;

@@ -67,6 +67,7 @@ impl PyDestinationLimits {
         Ok(PyLimited {
             batch: limited.batch.map(|batch| batch.into()),
             expired: limited.expired.map(|batch| batch.into()),
+            trace_too_large: limited.trace_too_large.map(|batch| batch.into()),
             truncated: limited.applied,
         })
     }
@@ -77,6 +78,7 @@ impl PyDestinationLimits {
 pub struct PyLimited {
     batch: Option<PyBatch>,
     expired: Option<PyBatch>,
+    trace_too_large: Option<PyBatch>,
     truncated: BTreeMap<&'static str, u64>,
 }
 
@@ -87,13 +89,19 @@ impl PyLimited {
         self.batch.clone()
     }
 
-    /// Too old, too far ahead, or past the spans of a trace: dead letters.
+    /// Too old or too far ahead: dead letters.
     #[getter]
     fn expired(&self) -> Option<PyBatch> {
         self.expired.clone()
     }
 
-    /// How often each limit applied, by its name; the rows in `expired` are counted too.
+    /// Spans past those that the destination takes of a trace: dead letters.
+    #[getter]
+    fn trace_too_large(&self) -> Option<PyBatch> {
+        self.trace_too_large.clone()
+    }
+
+    /// How often each limit applied, by its name; rows set apart are counted too.
     #[getter]
     fn truncated(&self) -> BTreeMap<&'static str, u64> {
         self.truncated.clone()

@@ -1,9 +1,11 @@
 //! What a destination accepts, proved by a block's header or enforced on rows: old rows are set apart, long values are shortened and
 //! marked, excess attributes and events are left out and counted, as OTLP says.
 //!
-//! Metrics pass as they are: shortening a point's attribute would make another stream of it, and no destination that we know limits them.
+//! A point's attributes are its stream's identity: a shortened one ends with a hash of the whole, so that streams stay apart.
 
+mod metric;
 mod row;
+mod text;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -35,15 +37,28 @@ pub struct DestinationLimits {
     pub max_value_bytes: u32,
 }
 
+/// How often each limit applied, by its name.
+pub type Applied = BTreeMap<&'static str, u64>;
+
 /// A batch made to fit.
 #[derive(Clone, Debug)]
 pub struct Limited {
     /// What passes; None when nothing does.
     pub batch: Option<Batch>,
-    /// What the destination would refuse: too old, too far ahead, past the spans of a trace. None when nothing is.
+    /// Too old or too far ahead for the destination. None when nothing is.
     pub expired: Option<Batch>,
+    /// Spans past those that it takes of a trace. None when there are none.
+    pub trace_too_large: Option<Batch>,
     /// How often a limit applied, by its name; rows set apart are counted too.
-    pub applied: BTreeMap<&'static str, u64>,
+    pub applied: Applied,
+}
+
+/// What becomes of a row before anything of it is shortened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Passes,
+    OutOfTime,
+    PastItsTrace,
 }
 
 fn exceeds(value: u32, limit: u32) -> bool {
@@ -53,9 +68,6 @@ fn exceeds(value: u32, limit: u32) -> bool {
 impl DestinationLimits {
     /// Whether a header proves that no limit applies to the block.
     pub fn block_passes(&self, header: &Header, now_unix_nano: i64) -> bool {
-        if header.signal == Signal::Metrics {
-            return true;
-        }
         let extremes = Extremes {
             max_body_bytes: header.max_body_bytes,
             max_attributes: header.max_attributes,
@@ -75,7 +87,7 @@ impl DestinationLimits {
         let attributes = match signal {
             Signal::Logs => self.max_log_attributes,
             Signal::Traces => self.max_span_attributes,
-            Signal::Metrics => return false,
+            Signal::Metrics => 0,
         };
         exceeds(extremes.max_attributes, attributes)
             || exceeds(extremes.max_body_bytes, self.max_body_bytes)
@@ -93,26 +105,22 @@ impl DestinationLimits {
 
     /// The rows made to fit.
     pub fn apply(&self, batch: &Batch, now_unix_nano: i64) -> Result<Limited, CoreError> {
-        let mut applied = BTreeMap::new();
-        if batch.signal == Signal::Metrics {
-            return Ok(Limited { batch: some(batch.clone()), expired: None, applied });
-        }
-        let passes = self.passing_rows(batch, now_unix_nano, &mut applied);
-        let (kept, expired) = if passes.iter().all(|passes| *passes) {
-            (None, None)
+        let mut applied = Applied::new();
+        let fates = self.fates(batch, now_unix_nano, &mut applied);
+        let of_fate = |fate| some(batch.filter(|row| fates[row] == fate));
+        let (kept, expired, trace_too_large) = if fates.iter().all(|fate| *fate == Fate::Passes) {
+            (some(batch.clone()), None, None)
         } else {
-            (some(batch.filter(|row| passes[row])), some(batch.filter(|row| !passes[row])))
+            (of_fate(Fate::Passes), of_fate(Fate::OutOfTime), of_fate(Fate::PastItsTrace))
         };
-        let kept = match (&expired, kept) {
-            (None, _) => batch.clone(),
-            (_, Some(kept)) => kept,
-            (_, None) => return Ok(Limited { batch: None, expired, applied }),
+        let kept = match kept {
+            Some(kept) if self.row_exceeds(kept.signal, &kept.extremes) => some(self.shortened(&kept, &mut applied)?),
+            kept => kept,
         };
-        let kept = if self.row_exceeds(kept.signal, &kept.extremes) { self.shortened(&kept, &mut applied)? } else { kept };
-        Ok(Limited { batch: some(kept), expired, applied })
+        Ok(Limited { batch: kept, expired, trace_too_large, applied })
     }
 
-    fn passing_rows(&self, batch: &Batch, now_unix_nano: i64, applied: &mut BTreeMap<&'static str, u64>) -> Vec<bool> {
+    fn fates(&self, batch: &Batch, now_unix_nano: i64, applied: &mut Applied) -> Vec<Fate> {
         let mut count = |name| *applied.entry(name).or_default() += 1;
         let mut spans: HashMap<[u8; 16], u32> = HashMap::new();
         (0..batch.len())
@@ -120,27 +128,30 @@ impl DestinationLimits {
                 let time = batch.columns.time_unix_nano[row];
                 if self.out_of_time(time, now_unix_nano) {
                     count(if time < now_unix_nano { "max_age_s" } else { "max_ahead_s" });
-                    return false;
+                    return Fate::OutOfTime;
                 }
                 if batch.signal == Signal::Traces && self.max_trace_spans != 0 {
                     let spans = spans.entry(batch.columns.trace_id[row]).or_default();
                     *spans += 1;
                     if *spans > self.max_trace_spans {
                         count("max_trace_spans");
-                        return false;
+                        return Fate::PastItsTrace;
                     }
                 }
-                true
+                Fate::Passes
             })
             .collect()
     }
 
-    fn shortened(&self, batch: &Batch, applied: &mut BTreeMap<&'static str, u64>) -> Result<Batch, CoreError> {
+    fn shortened(&self, batch: &Batch, applied: &mut Applied) -> Result<Batch, CoreError> {
         batch.rewritten(|_, message, out| {
             let mut extremes = Extremes::default();
             scan_row(batch.signal, message, 0, &mut extremes)?;
             if self.row_exceeds(batch.signal, &extremes) {
-                row::shorten(self, batch.signal, message, out, applied)?;
+                match batch.signal {
+                    Signal::Metrics => metric::shorten(self, message, out, applied)?,
+                    signal => row::shorten(self, signal, message, out, applied)?,
+                }
                 Ok(true)
             } else {
                 out.extend_from_slice(message);
@@ -154,11 +165,11 @@ impl DestinationLimits {
         for (name, limit) in
             [("max_body_bytes", self.max_body_bytes), ("max_value_bytes", self.max_value_bytes), ("max_key_bytes", self.max_key_bytes)]
         {
-            if limit != 0 && (limit as usize) < row::MARK.len() {
+            if limit != 0 && (limit as usize) < text::MARK.len() {
                 return Err(CoreError::new(
                     ErrorKind::ConfigInvalid,
                     0,
-                    format!("{name} must be 0 (no limit) or at least {}", row::MARK.len()),
+                    format!("{name} must be 0 (no limit) or at least {}", text::MARK.len()),
                 ));
             }
         }

@@ -1,18 +1,14 @@
-//! One row made to fit: shortened texts end with [`MARK`], what is left out is counted in the row's own dropped counts.
+//! A log record or a span made to fit: shortened texts end with a mark, what is left out is counted in the row's own dropped counts.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
-use super::{DestinationLimits, exceeds};
+use super::text::{fitting_text, shortened};
+use super::{Applied, DestinationLimits};
 use crate::batch::Signal;
-use crate::json_lines::value::value_text;
-use crate::otlp::fields::{log, span, span_event};
+use crate::otlp::fields::{log, span, span_event, span_link};
 use crate::otlp::scan::{KeyValue, key_value};
-use crate::otlp::value::{AnyValue, Scalar, any_value, put_key_value, put_scalar};
+use crate::otlp::value::{Scalar, put_key_value, put_scalar};
 use crate::otlp::wire::{Field, Reader, WireError, for_each_field, put_bytes, put_uint};
-
-/// What a shortened text ends with.
-pub const MARK: &[u8] = "…".as_bytes();
 
 /// Attributes that stay when others must go: what people search by.
 const STANDARD: [&[u8]; 22] = [
@@ -40,8 +36,6 @@ const STANDARD: [&[u8]; 22] = [
     b"http.route",
 ];
 
-type Applied = BTreeMap<&'static str, u64>;
-
 /// Appends `message` made to fit.
 pub fn shorten(
     limits: &DestinationLimits,
@@ -57,7 +51,7 @@ pub fn shorten(
             attributes_name: "max_log_attributes",
             dropped_attributes: log::DROPPED_ATTRIBUTES_COUNT,
             body: Some(log::BODY),
-            events: None,
+            is_span: false,
         },
         _ => Shape {
             attributes: span::ATTRIBUTES,
@@ -65,12 +59,13 @@ pub fn shorten(
             attributes_name: "max_span_attributes",
             dropped_attributes: span::DROPPED_ATTRIBUTES_COUNT,
             body: None,
-            events: Some((span::EVENTS, span::DROPPED_EVENTS_COUNT)),
+            is_span: true,
         },
     };
     let keep = kept_attributes(message, &shape)?;
     let mut row = Row { limits, applied, keys: Vec::new(), dropped_attributes: 0, dropped_events: 0 };
-    let (mut attribute, mut events) = (0, 0);
+    let kept_events = if shape.is_span { kept_events(message, limits.max_span_events)? } else { None };
+    let (mut attribute, mut event) = (0, 0);
     for_each_field(Reader::new(message), |field| {
         if field.number == shape.attributes {
             attribute += 1;
@@ -86,34 +81,38 @@ pub fn shorten(
             Ok(())
         } else if Some(field.number) == shape.body {
             row.put_body(out, &field)
-        } else if let Some((number, dropped)) = shape.events {
-            if field.number == number {
-                events += 1;
-                if exceeds(events, limits.max_span_events) {
-                    row.count("max_span_events");
-                    row.dropped_events += 1;
-                    Ok(())
-                } else {
-                    row.put_event(out, &field)
-                }
-            } else {
-                if field.number == dropped {
-                    row.dropped_events += field.scalar().unwrap_or(0);
-                } else {
-                    out.extend_from_slice(field.raw);
-                }
-                Ok(())
-            }
-        } else {
+        } else if !shape.is_span {
             out.extend_from_slice(field.raw);
-            Ok::<(), WireError>(())
+            Ok(())
+        } else {
+            match field.number {
+                span::EVENTS => {
+                    event += 1;
+                    if kept_events.as_ref().is_none_or(|keep| keep[event - 1]) {
+                        row.put_part(out, &field, span_event::ATTRIBUTES, span_event::DROPPED_ATTRIBUTES_COUNT)
+                    } else {
+                        row.count("max_span_events");
+                        row.dropped_events += 1;
+                        Ok(())
+                    }
+                }
+                span::LINKS => row.put_part(out, &field, span_link::ATTRIBUTES, span_link::DROPPED_ATTRIBUTES_COUNT),
+                span::DROPPED_EVENTS_COUNT => {
+                    row.dropped_events += field.scalar().unwrap_or(0);
+                    Ok(())
+                }
+                _ => {
+                    out.extend_from_slice(field.raw);
+                    Ok::<(), WireError>(())
+                }
+            }
         }
     })?;
     if row.dropped_attributes > 0 {
         put_uint(out, shape.dropped_attributes, row.dropped_attributes.min(u64::from(u32::MAX)));
     }
-    if let (Some((_, number)), true) = (shape.events, row.dropped_events > 0) {
-        put_uint(out, number, row.dropped_events.min(u64::from(u32::MAX)));
+    if row.dropped_events > 0 {
+        put_uint(out, span::DROPPED_EVENTS_COUNT, row.dropped_events.min(u64::from(u32::MAX)));
     }
     Ok(())
 }
@@ -124,8 +123,8 @@ struct Shape {
     attributes_name: &'static str,
     dropped_attributes: u32,
     body: Option<u32>,
-    /// The events and the count of those left out.
-    events: Option<(u32, u32)>,
+    /// It has events and links.
+    is_span: bool,
 }
 
 /// Which attributes stay, by their number: the standard ones first, then in order. None: all.
@@ -137,16 +136,47 @@ fn kept_attributes(message: &[u8], shape: &Shape) -> Result<Option<Vec<bool>>, W
     for_each_field(Reader::new(message), |field| {
         if field.number == shape.attributes {
             let key = key_value(field.message())?.key;
-            ranks.push((STANDARD.iter().position(|standard| *standard == key).unwrap_or(STANDARD.len()), ranks.len()));
+            ranks.push(STANDARD.iter().position(|standard| *standard == key).unwrap_or(STANDARD.len()));
         }
         Ok::<(), WireError>(())
     })?;
+    Ok(best(&ranks, shape.max_attributes))
+}
+
+/// Which events stay, by their number: exceptions first, for they say why the span failed, then in order. None: all.
+fn kept_events(message: &[u8], most: u32) -> Result<Option<Vec<bool>>, WireError> {
+    if most == 0 {
+        return Ok(None);
+    }
+    let mut ranks = Vec::new();
+    for_each_field(Reader::new(message), |field| {
+        if field.number == span::EVENTS {
+            let mut is_exception = false;
+            for_each_field(field.message(), |field| {
+                if field.number == span_event::NAME {
+                    is_exception = field.bytes() == Some(b"exception");
+                }
+                Ok::<(), WireError>(())
+            })?;
+            ranks.push(usize::from(!is_exception));
+        }
+        Ok::<(), WireError>(())
+    })?;
+    Ok(best(&ranks, most))
+}
+
+/// The `most` of lowest rank, the first ones among equals. None: all.
+fn best(ranks: &[usize], most: u32) -> Option<Vec<bool>> {
+    if ranks.len() <= most as usize {
+        return None;
+    }
+    let mut order: Vec<usize> = (0..ranks.len()).collect();
+    order.sort_by_key(|number| ranks[*number]);
     let mut keep = vec![false; ranks.len()];
-    ranks.sort_unstable();
-    for (_, number) in ranks.iter().take(shape.max_attributes as usize) {
+    for number in order.iter().take(most as usize) {
         keep[*number] = true;
     }
-    Ok((ranks.len() > shape.max_attributes as usize).then_some(keep))
+    Some(keep)
 }
 
 struct Row<'a> {
@@ -175,7 +205,7 @@ impl Row<'_> {
             }
             self.keys.push(key.to_vec());
         }
-        match self.fitting_text(&pair.value, self.limits.max_value_bytes)? {
+        match fitting_text(&pair.value, self.limits.max_value_bytes)? {
             Some(text) => {
                 self.count("max_value_bytes");
                 let mut value = Vec::with_capacity(text.len() + 8);
@@ -188,7 +218,7 @@ impl Row<'_> {
     }
 
     fn put_body(&mut self, out: &mut Vec<u8>, field: &Field<'_>) -> Result<(), WireError> {
-        match self.fitting_text(&field.message(), self.limits.max_body_bytes)? {
+        match fitting_text(&field.message(), self.limits.max_body_bytes)? {
             Some(text) => {
                 self.count("max_body_bytes");
                 let mut value = Vec::with_capacity(text.len() + 8);
@@ -200,55 +230,28 @@ impl Row<'_> {
         Ok(())
     }
 
-    /// The text that replaces a value longer than `limit` (a map or list becomes its JSON first); None when it fits.
-    fn fitting_text(&self, value: &Reader<'_>, limit: u32) -> Result<Option<Vec<u8>>, WireError> {
-        let len = match any_value(value.clone())? {
-            AnyValue::String(text) => text.len(),
-            AnyValue::Bytes(_) | AnyValue::Array(_) | AnyValue::KvList(_) => value.rest().len(),
-            _ => 0,
-        };
-        if limit == 0 || len <= limit as usize {
-            return Ok(None);
-        }
-        Ok(value_text(value.clone())?.map(|text| shortened(&text, limit).into_owned()))
-    }
-
-    fn put_event(&mut self, out: &mut Vec<u8>, field: &Field<'_>) -> Result<(), WireError> {
-        let mut event = Vec::with_capacity(field.raw.len());
+    /// Appends an event or a link, which has attributes and a dropped count of its own.
+    fn put_part(&mut self, out: &mut Vec<u8>, field: &Field<'_>, attributes: u32, dropped: u32) -> Result<(), WireError> {
+        let mut part = Vec::with_capacity(field.raw.len());
         let row_keys = std::mem::take(&mut self.keys);
         let row_dropped = std::mem::take(&mut self.dropped_attributes);
-        for_each_field(field.message(), |inner| match inner.number {
-            span_event::ATTRIBUTES => self.put_attribute(&mut event, inner.number, key_value(inner.message())?),
-            span_event::DROPPED_ATTRIBUTES_COUNT => {
+        for_each_field(field.message(), |inner| {
+            if inner.number == attributes {
+                self.put_attribute(&mut part, inner.number, key_value(inner.message())?)
+            } else if inner.number == dropped {
                 self.dropped_attributes += inner.scalar().unwrap_or(0);
                 Ok(())
-            }
-            _ => {
-                event.extend_from_slice(inner.raw);
+            } else {
+                part.extend_from_slice(inner.raw);
                 Ok(())
             }
         })?;
         if self.dropped_attributes > 0 {
-            put_uint(&mut event, span_event::DROPPED_ATTRIBUTES_COUNT, self.dropped_attributes.min(u64::from(u32::MAX)));
+            put_uint(&mut part, dropped, self.dropped_attributes.min(u64::from(u32::MAX)));
         }
         self.keys = row_keys;
         self.dropped_attributes = row_dropped;
-        put_bytes(out, field.number, &event);
+        put_bytes(out, field.number, &part);
         Ok(())
     }
-}
-
-/// `text`, cut at a character and marked where it is longer than `limit` (0: none).
-fn shortened(text: &[u8], limit: u32) -> Cow<'_, [u8]> {
-    if !exceeds(u32::try_from(text.len()).unwrap_or(u32::MAX), limit) {
-        return Cow::Borrowed(text);
-    }
-    let mut end = limit as usize - MARK.len();
-    // Step back over the inside of a character; bytes that are no UTF-8 end it after three.
-    for _ in 0..3 {
-        if end > 0 && text[end] & 0xc0 == 0x80 {
-            end -= 1;
-        }
-    }
-    Cow::Owned([&text[..end], MARK].concat())
 }

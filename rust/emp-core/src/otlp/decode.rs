@@ -99,7 +99,7 @@ impl Decoder {
 }
 
 /// What encloses rows: `known` are the numbers of the message, of its schema_url and of its children (neither kept as unknown).
-pub(super) fn table_entry(enclosing: Reader<'_>, known: [u32; 3]) -> Result<TableEntry, WireError> {
+pub(crate) fn table_entry(enclosing: Reader<'_>, known: [u32; 3]) -> Result<TableEntry, WireError> {
     let mut entry = TableEntry::default();
     for_each_field(enclosing, |field| {
         match field.number {

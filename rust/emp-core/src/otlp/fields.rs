@@ -50,21 +50,53 @@ pub mod metric {
     pub const DATA: [u32; 5] = [5, 7, 9, 10, 11];
     /// `data_points` in all of them.
     pub const POINTS: u32 = 1;
+
+    /// Where a point of the data in field `data` has its attributes.
+    pub fn point_attributes(data: u32) -> u32 {
+        match data {
+            9 => 9,
+            10 => 1,
+            _ => 7,
+        }
+    }
+
+    /// Where it has its exemplars; a summary has none (0).
+    pub fn point_exemplars(data: u32) -> u32 {
+        match data {
+            9 => 8,
+            10 => 11,
+            11 => 0,
+            _ => 5,
+        }
+    }
+
+    /// `filtered_attributes` of an exemplar.
+    pub const EXEMPLAR_ATTRIBUTES: u32 = 7;
 }
 
 pub mod span {
     pub const TRACE_ID: u32 = 1;
     pub const SPAN_ID: u32 = 2;
+    pub const TRACE_STATE: u32 = 3;
+    pub const PARENT_SPAN_ID: u32 = 4;
     pub const NAME: u32 = 5;
     pub const START_TIME_UNIX_NANO: u32 = 7;
+    pub const END_TIME_UNIX_NANO: u32 = 8;
     pub const ATTRIBUTES: u32 = 9;
     pub const DROPPED_ATTRIBUTES_COUNT: u32 = 10;
     pub const EVENTS: u32 = 11;
     pub const DROPPED_EVENTS_COUNT: u32 = 12;
+    pub const LINKS: u32 = 13;
     pub const STATUS: u32 = 15;
 }
 
+pub mod span_link {
+    pub const ATTRIBUTES: u32 = 4;
+    pub const DROPPED_ATTRIBUTES_COUNT: u32 = 5;
+}
+
 pub mod span_event {
+    pub const NAME: u32 = 2;
     pub const ATTRIBUTES: u32 = 3;
     pub const DROPPED_ATTRIBUTES_COUNT: u32 = 4;
 }

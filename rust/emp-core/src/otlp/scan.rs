@@ -1,7 +1,7 @@
 //! What one encoded row says to the columns: read once when a row comes in as OTLP or has been rewritten.
 
-use super::fields::{any_value, key_value, log, span, span_event, status};
-use super::points::count_points;
+use super::fields::{any_value, key_value, log, span, span_event, span_link, status};
+use super::points::measure_points;
 use super::wire::{Field, Reader, WireError, for_each_field};
 use crate::batch::{Batch, Extremes, FLAG_ERROR, FLAG_EVENT, Signal, View};
 
@@ -97,8 +97,14 @@ pub fn scan_row(signal: Signal, message: &[u8], base: usize, extremes: &mut Extr
         Signal::Traces => scan_span(Reader::at(message, base), extremes),
         Signal::Metrics => {
             for_each_field(Reader::at(message, base), |_| Ok::<(), WireError>(()))?;
-            let points = count_points(Reader::at(message, base));
-            Ok(RowFacts { points, ..RowFacts::NOTHING })
+            // Only their sizes count: a point's `job_id` is not the metric's.
+            let mut nothing = RowFacts::NOTHING;
+            let points = measure_points(Reader::at(message, base), |field| {
+                let _ = scan_attribute(field, extremes, &mut nothing);
+            });
+            extremes.max_key_bytes = extremes.max_key_bytes.max(points.short_bytes);
+            extremes.max_value_bytes = extremes.max_value_bytes.max(points.short_bytes);
+            Ok(RowFacts { points: points.count, ..RowFacts::NOTHING })
         }
     }
 }
@@ -147,15 +153,9 @@ fn scan_span(message: Reader<'_>, extremes: &mut Extremes) -> Result<RowFacts, W
             }
             span::EVENTS => {
                 events += 1;
-                // Only their sizes count: an event's `job_id` is not the span's.
-                let mut event_facts = RowFacts::NOTHING;
-                for_each_field(field.message(), |field| {
-                    if field.number == span_event::ATTRIBUTES {
-                        scan_attribute(&field, extremes, &mut event_facts)?;
-                    }
-                    Ok::<(), WireError>(())
-                })?;
+                scan_part(&field, span_event::ATTRIBUTES, extremes)?;
             }
+            span::LINKS => scan_part(&field, span_link::ATTRIBUTES, extremes)?,
             span::STATUS => for_each_field(field.message(), |field| {
                 if field.number == status::CODE {
                     facts.flags &= !FLAG_ERROR;
@@ -172,6 +172,17 @@ fn scan_span(message: Reader<'_>, extremes: &mut Extremes) -> Result<RowFacts, W
     extremes.max_attributes = extremes.max_attributes.max(attributes);
     extremes.max_span_events = extremes.max_span_events.max(events);
     Ok(facts)
+}
+
+/// Measures the attributes of an event or a link. Only their sizes count: an event's `job_id` is not the span's.
+fn scan_part(part: &Field<'_>, attributes: u32, extremes: &mut Extremes) -> Result<(), WireError> {
+    let mut nothing = RowFacts::NOTHING;
+    for_each_field(part.message(), |field| {
+        if field.number == attributes {
+            scan_attribute(&field, extremes, &mut nothing)?;
+        }
+        Ok::<(), WireError>(())
+    })
 }
 
 #[inline]

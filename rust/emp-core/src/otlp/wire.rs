@@ -98,7 +98,7 @@ impl<'a> Field<'a> {
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
     data: &'a [u8],
-    at: usize,
+    pub(super) at: usize,
     base: usize,
 }
 

@@ -1,0 +1,96 @@
+"""OpenTelemetry's SDK for Node under `emp-pipe exec`, beside Python's: one trace across both, the job on every span and Winston log."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from tests.interop import counterparts
+from tests.support.command import PATIENCE_S, environment
+from tests.support.otlp_endpoint import OtlpEndpoint
+from tests.support.otlp_grpc_endpoint import OtlpGrpcEndpoint
+from tests.support.otlp_seen import metrics, spans
+from tests.support.two_services import IN_PYTHON, assert_nothing_else_has_the_job, assert_one_trace_of_the_job, run_both
+
+
+@pytest.fixture
+def in_node() -> list[str]:
+    try:
+        return ["node", str(counterparts.node_service())]
+    except counterparts.Absent as reason:
+        pytest.skip(str(reason))
+
+
+PAIRS = [("node", "python"), ("python", "node"), ("node", "node")]
+
+
+@pytest.fixture(params=PAIRS, ids=["node-calls-python", "python-calls-node", "node-calls-node"])
+def pair(request: pytest.FixtureRequest, in_node: list[str]) -> list[list[str]]:
+    return [in_node if language == "node" else IN_PYTHON for language in request.param]
+
+
+async def test_one_trace_with_the_job_on_every_span_and_log_over_http(pair: Sequence[Sequence[str]]) -> None:
+    async with OtlpEndpoint(chunked=True) as endpoint:
+        await asyncio.to_thread(run_both, ["--endpoint", endpoint.url], *pair)
+        assert endpoint.violations == []
+        assert_one_trace_of_the_job(endpoint.received)
+        assert_nothing_else_has_the_job(endpoint.received)
+
+
+async def test_one_trace_with_the_job_on_every_span_and_log_over_grpc(pair: Sequence[Sequence[str]]) -> None:
+    async with OtlpGrpcEndpoint() as endpoint:
+        await asyncio.to_thread(run_both, ["--protocol", "grpc", "--endpoint", endpoint.url], *pair)
+        assert endpoint.violations == []
+        assert_one_trace_of_the_job(endpoint.received)
+
+
+async def test_metrics_of_a_node_application_leave_when_it_ends(in_node: list[str]) -> None:
+    async with OtlpEndpoint(chunked=True) as endpoint:
+        await asyncio.to_thread(run_both, ["--endpoint", endpoint.url], in_node, in_node)
+        (renders,) = (row for row in metrics(endpoint.received) if row.name == "renders")
+    assert renders.resource["worker_id"] == "gpu-7f3a-worker-1"
+    assert renders.row.sum.data_points[0].as_double == 1 or renders.row.sum.data_points[0].as_int == 1
+
+
+async def test_the_resource_holds_no_command_line_which_may_have_secrets(in_node: list[str]) -> None:
+    async with OtlpEndpoint(chunked=True) as endpoint:
+        await asyncio.to_thread(run_both, ["--endpoint", endpoint.url], in_node, in_node)
+        resources = [span.resource for span in spans(endpoint.received)]
+    assert resources
+    assert not [key for resource in resources for key in resource if key.startswith("process.command")]
+
+
+def stopped_by(number: signal.Signals, endpoint: str, in_node: Sequence[str], how: str) -> int:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "emp_pipe", "exec", "--endpoint", endpoint, "--", *in_node, how],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        return process.wait(PATIENCE_S)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+async def test_a_signal_ends_a_node_application_as_ever_after_its_spans_were_sent(number: signal.Signals, in_node: list[str]) -> None:
+    async with OtlpEndpoint(chunked=True) as endpoint:
+        assert await asyncio.to_thread(stopped_by, number, endpoint.url, in_node, "wait") == -number
+        assert [span.name for span in spans(endpoint.received)] == ["waiting"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+async def test_a_node_application_that_listens_for_signals_decides_itself(number: signal.Signals, in_node: list[str]) -> None:
+    async with OtlpEndpoint(chunked=True) as endpoint:
+        assert await asyncio.to_thread(stopped_by, number, endpoint.url, in_node, "decide") == 3
