@@ -41,6 +41,7 @@ use crate::batch::{Batch, Signal, TableEntry};
 use crate::fluent::cursor::Fault;
 use crate::fluent::restore::is_ours;
 use crate::hash::KeyedMap;
+use crate::otlp::incoming::keys::Keys;
 use identity::{Base, Identities};
 use shape::Shapes;
 use table::Table;
@@ -53,6 +54,8 @@ const MIN_ENTRY_BYTES: usize = 16;
 #[derive(Clone, Debug)]
 pub struct Normalizer {
     table: Table,
+    /// Those of its keys that are looked for in OTLP.
+    keys: Keys,
     /// Resource attributes that are added where a record's resource lacks them.
     stamp: Vec<(String, String)>,
     /// Whether JSON and logfmt inside the body become fields.
@@ -65,7 +68,14 @@ impl Normalizer {
     /// Rules with a stamp (resource attributes), a user's aliases (alias to name), and the number of resources that a batch may have.
     pub fn new(stamp: Vec<(String, String)>, aliases: &[(String, String)], unfold: bool, max_resources: usize) -> Self {
         let table = Table::new(aliases.iter().map(|(alias, name)| (alias.as_str(), name.as_str())));
-        Self { table, stamp, unfold, max_resources }
+        Self { keys: Keys::new(&table), table, stamp, unfold, max_resources }
+    }
+}
+
+impl Normalizer {
+    /// The attribute keys that mean more than themselves.
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
     }
 }
 

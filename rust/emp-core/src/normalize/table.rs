@@ -119,6 +119,11 @@ impl Table {
         Self { meanings }
     }
 
+    /// The keys that are known, with what they mean.
+    pub fn known(&self) -> impl Iterator<Item = (&[u8], &Meaning)> {
+        self.meanings.iter().map(|(key, meaning)| (&**key, meaning))
+    }
+
     /// What `key` means; an unknown key is an attribute under its own name.
     pub fn meaning(&self, key: &[u8]) -> Meaning {
         self.meanings.get(key).cloned().unwrap_or_else(|| Meaning { canonical: key.into(), role: Role::Attribute, rank: 0 })

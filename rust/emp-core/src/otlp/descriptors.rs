@@ -61,33 +61,51 @@ pub struct Descriptor {
     pub kind: Kind,
     /// Whether it is a list (of scalars: packed or not).
     pub repeated: bool,
+    /// Whether a zero or an empty string is something else than an absent field: members of a oneof, optional fields.
+    pub presence: bool,
 }
 
 const fn one(number: u32, name: &'static str, kind: Kind) -> Descriptor {
-    Descriptor { number, name, kind, repeated: false }
+    Descriptor { number, name, kind, repeated: false, presence: false }
+}
+
+const fn maybe(number: u32, name: &'static str, kind: Kind) -> Descriptor {
+    Descriptor { number, name, kind, repeated: false, presence: true }
 }
 
 const fn many(number: u32, name: &'static str, kind: Kind) -> Descriptor {
-    Descriptor { number, name, kind, repeated: true }
+    Descriptor { number, name, kind, repeated: true, presence: false }
 }
 
 use Kind::{
     Base64, Bool, Double, Enum, Fixed32, Fixed64, Int64, Message, Sfixed64, Sint32, SpanId, String as Text, TraceId, Uint32, Uint64,
 };
 
-static ANY_VALUE: [Descriptor; 7] = [
-    one(1, "stringValue", Text),
-    one(2, "boolValue", Bool),
-    one(3, "intValue", Int64),
-    one(4, "doubleValue", Double),
-    one(5, "arrayValue", Message(&ARRAY_VALUE)),
-    one(6, "kvlistValue", Message(&KEY_VALUE_LIST)),
-    one(7, "bytesValue", Base64),
+/// AnyValue.
+pub static ANY_VALUE: [Descriptor; 7] = [
+    maybe(1, "stringValue", Text),
+    maybe(2, "boolValue", Bool),
+    maybe(3, "intValue", Int64),
+    maybe(4, "doubleValue", Double),
+    maybe(5, "arrayValue", Message(&ARRAY_VALUE)),
+    maybe(6, "kvlistValue", Message(&KEY_VALUE_LIST)),
+    maybe(7, "bytesValue", Base64),
 ];
 static ARRAY_VALUE: [Descriptor; 1] = [many(1, "values", Message(&ANY_VALUE))];
 static KEY_VALUE_LIST: [Descriptor; 1] = [many(1, "values", Message(&KEY_VALUE))];
 /// KeyValue.
 pub static KEY_VALUE: [Descriptor; 2] = [one(1, "key", Text), one(2, "value", Message(&ANY_VALUE))];
+
+/// The fields of the message in a field.
+pub fn inner(descriptors: &'static [Descriptor], number: u32) -> &'static [Descriptor] {
+    descriptors
+        .iter()
+        .find_map(|descriptor| match descriptor.kind {
+            Kind::Message(inner) if descriptor.number == number => Some(inner),
+            _ => None,
+        })
+        .unwrap_or_default()
+}
 
 /// The export request of a signal.
 pub fn request(signal: Signal) -> &'static [Descriptor] {
@@ -155,13 +173,15 @@ pub static SPAN: [Descriptor; 16] = [
     one(15, "status", Message(&STATUS)),
     one(16, "flags", Fixed32),
 ];
-static SPAN_EVENT: [Descriptor; 4] = [
+/// Span.Event.
+pub static SPAN_EVENT: [Descriptor; 4] = [
     one(1, "timeUnixNano", Fixed64),
     one(2, "name", Text),
     many(3, "attributes", Message(&KEY_VALUE)),
     one(4, "droppedAttributesCount", Uint32),
 ];
-static SPAN_LINK: [Descriptor; 6] = [
+/// Span.Link.
+pub static SPAN_LINK: [Descriptor; 6] = [
     one(1, "traceId", TraceId),
     one(2, "spanId", SpanId),
     one(3, "traceState", Text),
@@ -195,8 +215,8 @@ static NUMBER_DATA_POINT: [Descriptor; 7] = [
     many(7, "attributes", Message(&KEY_VALUE)),
     one(2, "startTimeUnixNano", Fixed64),
     one(3, "timeUnixNano", Fixed64),
-    one(4, "asDouble", Double),
-    one(6, "asInt", Sfixed64),
+    maybe(4, "asDouble", Double),
+    maybe(6, "asInt", Sfixed64),
     many(5, "exemplars", Message(&EXEMPLAR)),
     one(8, "flags", Uint32),
 ];
@@ -205,28 +225,28 @@ static HISTOGRAM_DATA_POINT: [Descriptor; 11] = [
     one(2, "startTimeUnixNano", Fixed64),
     one(3, "timeUnixNano", Fixed64),
     one(4, "count", Fixed64),
-    one(5, "sum", Double),
+    maybe(5, "sum", Double),
     many(6, "bucketCounts", Fixed64),
     many(7, "explicitBounds", Double),
     many(8, "exemplars", Message(&EXEMPLAR)),
     one(10, "flags", Uint32),
-    one(11, "min", Double),
-    one(12, "max", Double),
+    maybe(11, "min", Double),
+    maybe(12, "max", Double),
 ];
 static EXPONENTIAL_HISTOGRAM_DATA_POINT: [Descriptor; 14] = [
     many(1, "attributes", Message(&KEY_VALUE)),
     one(2, "startTimeUnixNano", Fixed64),
     one(3, "timeUnixNano", Fixed64),
     one(4, "count", Fixed64),
-    one(5, "sum", Double),
+    maybe(5, "sum", Double),
     one(6, "scale", Sint32),
     one(7, "zeroCount", Fixed64),
     one(8, "positive", Message(&BUCKETS)),
     one(9, "negative", Message(&BUCKETS)),
     one(10, "flags", Uint32),
     many(11, "exemplars", Message(&EXEMPLAR)),
-    one(12, "min", Double),
-    one(13, "max", Double),
+    maybe(12, "min", Double),
+    maybe(13, "max", Double),
     one(14, "zeroThreshold", Double),
 ];
 static BUCKETS: [Descriptor; 2] = [one(1, "offset", Sint32), many(2, "bucketCounts", Uint64)];
@@ -243,8 +263,8 @@ static QUANTILE: [Descriptor; 2] = [one(1, "quantile", Double), one(2, "value", 
 static EXEMPLAR: [Descriptor; 6] = [
     many(7, "filteredAttributes", Message(&KEY_VALUE)),
     one(2, "timeUnixNano", Fixed64),
-    one(3, "asDouble", Double),
-    one(6, "asInt", Sfixed64),
+    maybe(3, "asDouble", Double),
+    maybe(6, "asInt", Sfixed64),
     one(4, "spanId", SpanId),
     one(5, "traceId", TraceId),
 ];

@@ -7,6 +7,7 @@ pub mod descriptors;
 pub mod encode;
 pub mod fields;
 pub mod incoming;
+pub mod json;
 pub mod points;
 pub mod response;
 pub mod scan;

@@ -29,7 +29,8 @@ pub struct RowFacts {
 }
 
 impl RowFacts {
-    const NOTHING: Self = Self {
+    /// Those of a row that says nothing.
+    pub const NOTHING: Self = Self {
         time_unix_nano: 0,
         severity_number: 0,
         flags: 0,
@@ -153,9 +154,9 @@ fn scan_span(message: Reader<'_>, extremes: &mut Extremes) -> Result<RowFacts, W
             }
             span::EVENTS => {
                 events += 1;
-                scan_part(&field, span_event::ATTRIBUTES, extremes)?;
+                scan_part(field.message(), span_event::ATTRIBUTES, extremes)?;
             }
-            span::LINKS => scan_part(&field, span_link::ATTRIBUTES, extremes)?,
+            span::LINKS => scan_part(field.message(), span_link::ATTRIBUTES, extremes)?,
             span::STATUS => for_each_field(field.message(), |field| {
                 if field.number == status::CODE {
                     facts.flags &= !FLAG_ERROR;
@@ -175,9 +176,9 @@ fn scan_span(message: Reader<'_>, extremes: &mut Extremes) -> Result<RowFacts, W
 }
 
 /// Measures the attributes of an event or a link. Only their sizes count: an event's `job_id` is not the span's.
-fn scan_part(part: &Field<'_>, attributes: u32, extremes: &mut Extremes) -> Result<(), WireError> {
+pub fn scan_part(part: Reader<'_>, attributes: u32, extremes: &mut Extremes) -> Result<(), WireError> {
     let mut nothing = RowFacts::NOTHING;
-    for_each_field(part.message(), |field| {
+    for_each_field(part, |field| {
         if field.number == attributes {
             scan_attribute(&field, extremes, &mut nothing)?;
         }

@@ -14,27 +14,24 @@ impl Walk<'_> {
         let message = field.bytes().unwrap_or_default();
         let checked = match self.check_metric(field.message()) {
             Ok(checked) => checked,
-            Err(error) => {
-                return self.read.reject(error.detail, error.offset, message, u64::from(count_points(field.message()).max(1)));
-            }
+            Err(error) => return self.reject(field, error, message, u64::from(count_points(field.message()).max(1))),
         };
-        let mut row = message;
-        if !checked.bad.is_empty() {
-            for bad in &checked.bad {
-                self.read.reject(bad.error.detail, bad.error.offset, bad.point, 1);
-            }
-            if checked.good == 0 {
-                return;
-            }
+        for bad in &checked.bad {
+            self.reject(field, bad.error, bad.point, 1);
+        }
+        let pushed = if checked.bad.is_empty() {
+            self.batch.push_message(message, resource, scope)
+        } else if checked.good == 0 {
+            return;
+        } else {
             self.scratch.clear();
             let is_good = |number| checked.bad.binary_search_by_key(&number, |bad| bad.number).is_err();
-            // It has just been read, so it can be read again.
-            let _ = put_with_points(&mut self.scratch, field.message(), is_good);
-            row = &self.scratch;
-        }
-        match self.batch.push_message(row, resource, scope) {
+            put_with_points(&mut self.scratch, field.message(), is_good)
+                .and_then(|()| self.batch.push_message(&self.scratch, resource, scope))
+        };
+        match pushed {
             Ok(()) => self.read.received += checked.good,
-            Err(error) => self.read.reject(error.detail, field.bytes_offset(), message, checked.good.max(1)),
+            Err(error) => self.reject(field, error, message, checked.good.max(1)),
         }
     }
 

@@ -5,14 +5,17 @@
 //! metrics keep their bytes; resources get the receiver's stamp where they lack it. Trusted requests, our own: [`super::decode`].
 
 mod items;
+pub(crate) mod keys;
 mod metrics;
+mod usual;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::decode::table_entry;
-use super::descriptors::{self, Descriptor, Kind};
+use super::descriptors::{self, Descriptor, inner};
 use super::fields::{request, resource_rows, scope_rows};
+use super::json;
 use super::validate::{MAX_MESSAGE_DEPTH, check};
 use super::wire::{Field, Reader, WireError};
 use crate::batch::{Batch, Signal, TableEntry};
@@ -70,9 +73,6 @@ impl Decoder {
 
     /// Reads a request that arrived now.
     pub fn decode(&self, data: &[u8], codec: Codec, encoding: Encoding, _now_unix_nano: i64) -> Result<Read, CoreError> {
-        if encoding == Encoding::Json {
-            return Err(CoreError::new(ErrorKind::ConfigInvalid, 0, "JSON is not read yet"));
-        }
         let inflated;
         let request = if codec == Codec::None && data.len() <= self.max_inflated_bytes {
             data
@@ -84,9 +84,15 @@ impl Decoder {
             return Err(CoreError::new(ErrorKind::TooLarge, 0, "an export request of over 2 GiB"));
         }
         let mut walk = Walk::new(&self.rules, self.signal);
-        walk.batch.rows.reserve(request.len());
-        walk.request(request).map_err(|error| error.of_kind(ErrorKind::BodyInvalid))?;
-        Ok(walk.finish())
+        match encoding {
+            Encoding::Protobuf => walk.run(request),
+            Encoding::Json => {
+                let mut transcoded = json::transcode(self.signal, request, self.max_inflated_bytes)?;
+                let protobuf = std::mem::take(&mut transcoded.request);
+                walk.json = Some(Json { text: request, transcoded });
+                walk.run(&protobuf)
+            }
+        }
     }
 }
 
@@ -103,6 +109,30 @@ struct Walk<'a> {
     row: &'static [Descriptor],
     /// A metric without its bad points.
     scratch: Vec<u8>,
+    /// Where the request came from, when it was no protobuf.
+    json: Option<Json<'a>>,
+}
+
+/// A request that was JSON.
+struct Json<'a> {
+    text: &'a [u8],
+    transcoded: json::Transcoded,
+}
+
+impl Json<'_> {
+    /// Where the row whose message lies at an offset of the protobuf was in the text.
+    fn item(&self, at: usize) -> Option<(usize, &[u8])> {
+        let items = &self.transcoded.items;
+        let item = items.binary_search_by_key(&at, |item| item.at).ok().map(|index| items[index])?;
+        Some((item.start, &self.text[item.start..item.end]))
+    }
+
+    /// Adds the items that did not get into the protobuf.
+    fn set_aside(&self, read: &mut Read) {
+        for bad in &self.transcoded.bad {
+            read.reject(&bad.detail, bad.offset, &self.text[bad.start..bad.end], bad.items);
+        }
+    }
 }
 
 impl<'a> Walk<'a> {
@@ -119,12 +149,26 @@ impl<'a> Walk<'a> {
             enclosing: [request, resource_rows, scope_rows],
             row: inner(scope_rows, scope_rows::ROW),
             scratch: Vec::new(),
+            json: None,
         }
     }
 
-    fn finish(mut self) -> Read {
+    fn run(mut self, request: &[u8]) -> Result<Read, CoreError> {
+        self.batch.rows.reserve(request.len());
+        self.request(request).map_err(|error| error.of_kind(ErrorKind::BodyInvalid))?;
         self.read.batch = (!self.batch.is_empty()).then_some(self.batch);
-        self.read
+        if let Some(json) = self.json {
+            json.set_aside(&mut self.read);
+        }
+        Ok(self.read)
+    }
+
+    /// Sets aside a row, or a piece of one, that lies in the request as `data`.
+    fn reject(&mut self, row: &Field<'_>, error: WireError, data: &[u8], items: u64) {
+        match self.json.as_ref().and_then(|json| json.item(row.bytes_offset())) {
+            Some((start, text)) => self.read.reject(error.detail, start, text, items),
+            None => self.read.reject(error.detail, error.offset, data, items),
+        }
     }
 
     fn request(&mut self, data: &[u8]) -> Result<(), WireError> {
@@ -190,17 +234,6 @@ fn check_fields(mut message: Reader<'_>, descriptors: &[Descriptor], children: u
         }
     }
     Ok(())
-}
-
-/// The fields of the message in a field.
-fn inner(descriptors: &'static [Descriptor], number: u32) -> &'static [Descriptor] {
-    descriptors
-        .iter()
-        .find_map(|descriptor| match descriptor.kind {
-            Kind::Message(inner) if descriptor.number == number => Some(inner),
-            _ => None,
-        })
-        .unwrap_or_default()
 }
 
 /// Where table entries lie in a batch, by what they were when they came.

@@ -1,0 +1,434 @@
+//! One message of OTLP JSON to protobuf, by its descriptors.
+
+use super::text::{Fault, Result, Str, Text, put_unescaped};
+use crate::normalize::copy::hex;
+use crate::normalize::wire::{close, open};
+use crate::otlp::descriptors::{Descriptor, KEY_VALUE, Kind};
+use crate::otlp::wire::{put_bytes, put_varint};
+
+/// What is being written.
+pub struct Writer<'a> {
+    /// What is read.
+    pub text: Text<'a>,
+    /// The protobuf so far.
+    pub out: Vec<u8>,
+    /// `out` may not become larger; numbers in lists take more room than their text.
+    pub max_bytes: usize,
+}
+
+/// The detail of a fault that means: `out` would exceed its limit.
+pub const OVER_LIMIT: &str = "the request is over the limit as protobuf";
+
+/// The field of a key; `expected` is where it is looked for first.
+#[inline]
+pub fn find(descriptors: &'static [Descriptor], key: &Str<'_>, expected: usize) -> Option<usize> {
+    let is_key = |descriptor: &Descriptor| descriptor.name.as_bytes() == key.raw;
+    let (before, after) = descriptors.split_at(expected.min(descriptors.len()));
+    if let Some(index) = after.iter().position(is_key) {
+        return Some(before.len() + index);
+    }
+    before.iter().position(is_key).or_else(|| find_other(descriptors, key))
+}
+
+/// A key with escapes, or as the field is called in protobuf: `trace_id`.
+#[cold]
+fn find_other(descriptors: &'static [Descriptor], key: &Str<'_>) -> Option<usize> {
+    let mut name = Vec::new();
+    put_unescaped(&mut name, key.raw);
+    let mut camel = Vec::with_capacity(name.len());
+    let mut is_word = false;
+    for byte in name {
+        match byte {
+            b'_' => is_word = true,
+            _ => {
+                camel.push(if is_word { byte.to_ascii_uppercase() } else { byte });
+                is_word = false;
+            }
+        }
+    }
+    descriptors.iter().position(|descriptor| descriptor.name.as_bytes() == camel)
+}
+
+/// Who reads text and writes protobuf.
+pub trait Host<'a> {
+    /// Its writer.
+    fn writer(&mut self) -> &mut Writer<'a>;
+}
+
+impl<'a> Host<'a> for Writer<'a> {
+    #[inline(always)]
+    fn writer(&mut self) -> &mut Self {
+        self
+    }
+}
+
+/// Calls `field` for each field of the object that is next; keys without a descriptor are stepped over.
+#[inline(always)]
+pub fn object<'a, H: Host<'a>>(
+    host: &mut H,
+    descriptors: &'static [Descriptor],
+    mut field: impl FnMut(&mut H, &'static Descriptor) -> Result<()>,
+) -> Result<()> {
+    if !host.writer().text.eat(b'{') {
+        return host.writer().other_type("an object");
+    }
+    if host.writer().text.eat(b'}') {
+        return Ok(());
+    }
+    // Senders write fields in their order: the next one is most likely the one behind the last.
+    let mut expected = 0;
+    loop {
+        let key = host.writer().text.key()?;
+        match find(descriptors, &key, expected) {
+            Some(index) => {
+                expected = index + 1;
+                field(host, &descriptors[index]).map_err(|fault| fault.under(descriptors[index].name))?;
+            }
+            None => host.writer().text.skip()?,
+        }
+        if !host.writer().text.more(b'}')? {
+            return Ok(());
+        }
+    }
+}
+
+/// Calls `element` for each element of the list that is next.
+#[inline(always)]
+pub fn list<'a, H: Host<'a>>(host: &mut H, mut element: impl FnMut(&mut H, usize) -> Result<()>) -> Result<()> {
+    if !host.writer().text.eat(b'[') {
+        return host.writer().other_type("a list");
+    }
+    if host.writer().text.eat(b']') {
+        return Ok(());
+    }
+    let mut index = 0;
+    loop {
+        element(host, index).map_err(|fault| fault.at_index(index))?;
+        index += 1;
+        if !host.writer().text.more(b']')? {
+            return Ok(());
+        }
+    }
+}
+
+impl<'a> Writer<'a> {
+    /// Whether the value is null, which is: absent.
+    #[inline(always)]
+    pub fn null(&mut self) -> Result<bool> {
+        if self.text.peek() != b'n' {
+            return Ok(false);
+        }
+        self.text.word(b"null")?;
+        Ok(true)
+    }
+
+    /// Appends the fields of a message, whose object is next; `depth` is how many messages may lie in it.
+    pub fn message(&mut self, descriptors: &'static [Descriptor], depth: usize) -> Result<()> {
+        object(self, descriptors, |this, descriptor| this.field(descriptor, depth))
+    }
+
+    /// Appends a field, whose value is next.
+    #[inline]
+    pub fn field(&mut self, descriptor: &Descriptor, depth: usize) -> Result<()> {
+        if self.null()? {
+            return Ok(());
+        }
+        if !descriptor.repeated {
+            return self.value(descriptor, depth);
+        }
+        match descriptor.kind {
+            Kind::Message(inner) if std::ptr::eq(inner, &KEY_VALUE) => list(self, |this, _| {
+                if depth >= 2 && this.usual_attribute((descriptor.number << 3 | 2) as u8) {
+                    return Ok(());
+                }
+                this.value(descriptor, depth)
+            }),
+            Kind::Message(_) | Kind::String => list(self, |this, _| this.value(descriptor, depth)),
+            kind => {
+                let packed = open(&mut self.out, (descriptor.number << 3 | 2) as u8);
+                list(self, |this, _| {
+                    this.check_size()?;
+                    this.scalar(kind, None)
+                })?;
+                close(&mut self.out, packed);
+                Ok(())
+            }
+        }
+    }
+
+    /// Refuses to grow over the limit.
+    #[inline(always)]
+    pub fn check_size(&self) -> Result<()> {
+        if self.out.len() > self.max_bytes {
+            let fault = Fault { broken: true, offset: self.text.offset(), detail: OVER_LIMIT.into(), path: String::new() };
+            return Err(Box::new(fault));
+        }
+        Ok(())
+    }
+
+    /// Appends one value of a field with its tag; what protobuf leaves out (an empty string, a zero) is left out.
+    #[inline]
+    fn value(&mut self, descriptor: &Descriptor, depth: usize) -> Result<()> {
+        let bytes_tag = (descriptor.number << 3 | 2) as u8;
+        match descriptor.kind {
+            Kind::Message(inner) => {
+                let Some(depth) = depth.checked_sub(1) else {
+                    return self.text.wrong(self.text.offset(), "messages are nested too deep");
+                };
+                let message = open(&mut self.out, bytes_tag);
+                self.message(inner, depth)?;
+                close(&mut self.out, message);
+                Ok(())
+            }
+            Kind::String => {
+                let string = self.string("a string")?;
+                if string.escaped {
+                    let content = open(&mut self.out, bytes_tag);
+                    put_unescaped(&mut self.out, string.raw);
+                    close(&mut self.out, content);
+                } else if !string.raw.is_empty() || descriptor.presence || descriptor.repeated {
+                    put_bytes(&mut self.out, descriptor.number, string.raw);
+                }
+                Ok(())
+            }
+            Kind::TraceId => self.id::<16>(descriptor.number, "a trace id of 32 hex digits"),
+            Kind::SpanId => self.id::<8>(descriptor.number, "a span id of 16 hex digits"),
+            Kind::Base64 => self.base64(descriptor),
+            kind => self.scalar(kind, Some(descriptor)),
+        }
+    }
+
+    #[inline]
+    fn string(&mut self, expected: &'static str) -> Result<Str<'a>> {
+        if self.text.peek() != b'"' {
+            return self.other_type(expected);
+        }
+        self.text.string()
+    }
+
+    fn id<const N: usize>(&mut self, number: u32, expected: &'static str) -> Result<()> {
+        let string = self.string(expected)?;
+        if string.raw.is_empty() {
+            return Ok(());
+        }
+        let mut plain = Vec::new();
+        let digits = if string.escaped {
+            put_unescaped(&mut plain, string.raw);
+            &plain
+        } else {
+            string.raw
+        };
+        match hex::<N>(digits) {
+            Some(id) => {
+                put_bytes(&mut self.out, number, &id);
+                Ok(())
+            }
+            None => self.text.wrong(string.offset, format!("{expected} should be here")),
+        }
+    }
+
+    fn base64(&mut self, descriptor: &Descriptor) -> Result<()> {
+        let string = self.string("a base64 string")?;
+        let mut plain = Vec::new();
+        put_unescaped(&mut plain, string.raw);
+        match from_base64(&plain) {
+            Some(bytes) if bytes.is_empty() && !descriptor.presence => Ok(()),
+            Some(bytes) => {
+                put_bytes(&mut self.out, descriptor.number, &bytes);
+                Ok(())
+            }
+            None => self.text.wrong(string.offset, "a base64 string should be here"),
+        }
+    }
+
+    /// Appends a number or truth value: with its tag (and a zero left out) as a field, bare in a packed list.
+    #[inline]
+    fn scalar(&mut self, kind: Kind, field: Option<&Descriptor>) -> Result<()> {
+        let bits = self.bits(kind)?;
+        if let Some(descriptor) = field {
+            if bits == 0 && !descriptor.presence {
+                return Ok(());
+            }
+            put_varint(&mut self.out, u64::from(descriptor.number << 3 | u32::from(kind.wire_type())));
+        }
+        match kind.wire_type() {
+            1 => self.out.extend_from_slice(&bits.to_le_bytes()),
+            5 => self.out.extend_from_slice(&(bits as u32).to_le_bytes()),
+            _ => put_varint(&mut self.out, bits),
+        }
+        Ok(())
+    }
+
+    /// The bits of a number or truth value as they go on the wire.
+    fn bits(&mut self, kind: Kind) -> Result<u64> {
+        let next = self.text.peek();
+        let start = self.text.offset();
+        if let Kind::Bool = kind {
+            return match next {
+                b't' => self.text.word(b"true").map(|()| 1),
+                b'f' => self.text.word(b"false").map(|()| 0),
+                _ => self.other_type("true or false"),
+            };
+        }
+        let mut unescaped = Vec::new();
+        let (token, quoted) = match next {
+            b'-' | b'0'..=b'9' => (self.text.number()?, false),
+            b'"' => {
+                let string = self.text.string()?;
+                if string.escaped {
+                    put_unescaped(&mut unescaped, string.raw);
+                    (&unescaped[..], true)
+                } else {
+                    (string.raw, true)
+                }
+            }
+            _ => return self.other_type(expected(kind)),
+        };
+        let bits = match kind {
+            Kind::Double => double(token, quoted).map(f64::to_bits),
+            Kind::Int64 | Kind::Sfixed64 => signed(token).map(|value| value as u64),
+            Kind::Uint64 | Kind::Fixed64 => unsigned(token),
+            Kind::Uint32 | Kind::Fixed32 => unsigned(token).filter(|value| u32::try_from(*value).is_ok()),
+            Kind::Sint32 => {
+                signed(token).and_then(|value| i32::try_from(value).ok()).map(|value| u64::from((value << 1 ^ value >> 31) as u32))
+            }
+            Kind::Enum(names) if quoted && !token.first().is_some_and(u8::is_ascii_digit) => {
+                names.iter().find(|(name, _)| name.as_bytes() == token).map(|(_, value)| u64::from(*value))
+            }
+            // An enum of a value that we do not know is kept.
+            _ => signed(token).and_then(|value| i32::try_from(value).ok()).map(|value| i64::from(value) as u64),
+        };
+        match bits {
+            Some(bits) => Ok(bits),
+            None => self.text.wrong(start, format!("{} should be here", expected(kind))),
+        }
+    }
+
+    /// The fault that another type of value is there than expected, or none at all.
+    #[cold]
+    fn other_type<T>(&mut self, expected: &'static str) -> Result<T> {
+        let offset = self.text.offset();
+        self.text.skip()?;
+        self.text.wrong(offset, format!("{expected} should be here"))
+    }
+}
+
+fn expected(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Double => "a number",
+        Kind::Enum(_) => "the number of an enum's value",
+        Kind::Uint32 | Kind::Fixed32 => "a whole number of 32 bits",
+        Kind::Sint32 => "a signed number of 32 bits",
+        Kind::Int64 | Kind::Sfixed64 => "a signed number of 64 bits",
+        _ => "a whole number of 64 bits",
+    }
+}
+
+#[inline]
+fn unsigned(token: &[u8]) -> Option<u64> {
+    let mut value = 0u64;
+    for byte in token {
+        if !byte.is_ascii_digit() {
+            return unsigned_of_double(token);
+        }
+        value = value.checked_mul(10)?.checked_add(u64::from(byte - b'0'))?;
+    }
+    (!token.is_empty()).then_some(value)
+}
+
+/// Whole numbers may be written `1e3` or `5.0`.
+#[cold]
+fn unsigned_of_double(token: &[u8]) -> Option<u64> {
+    double(token, false)
+        .filter(|value| value.fract() == 0.0 && (0.0..18_446_744_073_709_551_616.0).contains(value))
+        .map(|value| value as u64)
+}
+
+#[inline]
+fn signed(token: &[u8]) -> Option<i64> {
+    match token {
+        [b'-', digits @ ..] => unsigned(digits).and_then(|value| 0i64.checked_sub_unsigned(value)),
+        _ => unsigned(token).and_then(|value| i64::try_from(value).ok()),
+    }
+}
+
+/// A double; the three that JSON has no number for are strings.
+fn double(token: &[u8], quoted: bool) -> Option<f64> {
+    match token {
+        b"NaN" if quoted => return Some(f64::NAN),
+        b"Infinity" if quoted => return Some(f64::INFINITY),
+        b"-Infinity" if quoted => return Some(f64::NEG_INFINITY),
+        _ => {}
+    }
+    // Rust reads more than JSON has: "inf", "+1", ".5".
+    let is_number = token.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'));
+    std::str::from_utf8(token).ok().filter(|_| is_number)?.parse().ok().filter(|value: &f64| value.is_finite())
+}
+
+/// Standard or URL-safe base64, with or without padding; None for anything else.
+pub fn from_base64(text: &[u8]) -> Option<Vec<u8>> {
+    let padding = text.iter().rev().take_while(|byte| **byte == b'=').count();
+    let digits = &text[..text.len() - padding];
+    if padding > 2 || digits.len() % 4 == 1 || (padding > 0 && text.len() % 4 != 0) {
+        return None;
+    }
+    let mut out = Vec::with_capacity(digits.len() / 4 * 3 + 2);
+    for four in digits.chunks(4) {
+        let mut bits = 0u32;
+        for byte in four {
+            let digit = match byte {
+                b'A'..=b'Z' => byte - b'A',
+                b'a'..=b'z' => byte - b'a' + 26,
+                b'0'..=b'9' => byte - b'0' + 52,
+                b'+' | b'-' => 62,
+                b'/' | b'_' => 63,
+                _ => return None,
+            };
+            bits = bits << 6 | u32::from(digit);
+        }
+        bits <<= 6 * (4 - four.len());
+        out.extend_from_slice(&bits.to_be_bytes()[1..four.len()]);
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_read_in_both_alphabets_with_and_without_padding() {
+        for text in ["+/8=", "-_8=", "+/8", "-_8"] {
+            assert_eq!(from_base64(text.as_bytes()), Some(vec![0xfb, 0xff]), "{text}");
+        }
+        for text in ["A", "AA=", "AAA==", "A===", "A A=", "AAAA="] {
+            assert_eq!(from_base64(text.as_bytes()), None, "{text}");
+        }
+        assert_eq!(from_base64(b""), Some(vec![]));
+    }
+
+    #[test]
+    fn whole_numbers_are_exact_to_their_ends_and_no_further() {
+        assert_eq!(signed(b"-9223372036854775808"), Some(i64::MIN));
+        assert_eq!(signed(b"-9223372036854775809"), None);
+        assert_eq!(signed(b"9223372036854775807"), Some(i64::MAX));
+        assert_eq!(signed(b"9223372036854775808"), None);
+        assert_eq!(unsigned(b"18446744073709551615"), Some(u64::MAX));
+        assert_eq!(unsigned(b"18446744073709551616"), None);
+        assert_eq!(unsigned(b"1e3"), Some(1000));
+        assert_eq!(unsigned(b"5.0"), Some(5));
+        for text in ["", "-", "1.5", "1e40", "-1", "x", "1_0"] {
+            assert_eq!(unsigned(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn doubles_are_json_numbers_or_the_three_words() {
+        assert_eq!(double(b"-1.5e3", false), Some(-1500.0));
+        assert_eq!(double(b"Infinity", true), Some(f64::INFINITY));
+        assert!(double(b"NaN", true).is_some_and(f64::is_nan));
+        for text in ["NaN", "inf", "infinity", "1e999", "0x10", ""] {
+            assert_eq!(double(text.as_bytes(), false), None, "{text}");
+        }
+    }
+}
