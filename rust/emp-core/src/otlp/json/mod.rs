@@ -9,7 +9,9 @@
 //! protobuf's own names of fields are read too, as protobuf's parsers do.
 
 mod attribute;
+mod escape;
 mod fields;
+mod numbers;
 mod text;
 
 use super::descriptors::{self, Descriptor, Kind, inner};
