@@ -1,5 +1,6 @@
-"""`python -m bench.profile plain|gzip|durable|chain [role]`: where the CPU goes, by symbol (Linux perf) or by Python line (py-spy).
+"""`python -m bench.profile KIND`: where the CPU goes, by symbol (Linux perf) or by Python line (py-spy).
 
+KIND is plain, gzip, durable or chain (with `[role]`), or the name of a case of OTLP (otlp_http_logs_none_memory, tail_sampling, …).
 The load is that of the case; the report covers the timed part only. PROFILER=perf (default) or py-spy, PROFILE_LINES=40.
 Figures taken under a profiler are no results.
 """
@@ -16,9 +17,11 @@ from pathlib import Path
 
 import psutil
 
-from bench import variants
+from bench import cases_otlp, variants
 from bench.load import Load
-from bench.runs import Variant, Workbench
+from bench.otlp_data import fresh
+from bench.otlp_load import OtlpLoad
+from bench.runs import Generator, L, Sampling, Variant, Workbench
 from bench.subjects import REPOSITORY
 
 WARM_RECORDS, RECORDS = 20_000, 200_000
@@ -32,31 +35,44 @@ def _variant(kind: str, role: str) -> tuple[Variant, bool]:
 
 
 def main() -> int:
-    variant, ack = _variant(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "run")
-    profiler = os.environ.get("PROFILER", "perf")
+    kind = sys.argv[1]
+    case = next((case for case in cases_otlp.paired_cases() if case.name == kind), None)
     with Workbench(WARM_RECORDS + RECORDS, REPOSITORY / ".cache" / "bench") as bench:
-        bench.sink.reset()
-        with bench.subject(variant) as (subject, port):
+        if case is None:
+            variant, ack = _variant(kind, sys.argv[2] if len(sys.argv) > 2 else "run")
             load = Load(0, WARM_RECORDS, ack=ack)
-            bench.load.prepare(load)
-            bench.load.start(port)
-            bench.load.wait(60)
-            bench.await_arrival(subject, WARM_RECORDS)
-            bench.load.prepare(replace(load, first=WARM_RECORDS, count=RECORDS))
-            output = bench.folder / "profile"
-            pids = subject.pids()
-            recording = _record(profiler, pids, output)
-            cpu_s = subject.cpu_s()
-            bench.load.start(port)
-            bench.load.wait(120)
-            bench.await_arrival(subject, WARM_RECORDS + RECORDS)
-            cpu_s = subject.cpu_s() - cpu_s
-            recording.send_signal(signal.SIGINT)
-            recording.wait()
-            print(f"{variant.name}: {cpu_s / RECORDS * 1e6:.2f} µs a record (under the profiler)")
-            _print_threads(pids)
-        _report(profiler, output, int(os.environ.get("PROFILE_LINES", "40")))
+            _profile(bench, variant, bench.load, load, replace(load, first=WARM_RECORDS, count=RECORDS), None)
+        else:
+            otlp = case.load
+            assert isinstance(otlp, OtlpLoad)
+            warm = replace(otlp, data=fresh(otlp.data, WARM_RECORDS))
+            variant = next(variant for variant in case.variants if variant.name == (sys.argv[2] if len(sys.argv) > 2 else ""))
+            _profile(bench, variant, bench.otlp_load, warm, otlp, case.sampling)
     return 0
+
+
+def _profile(bench: Workbench, variant: Variant, generator: Generator[L], warm: L, load: L, sampling: Sampling | None) -> None:
+    profiler = os.environ.get("PROFILER", "perf")
+    bench.sink.reset()
+    with bench.subject(variant) as (subject, port):
+        generator.prepare(warm)
+        generator.start(port)
+        generator.wait(60)
+        bench.await_all(subject, warm.records, sampling)
+        generator.prepare(load)
+        output = bench.folder / "profile"
+        pids = subject.pids()
+        recording = _record(profiler, pids, output)
+        cpu_s = subject.cpu_s()
+        generator.start(port)
+        generator.wait(120)
+        bench.await_all(subject, warm.records + load.records, sampling)
+        cpu_s = subject.cpu_s() - cpu_s
+        recording.send_signal(signal.SIGINT)
+        recording.wait()
+        print(f"{variant.name}: {cpu_s / load.records * 1e6:.2f} µs a record (under the profiler)")
+        _print_threads(pids)
+    _report(profiler, output, int(os.environ.get("PROFILE_LINES", "40")))
 
 
 def _record(profiler: str, pids: list[int], output: Path) -> subprocess.Popen[bytes]:

@@ -143,13 +143,13 @@ class Workbench:
                 generator.prepare(warm)
                 generator.start(port)
                 generator.wait(ARRIVAL_TIMEOUT_S)
-                self._await_all(subject, warm.records, sampling)
+                self.await_all(subject, warm.records, sampling)
             generator.prepare(load)
             subject.watch_memory()
             cpu_before_s, began_s = subject.cpu_s(), time.monotonic()
             generator.start(port)
             report = generator.wait(ARRIVAL_TIMEOUT_S * 2)
-            self._await_all(subject, warm.records + load.records, sampling)
+            self.await_all(subject, warm.records + load.records, sampling)
             cpu_s, duration_s = subject.cpu_s() - cpu_before_s, time.monotonic() - began_s
             peak_rss_bytes = subject.peak_rss_bytes
         verdict = verify()
@@ -157,7 +157,8 @@ class Workbench:
             raise VoidRun(f"{variant.name}: {verdict}")
         return Run(cpu_s, load.records, duration_s, peak_rss_bytes, report, verdict)
 
-    def _await_all(self, subject: Subject, records: int, sampling: Sampling | None) -> None:
+    def await_all(self, subject: Subject, records: int, sampling: Sampling | None) -> None:
+        """Return when the sink holds so many records; behind a sampler, when nothing more arrives."""
         if sampling is None:
             self.await_arrival(subject, records)
             return
