@@ -25,7 +25,7 @@ from bench.variants_otlp import Protocol
 
 Say = Callable[[str], None]
 DECISION_WAIT_S = 5.0
-IN_FLIGHT_WAIT_S = 40.0
+IN_FLIGHT_WAIT_S = 25.0
 IN_FLIGHT_SPANS = 1_000_000
 STREAMS = 100_000
 KEPT = Sampled(0.1)
@@ -78,7 +78,7 @@ def _spans(protocol: Protocol, bar: float | None) -> PairedCase:
 
 
 def tail_sampling_case() -> PairedCase:
-    sampler = [{"tail_sample": tail_sample(DECISION_WAIT_S)}]
+    sampler = {"tail_sample": tail_sample(DECISION_WAIT_S)}
     return PairedCase(
         "tail_sampling",
         [
@@ -95,10 +95,8 @@ def tail_sampling_case() -> PairedCase:
 
 def tail_sample(decision_wait_s: float) -> dict[str, object]:
     """The settings of our sampler that mean what `collector_tail_sampling` means."""
-    return {
-        "decision_wait_s": decision_wait_s,
-        "policies": [{"name": "errors", "type": "error"}, {"name": "some", "type": "probability", "ratio": KEPT.probability}],
-    }
+    policies = [{"name": "errors", "type": "error"}, {"name": "some", "type": "probability", "percent": KEPT.probability * 100}]
+    return {"decision_wait_s": decision_wait_s, "decide_on_error": False, "policies": policies}
 
 
 def run_tail_in_flight(bench: Workbench, with_reference: bool, say: Say) -> list[Figure]:
@@ -106,8 +104,8 @@ def run_tail_in_flight(bench: Workbench, with_reference: bool, say: Say) -> list
     load = OtlpLoad(spans(IN_FLIGHT_SPANS), "grpc")
     sampling = Sampling(KEPT, IN_FLIGHT_WAIT_S)
     sides = [
-        variants.emp_pipe("emp-pipe", protocol="grpc", processors=[{"tail_sample": tail_sample(IN_FLIGHT_WAIT_S)}]),
-        variants.emp_pipe("sqlite", protocol="grpc", buffer="sqlite", processors=[{"tail_sample": tail_sample(IN_FLIGHT_WAIT_S)}]),
+        variants.emp_pipe("emp-pipe", protocol="grpc", processors={"tail_sample": tail_sample(IN_FLIGHT_WAIT_S)}),
+        variants.emp_pipe("sqlite", protocol="grpc", buffer="sqlite", processors={"tail_sample": tail_sample(IN_FLIGHT_WAIT_S)}),
     ]
     if with_reference:
         settings = variants.collector_tail_sampling(IN_FLIGHT_WAIT_S, IN_FLIGHT_SPANS)
@@ -133,7 +131,7 @@ def run_tail_in_flight(bench: Workbench, with_reference: bool, say: Say) -> list
 def run_aggregation(bench: Workbench, say: Say) -> list[Figure]:
     """The highest resident size while 100,000 streams are held, each of which got two points in the window."""
     data = OtlpData("metrics", STREAMS, 500)
-    variant = variants.emp_pipe("aggregation", protocol="http", processors=[{"aggregate": {"interval_s": 30}}])
+    variant = variants.emp_pipe("aggregation", protocol="http", processors={"aggregate": {"interval_s": 30}})
     bench.sink.reset()
     with bench.subject(variant) as (subject, port):
         idle_mb = subject.rss_bytes() / MEGABYTE

@@ -25,7 +25,7 @@ def emp_pipe(
     protocol: Protocol,
     compression: Compression = "none",
     buffer: Buffer = "memory",
-    processors: list[dict[str, Any]] | None = None,
+    processors: dict[str, Any] | None = None,
 ) -> Variant:
     """In and out by the same protocol, with these processors and no others."""
 
