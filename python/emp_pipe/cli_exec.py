@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from emp_pipe.exec_environment import PROTOCOLS, PYTHON_SITE, Edge, Wanted, masked, prepare
+from emp_pipe.exec_environment import PROTOCOLS, PYTHON_SITE, Wanted, masked, prepare, running_edge
 from emp_pipe.exec_program import Language, ask_python, find_program, recognise
 
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     program = recognise(command, path, search_path, Language(given.language) if given.language else None)
     python = ask_python(program.interpreter, environment, PYTHON_SITE) if program.language is Language.PYTHON else None
     wanted = Wanted(given.endpoint, given.protocol, given.service_name, given.worker_id)
-    prepared = prepare(environment, wanted, program, Edge(), python)
+    prepared = prepare(environment, wanted, program, running_edge(environment), python)
     if not given.quiet:
         for note in prepared.notes:
             print(f"emp-pipe exec: {note}", file=sys.stderr)

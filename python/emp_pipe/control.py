@@ -1,7 +1,8 @@
 """The control socket: how `emp-pipe tap`, `groups` and `dlq` talk to the process that uses a data directory.
 
 A Unix socket `control.sock` in the data directory, for its owner only. One JSON line asks, JSON lines answer, the last one of a refusal is
-`{"error": …}`. Not here: what a question does (`pipeline.py` hands in the handlers), how answers look (`cli_admin.py`).
+`{"error": …}`. Not here: what a question does (`pipeline.py` hands in the handlers), how answers look (`cli_admin.py`),
+asking (`control_client.py`).
 """
 
 from __future__ import annotations
@@ -11,32 +12,19 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from emp_pipe.control_client import NAME as NAME
+from emp_pipe.control_client import ask as ask
+from emp_pipe.control_client import short_path
 from emp_pipe.errors import EmpPipeError, ErrorKind
 from emp_pipe.logs import get_logger
 
-NAME = "control.sock"
 _MOST_QUESTION_BYTES = 65_536
-_MOST_PATH_BYTES = 100
 _LONGEST_SILENCE_S = 10.0
 Handler = Callable[[dict[str, Any]], AsyncIterator[bytes]]
-
-
-@contextlib.contextmanager
-def _short_path(data_dir: Path) -> Iterator[str]:
-    """Give a path that fits into a socket address, however deep the data directory lies."""
-    path = str(data_dir / NAME)
-    if len(os.fsencode(path)) <= _MOST_PATH_BYTES:
-        yield path
-        return
-    directory = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{directory}/{NAME}"
-    finally:
-        os.close(directory)
 
 
 class ControlServer:
@@ -53,7 +41,7 @@ class ControlServer:
         with contextlib.suppress(FileNotFoundError):
             (self._data_dir / NAME).unlink()  # of a process that was killed
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with _short_path(self._data_dir) as path:
+        with short_path(self._data_dir) as path:
             listener.bind(path)
             os.chmod(path, 0o600)
         listener.listen(16)
@@ -111,19 +99,6 @@ class ControlServer:
 async def _until_hung_up(reader: asyncio.StreamReader) -> None:
     with contextlib.suppress(OSError):
         await reader.read(1)
-
-
-def ask(data_dir: Path, question: dict[str, Any]) -> Iterator[bytes]:
-    """Yield the lines that the process on a data directory answers with. Raises ConnectionError when none runs there."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        try:
-            with _short_path(data_dir) as path:
-                connection.connect(path)
-        except OSError as error:
-            raise ConnectionError(f"no emp-pipe runs on {data_dir}") from error
-        connection.sendall(json.dumps(question).encode() + b"\n")
-        with connection.makefile("rb") as lines:
-            yield from lines
 
 
 def json_line(**fields: Any) -> bytes:

@@ -7,6 +7,8 @@ Not here: what the command is (`exec_program.py`), starting it (`cli_exec.py`), 
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -15,6 +17,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from emp_pipe import environment as env
+from emp_pipe.control_client import ask
 from emp_pipe.exec_program import Language, Program, PythonFindings, find_node_register, ignores_python_path, without_injected
 
 HERE = Path(__file__).resolve().parent
@@ -24,7 +27,7 @@ PROTOCOLS = ("http/protobuf", "grpc", "http/json")
 TOKEN = "EMP_OTLP_TOKEN"
 ENDPOINT, PROTOCOL, HEADERS = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_HEADERS"
 RESOURCE, SERVICE = "OTEL_RESOURCE_ATTRIBUTES", "OTEL_SERVICE_NAME"
-_PORTS = {"grpc": 4317, "http/protobuf": 4318, "http/json": 4318}
+_EDGE_PATIENCE_S = 2.0
 _ALWAYS = {
     "OTEL_TRACES_EXPORTER": "otlp",
     "OTEL_METRICS_EXPORTER": "otlp",
@@ -56,6 +59,22 @@ class Edge:
 
     machine_id: str = ""
     endpoints: Mapping[str, str] = field(default_factory=dict)
+
+
+def running_edge(environment: env.Environment) -> Edge:
+    """Return what the edge that runs on this machine says of itself; an empty answer where none runs or this user may not ask."""
+    given, _ = env.first(environment, "EMP_DATA_DIR")
+    with contextlib.suppress(OSError, ValueError, AttributeError, TypeError, LookupError, RuntimeError):
+        data_dir = Path(given) if given else env.default_data_dir(environment, "edge")
+        answer = json.loads(next(iter(ask(data_dir, {"ask": "identity"}, _EDGE_PATIENCE_S)), b"{}"))
+        endpoints: dict[str, str] = {}
+        for id, said in answer.get("listening", {}).items():
+            kind = {"otlp_grpc": "grpc", "otlp_http": "http"}.get(id.partition("/")[0])
+            if kind and said["addresses"] and not said["tls"]:
+                host, port = said["addresses"][0]
+                endpoints.setdefault(kind, f"http://{reachable(f'[{host}]:{port}' if ':' in host else f'{host}:{port}')}")
+        return Edge(str(answer.get("machine_id", "")), endpoints)
+    return Edge()
 
 
 @dataclass(slots=True)
@@ -93,7 +112,7 @@ def _put_destination(prepared: Prepared, environment: env.Environment, wanted: W
         protocol = asked or _protocol_of_port(users)
     else:
         protocol = asked or (_protocol_of_port(wanted.endpoint) if wanted.endpoint else "") or _exportable(prepared, python)
-        prepared.variables[ENDPOINT] = wanted.endpoint or endpoint_of(environment, protocol, edge)
+        prepared.variables[ENDPOINT] = wanted.endpoint or _endpoint_of(prepared, environment, protocol, edge)
         _put_token(prepared, environment)
     if protocol and (wanted.protocol or not environment.get(PROTOCOL)):
         prepared.variables[PROTOCOL] = protocol
@@ -107,12 +126,16 @@ def _exportable(prepared: Prepared, python: PythonFindings | None) -> str:
     return "http/protobuf"
 
 
-def endpoint_of(environment: env.Environment, protocol: str, edge: Edge) -> str:
+def _endpoint_of(prepared: Prepared, environment: env.Environment, protocol: str, edge: Edge) -> str:
     """Return the address of the edge on this machine: what it says itself, else what its environment would say, else the usual port."""
-    if found := edge.endpoints.get("grpc" if protocol == "grpc" else "http"):
+    kind = "grpc" if protocol == "grpc" else "http"
+    if found := edge.endpoints.get(kind):
         return found
-    listen, _ = env.first(environment, "EMP_OTLP_GRPC_LISTEN" if protocol == "grpc" else "EMP_OTLP_HTTP_LISTEN")
-    return f"http://{reachable(listen) if listen else f'127.0.0.1:{_PORTS[protocol]}'}"
+    usual, variable = env.OTLP_LISTEN[f"otlp_{kind}"]
+    listen = env.first(environment, variable)[0].partition(",")[0].strip()
+    if listen.lower() == "off" or edge.machine_id:
+        prepared.notes.append(f"the edge on this machine has no otlp_{kind} without TLS: nothing will arrive by {protocol}")
+    return f"http://{reachable(listen if listen.lower() not in ('', 'off') else usual)}"
 
 
 def reachable(listen: str) -> str:

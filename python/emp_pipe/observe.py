@@ -37,6 +37,7 @@ class Observer:
         self._control = ControlServer(
             pipeline.config.data_dir,
             {
+                "identity": self._identity,
                 "tap": self._tap,
                 "groups list": self._groups_list,
                 "groups reset": self._groups_reset,
@@ -182,6 +183,15 @@ class Observer:
                 if watcher.left_out_rows != told:
                     told = watcher.left_out_rows
                     yield json_line(tap_left_out_rows=told)
+
+    async def _identity(self, asked: dict[str, Any]) -> AsyncIterator[bytes]:
+        """Who this process is, and where applications on this machine reach it: `emp-pipe exec` asks."""
+        listening = {}
+        for id, slot in self._pipeline.receivers.items():
+            tls = getattr(getattr(slot.receiver, "config", None), "tls", None) is not None
+            listening[id] = {"addresses": getattr(slot.receiver, "addresses", []), "tls": tls}
+        config = self._pipeline.config
+        yield json_line(machine_id=config.machine_id, role=config.role, listening=listening)
 
     async def _groups_list(self, asked: dict[str, Any]) -> AsyncIterator[bytes]:
         for group in self._groups():

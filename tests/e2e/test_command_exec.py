@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.command import PATIENCE_S, environment
+from tests.support.command import PATIENCE_S, environment, running
 from tests.support.execution import attributes, execute, seen
 
 PYTHON = sys.executable
@@ -173,6 +176,63 @@ def test_the_protocol_that_the_user_has_set_chooses_the_port() -> None:
 )
 def test_a_listener_that_the_environment_moves_is_found(listen: str, endpoint: str) -> None:
     assert seen(EMP_OTLP_HTTP_LISTEN=listen)["OTEL_EXPORTER_OTLP_ENDPOINT"] == endpoint
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Run an edge on ports of its own choice; yields what an application has to be told: its data directory."""
+    listens = ("receivers.forward.listen", "receivers.otlp_http.listen", "receivers.otlp_grpc.listen", "http.listen")
+    settings = [word for name in listens for word in ("--set", f"{name}=127.0.0.1:0")]
+    with running("edge", "--data-dir", str(tmp_path), *settings, MACHINE_ID="gpu-edge") as process:
+        lines = [json.loads(line) for line in process.lines]
+        found = {line["source"]: line["message"].split()[2] for line in lines if line["message"].startswith("listening on ")}
+        yield {"EMP_DATA_DIR": str(tmp_path), "otlp_http": found["otlp_http"], "otlp_grpc": found["otlp_grpc"]}
+
+
+def test_the_edge_that_runs_is_asked_for_its_addresses_and_the_name_of_the_machine(edge: dict[str, str]) -> None:
+    http, grpc = edge.pop("otlp_http"), edge.pop("otlp_grpc")
+    variables = seen(**edge)
+    assert variables["OTEL_EXPORTER_OTLP_ENDPOINT"] == f"http://{http}"
+    assert attributes(variables)["machine_id"] == "gpu-edge"
+    assert attributes(variables)["service.instance.id"] == "machine-gpu-edge"
+    assert seen("--protocol", "grpc", **edge)["OTEL_EXPORTER_OTLP_ENDPOINT"] == f"http://{grpc}"
+    assert attributes(seen(MACHINE_ID="mine", **edge))["machine_id"] == "mine"
+
+
+def test_a_listener_that_the_edge_does_not_have_is_said(tmp_path: Path) -> None:
+    arguments = ("edge", "--data-dir", str(tmp_path), "--set", "receivers.forward.listen=127.0.0.1:0", "--set", "http.listen=127.0.0.1:0")
+    without = {"EMP_OTLP_HTTP_LISTEN": "off", "EMP_OTLP_GRPC_LISTEN": "127.0.0.1:0"}
+    with running(*arguments, **without):
+        done = execute("--", "true", EMP_DATA_DIR=str(tmp_path))
+    assert "the edge on this machine has no otlp_http without TLS" in done.stderr
+    assert done.returncode == 0
+    assert "has no otlp_http without TLS" in execute("--", "true", EMP_OTLP_HTTP_LISTEN="off").stderr
+
+
+@pytest.mark.parametrize("answer", ["", "nonsense\n", "[]\n", '{"listening": {"otlp_http": {}}}\n', '{"listening": 1}\n'])
+def test_something_else_in_the_place_of_the_edge_stops_nothing(answer: str, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "control.sock"))
+        other.listen()
+
+        def reply() -> None:
+            connection, _ = other.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(answer.encode())
+
+        replying = threading.Thread(target=reply)
+        replying.start()
+        variables = seen(EMP_DATA_DIR=str(tmp_path))
+        replying.join(PATIENCE_S)
+    assert variables["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://127.0.0.1:4318"
+
+
+def test_an_edge_that_is_silent_is_not_waited_for_long(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "control.sock"))
+        other.listen()
+        assert seen(EMP_DATA_DIR=str(tmp_path))["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://127.0.0.1:4318"
 
 
 def test_an_endpoint_by_option_overrides_all() -> None:
