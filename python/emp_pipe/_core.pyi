@@ -378,6 +378,45 @@ class AggregatorFlushed:
         ...
 
 @final
+class RedMetrics:
+    """Calls and durations out of spans, each weighted by the adjusted count of its `ot=th`."""
+
+    def __new__(
+        cls,
+        *,
+        namespace: str,
+        unit: str,
+        bounds: Sequence[float] | None,
+        dimensions: Sequence[str],
+        max_span_names: int,
+        max_exemplars: int,
+    ) -> RedMetrics:
+        """`unit`: s or ms. `bounds`: of the duration's buckets, in the unit; None: an exponential histogram."""
+        ...
+    def take(self, block: Block, *, now_unix_nano: int, max_inflated_bytes: int = 268435456) -> RedTaken:
+        """Count the spans of a block. CoreError (block_invalid), with nothing counted, where it cannot be read."""
+        ...
+    def flush(
+        self, codec: _Codec, *, topic: str, block_prefix: str, start_unix_nano: int, end_unix_nano: int, level: int = 1
+    ) -> list[Block]:
+        """What was counted since the last flush, as blocks of at most 1 MiB: points of the time between two flushes."""
+        ...
+    def reset(self) -> None:
+        """Forget what was counted."""
+        ...
+
+@final
+class RedTaken:
+    """What was taken of a block of spans: `overflowed` are counted without their name, `unreadable` not at all."""
+
+    @property
+    def spans(self) -> int: ...
+    @property
+    def overflowed(self) -> int: ...
+    @property
+    def unreadable(self) -> int: ...
+
+@final
 class Selection:
     """A compiled `only:` / `except:` rule (JSON of SelectionConfig, by field name)."""
 

@@ -13,6 +13,7 @@ mod forward_frame;
 mod limits;
 mod normalizer;
 mod otlp_decoder;
+mod red;
 mod response;
 mod selection;
 mod tail_sampler;
@@ -34,6 +35,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<aggregator::PyAggregator>()?;
     module.add_class::<aggregator::PyAggregatorTaken>()?;
     module.add_class::<aggregator::PyAggregatorFlushed>()?;
+    module.add_class::<red::PyRedMetrics>()?;
+    module.add_class::<red::PyRedTaken>()?;
     module.add_class::<batch::PyBatch>()?;
     module.add_class::<block::PyBlock>()?;
     module.add_class::<columns::PyColumn>()?;

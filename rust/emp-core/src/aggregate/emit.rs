@@ -3,13 +3,13 @@
 use super::fields::data;
 use super::metrics::{Metric, NONE};
 use super::{Aggregator, Passed};
-use crate::batch::{Batch, Signal};
+use crate::batch::{Batch, Signal, TableEntry};
 use crate::block::{Block, encode_block};
 use crate::compress::Codec;
 use crate::error::{CoreError, ErrorKind};
 use crate::hash::KeyedMap;
 use crate::otlp::value::{Scalar, put_key_value, put_scalar};
-use crate::otlp::wire::{field_len, put_header};
+use crate::otlp::wire::{field_len, put_bytes, put_header};
 
 /// A block holds at most this much before compression; a single larger point is a block of its own.
 pub const BLOCK_BYTES: usize = 1 << 20;
@@ -67,13 +67,8 @@ impl<'a> Blocks<'a> {
     }
 
     /// Adds a row: a `Metric` message.
-    pub(crate) fn push(
-        &mut self,
-        message: &[u8],
-        resource: (u32, &crate::batch::TableEntry),
-        scope: (u32, &crate::batch::TableEntry),
-    ) -> Result<(), CoreError> {
-        let entry_len = |entry: &crate::batch::TableEntry| entry.message.len() + entry.schema_url.len() + entry.unknown.len() + FRAME_BYTES;
+    pub(crate) fn push(&mut self, message: &[u8], resource: (u32, &TableEntry), scope: (u32, &TableEntry)) -> Result<(), CoreError> {
+        let entry_len = |entry: &TableEntry| entry.message.len() + entry.schema_url.len() + entry.unknown.len() + FRAME_BYTES;
         // Every row is counted as if it began a resource and a scope of its own: rows of several may come in any order.
         let row = field_len(message.len()) + FRAME_BYTES;
         let entries = |blocks: &Self| {
@@ -181,6 +176,33 @@ impl Aggregator {
         debug_assert_ne!(metric.resource, NONE);
         Ok(())
     }
+}
+
+/// Adds a metric made here: points that lie together, cut into rows.
+pub(crate) fn put_points_row(
+    blocks: &mut Blocks<'_>,
+    head: &[u8],
+    data_field: u32,
+    tail: &[u8],
+    points: impl Iterator<Item = Vec<u8>>,
+    resource: (u32, &TableEntry),
+    scope: (u32, &TableEntry),
+) -> Result<(), CoreError> {
+    let mut points_data: Vec<u8> = Vec::new();
+    let close = |data: &mut Vec<u8>, blocks: &mut Blocks<'_>| {
+        let mut row = head.to_vec();
+        put_header(&mut row, data_field, data.len() + tail.len());
+        row.append(data);
+        row.extend_from_slice(tail);
+        blocks.push(&row, resource, scope)
+    };
+    for point in points {
+        if !points_data.is_empty() && points_data.len() + field_len(point.len()) > ROW_BYTES {
+            close(&mut points_data, blocks)?;
+        }
+        put_bytes(&mut points_data, data::POINTS, &point);
+    }
+    if points_data.is_empty() { Ok(()) } else { close(&mut points_data, blocks) }
 }
 
 fn write_row(metric: &Metric, points: &[u8], row: &mut Vec<u8>) {

@@ -1,7 +1,7 @@
 //! Exemplars, kept sparsely: a point holds a few, those with a trace id first, then the latest.
 
 use super::fields::exemplar as field;
-use crate::otlp::wire::{Reader, WireError, for_each_field};
+use crate::otlp::wire::{Reader, WireError, for_each_field, put_bytes, put_fixed64, put_message};
 
 struct Candidate<'a> {
     /// The field as it lies in a point.
@@ -45,4 +45,44 @@ pub fn offer(kept: &mut Vec<u8>, incoming: &[u8], max: usize) {
     best.truncate(max);
     best.sort_unstable();
     *kept = best.iter().flat_map(|index| all[*index].raw).copied().collect();
+}
+
+/// The exemplars of calls: the slowest ones, for they are what one looks for.
+#[derive(Debug, Default)]
+pub struct Slowest(Vec<Call>);
+
+#[derive(Debug)]
+struct Call {
+    value: f64,
+    time_unix_nano: u64,
+    trace_id: [u8; 16],
+    span_id: [u8; 8],
+}
+
+impl Slowest {
+    /// Keeps a call if it is among the `max` slowest. One without sound ids leads nowhere.
+    pub fn offer(&mut self, value: f64, time_unix_nano: u64, trace_id: &[u8], span_id: &[u8], max: usize) {
+        if self.0.len() >= max && self.0.last().is_none_or(|fastest| value <= fastest.value) {
+            return;
+        }
+        let (Ok(trace_id), Ok(span_id)) = (trace_id.try_into(), span_id.try_into()) else { return };
+        if trace_id == [0; 16] || span_id == [0; 8] {
+            return;
+        }
+        self.0.truncate(max - 1);
+        let at = self.0.partition_point(|call| call.value >= value);
+        self.0.insert(at, Call { value, time_unix_nano, trace_id, span_id });
+    }
+
+    /// Appends them as fields `number` of a point.
+    pub fn put(&self, out: &mut Vec<u8>, number: u32) {
+        for call in &self.0 {
+            put_message(out, number, |out| {
+                put_fixed64(out, field::TIME_UNIX_NANO, call.time_unix_nano);
+                put_fixed64(out, field::AS_DOUBLE, call.value.to_bits());
+                put_bytes(out, field::SPAN_ID, &call.span_id);
+                put_bytes(out, field::TRACE_ID, &call.trace_id);
+            });
+        }
+    }
 }

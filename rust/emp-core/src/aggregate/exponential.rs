@@ -9,6 +9,8 @@ use crate::otlp::wire::{Field, Reader, Value, WireError, for_each_field, put_fix
 
 /// The buckets that a merged side may span, as SDKs have by default; a side that came with more keeps them.
 const MAX_BUCKETS: usize = 160;
+/// Where SDKs begin.
+const FINEST_SCALE: i32 = 20;
 /// Two raises are the rule.
 const MAX_RAISES: usize = 8;
 
@@ -255,6 +257,30 @@ impl Exponential {
         self.zero_count += self.negative.take_within(self.scale, &mut raised);
         self.zero_count += self.positive.take_within(self.scale, &mut raised);
         self.zero_threshold = raised;
+    }
+
+    /// An empty one of the finest scale that SDKs begin with.
+    pub fn finest() -> Self {
+        Self { scale: FINEST_SCALE, ..Self::default() }
+    }
+
+    /// Counts a value, which is not negative, `count` times; the scale becomes as coarse as its buckets need.
+    pub fn record(&mut self, value: f64, count: u64) {
+        self.stats.record(value, count);
+        if value <= self.zero_threshold {
+            self.zero_count = self.zero_count.saturating_add(count);
+            return;
+        }
+        let mut one = Buckets { offset: index_of(value, self.scale), counts: vec![count] };
+        let shift = self.positive.shift_to_fit(&one);
+        if shift > 0 {
+            self.downscale_to(i64::from(self.scale) - i64::from(shift));
+            one.downscale(shift);
+        }
+        match usize::try_from(one.offset - self.positive.offset).ok().and_then(|at| self.positive.counts.get_mut(at)) {
+            Some(bucket) => *bucket = bucket.saturating_add(count),
+            None => self.positive.add(&one),
+        }
     }
 
     /// Appends its fields.

@@ -56,6 +56,13 @@ impl Histogram {
         true
     }
 
+    /// Counts a value `count` times.
+    pub fn record(&mut self, value: f64, count: u64) {
+        self.stats.record(value, count);
+        let bucket = self.bounds.partition_point(|bound| *bound < value);
+        self.buckets[bucket] = self.buckets[bucket].saturating_add(count);
+    }
+
     /// Appends its fields.
     pub fn put(&self, out: &mut Vec<u8>) {
         self.stats.put(out, field::MIN, field::MAX);

@@ -15,6 +15,8 @@ mod histogram;
 mod kept;
 mod metrics;
 mod point;
+pub mod red;
+pub mod red_emit;
 mod stats;
 mod streams;
 

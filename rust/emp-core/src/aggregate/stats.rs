@@ -50,6 +50,14 @@ impl Stats {
         })
     }
 
+    /// Counts a value `count` times.
+    pub fn record(&mut self, value: f64, count: u64) {
+        self.count = self.count.saturating_add(count);
+        self.sum = Some(self.sum.unwrap_or(0.0) + value * count as f64);
+        self.min = Some(self.min.map_or(value, |min| min.min(value)));
+        self.max = Some(self.max.map_or(value, |max| max.max(value)));
+    }
+
     /// Of two empty ones: what either has.
     fn filled(&self, other: &Self) -> Self {
         Self { count: 0, sum: self.sum.or(other.sum), min: self.min.or(other.min), max: self.max.or(other.max) }

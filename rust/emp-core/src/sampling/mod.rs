@@ -14,4 +14,4 @@ pub mod threshold;
 pub mod tick;
 pub mod traces;
 pub mod tracestate;
-mod walk;
+pub(crate) mod walk;
