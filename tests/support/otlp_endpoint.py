@@ -105,6 +105,7 @@ class OtlpEndpoint(StrictEndpoint[Answer]):
         self.requests += 1
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        self._changed.set()
         self.connections.add(request.transport)
         try:
             wire = await request.read()

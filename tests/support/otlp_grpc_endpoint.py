@@ -103,6 +103,7 @@ class OtlpGrpcEndpoint(StrictEndpoint[GrpcAnswer]):
             self.requests += 1
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
+            self._changed.set()
             self.peers.add(context.peer())
             try:
                 answer = self.next_answer()

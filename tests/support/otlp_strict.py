@@ -101,7 +101,7 @@ class StrictEndpoint(Generic[_Answer]):
         return [request.message for request in self.received if request.signal == signal and request.status == 200]
 
     async def wait_until(self, condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-        """Return when the condition holds; it is looked at after each request."""
+        """Return when the condition holds; it is looked at when a request begins and when it ends."""
         async with asyncio.timeout(timeout_s):
             while not condition():
                 self._changed.clear()

@@ -237,7 +237,7 @@ class OtlpGrpcExporter:
         if code == "UNAVAILABLE" and not stands:
             # The next attempt gets a new channel: this one would wait for minutes; the pace is the delivery loop's.
             line.broken = True
-            untrusted = "handshake" in message.lower()
+            untrusted = any(word in message.lower() for word in ("handshake", "certificate", "verification"))
             advice = "check the destination's certificate, or set `tls.ca_file` and `tls.server_name`" if untrusted else ""
             detail = f"no connection to {self._addresses[block.signal].netloc} ({message})"
             return DeliveryError(ErrorKind.UNREACHABLE, place=self.id, detail=detail, advice=advice, code=code)
