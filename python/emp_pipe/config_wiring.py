@@ -54,7 +54,7 @@ def _twice(processors: Mapping[str, ComponentConfig]) -> Iterator[Problem]:
 
 
 def _unread(processors: Mapping[str, ComponentConfig], exporters: Mapping[str, ComponentConfig]) -> Iterator[Problem]:
-    taken = {signal for settings in exporters.values() for signal in signals_taken(settings)}
+    taken = {signal for name, settings in exporters.items() for signal in signals_taken(name, settings)}
     for name in processors:
         made = _MAKES.get(type_of(name))
         if made is not None and made not in taken:
@@ -65,10 +65,11 @@ def _unread(processors: Mapping[str, ComponentConfig], exporters: Mapping[str, C
             )
 
 
-def signals_taken(settings: Any) -> frozenset[Signal]:
-    """Return the signals that an exporter's `only` lets through."""
+def signals_taken(name: str, settings: Any) -> frozenset[Signal]:
+    """Return the signals that an exporter takes: those that its `only` lets through, by Forward without a key at most logs."""
     only = getattr(settings, "only", None)
-    return frozenset(only.signals if only is not None and only.signals else Signal)
+    taken = frozenset(only.signals if only is not None and only.signals else Signal)
+    return taken & {Signal.LOGS} if type_of(name) == "forward" and getattr(settings, "shared_key", None) is None else taken
 
 
 def _to_itself(receivers: Mapping[str, ComponentConfig], exporters: Mapping[str, ComponentConfig]) -> Iterator[Problem]:

@@ -44,10 +44,10 @@ def is_deriver(component: Any) -> bool:
     return callable(getattr(component, "take", None)) and callable(getattr(component, "tick", None))
 
 
-def wiring_of(processors: Iterable[str], codec: Any = "gzip") -> Wiring:
-    """Return what a deriver is told of the others, by the ids of all processors."""
+def wiring_of(processors: Iterable[str]) -> Wiring:
+    """Return what a processor is told of the others, by the ids of all."""
     types = {type_of(name) for name in processors}
-    return Wiring("red_metrics" in types, "tail_sample" in types, "aggregate" in types, codec)
+    return Wiring("red_metrics" in types, "tail_sample" in types, "aggregate" in types)
 
 
 def check(slots: Mapping[str, DeriverSlot], exporter_topics: frozenset[Topic], exporters: Iterable[str]) -> None:

@@ -25,6 +25,8 @@ _SIGNALS = ("logs", "traces", "metrics")
 _GRPC_PORT = re.compile(r":4317/?$")
 OTLP_LISTEN = {"otlp_grpc": ("4317", "EMP_OTLP_GRPC_LISTEN"), "otlp_http": ("4318", "EMP_OTLP_HTTP_LISTEN")}
 """The usual port of each OTLP receiver, and the variable that moves it."""
+TRACES_METRICS_PROCESSORS = ("tail_sample", "aggregate")
+"""What becomes of traces and metrics before they leave for a backend."""
 _OFF = "off"
 _HERE = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -179,6 +181,12 @@ def traces_metrics_to(environment: Environment) -> tuple[str, str]:
     if central and not token_name:
         return "central", "no credentials for Dash0 here"
     return "direct", f"environment {token_name}" if central else "no FLUENTD_HOST"
+
+
+def put_processors(layer: Layer, names: Iterable[str], place: str) -> None:
+    """Put processors with their defaults."""
+    for name in names:
+        layer.put(("processors", name), {}, place=place)
 
 
 def put_only(layer: Layer, exporter: str, signals: Sequence[str], place: str) -> None:

@@ -93,7 +93,8 @@ class Pipeline:
         """Return what components are given, with the configuration's rules for records."""
         rules = config.normalize
         normalizer = Normalizer(stamp=dict(rules.stamp), unfold=rules.unfold, aliases=dict(rules.aliases))
-        return Context(self.clock, self.metrics, config.data_dir.absolute(), config.machine_id, config.role, normalizer)
+        data_dir, wiring = config.data_dir.absolute(), deriving.wiring_of(config.processors)
+        return Context(self.clock, self.metrics, data_dir, config.machine_id, config.role, normalizer, wiring)
 
     # building
 
@@ -137,7 +138,7 @@ class Pipeline:
 
         `exporters`: what will read what they make. Raises ConfigError where they do not fit together."""
         exporters = self.exporters if exporters is None else exporters
-        wiring = deriving.wiring_of(config.processors, self.codec(exporters))
+        wiring = replace(self.context.wiring, codec=self.codec(exporters))
         context = replace(self.context, wiring=wiring)
         slots: dict[str, DeriverSlot] = {}
         for component_id, settings in config.processors.items():

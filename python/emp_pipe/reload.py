@@ -31,11 +31,12 @@ async def reload(pipeline: Pipeline, config: PipelineConfig) -> None:
     config = config.model_copy(update={name: getattr(before, name) for name in waiting})
     renormalized = before.normalize != config.normalize
     old_context = pipeline.context
-    if renormalized:
-        pipeline.context = pipeline.make_context(config)
+    pipeline.context = pipeline.make_context(config)
+    rewired = pipeline.context.wiring != old_context.wiring
     try:
         processors = None
-        if renormalized or _stateless(pipeline, before) != _stateless(pipeline, config):
+        stateless = _stateless(pipeline, config)
+        if renormalized or (rewired and stateless) or _stateless(pipeline, before) != stateless:
             processors = pipeline.build_processors(config)
         new_receivers = {
             name: pipeline.build_receiver(name, settings)

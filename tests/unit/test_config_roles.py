@@ -124,6 +124,28 @@ def test_a_way_that_leads_nowhere_is_an_error_that_says_what_to_set(variables: d
     assert error.value.place == "environment EMP_TRACES_METRICS_TO"
 
 
+@pytest.mark.parametrize(
+    ("variables", "all_of_them"),
+    [
+        ({}, True),
+        (DASH0, True),
+        ({**CENTRAL, **DASH0}, True),
+        ({**CENTRAL, **OTLP, "EMP_TRACES_METRICS_TO": "direct"}, True),
+        (CENTRAL, False),
+        ({"FLUENTD_HOST": "c"}, False),
+        ({**CENTRAL, **DASH0, "EMP_TRACES_METRICS_TO": "central"}, False),
+    ],
+)
+def test_an_edge_samples_and_counts_only_what_does_not_come_by_a_central(variables: dict[str, str], all_of_them: bool) -> None:
+    expected = {name: {} for name in env.TRACES_METRICS_PROCESSORS} if all_of_them else {"aggregate": {}}
+    assert edge.expand(variables).values["processors"] == expected
+
+
+@pytest.mark.parametrize("variables", [{}, DASH0, OTLP, KEY])
+def test_central_samples_counts_and_merges(variables: dict[str, str]) -> None:
+    assert list(central.expand(variables).values["processors"]) == list(env.TRACES_METRICS_PROCESSORS)
+
+
 def test_without_a_shared_key_traces_and_metrics_go_to_central_by_otlp() -> None:
     found = exporters(edge.expand({"FLUENTD_HOST": "central.internal", "FLUENTD_PORT": "24224", "EMP_OTLP_TOKEN": "t"}))
     assert found["forward/central"] == {"endpoint": "central.internal:24224", "only": {"signals": ["logs"]}}

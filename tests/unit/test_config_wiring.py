@@ -8,6 +8,7 @@ import pytest
 
 from emp_pipe.component import ComponentConfig, ExporterConfig, SelectionConfig
 from emp_pipe.config_wiring import Problem, problems, signals_taken
+from emp_pipe.exporters.forward import ForwardExporterConfig
 from emp_pipe.exporters.otlp_http import OtlpHttpConfig
 from emp_pipe.receivers.otlp_http import OtlpHttpConfig as OtlpHttpReceiverConfig
 from tests.unit.test_config import problems as problems_of_file
@@ -53,8 +54,16 @@ def test_what_nobody_takes_is_not_made(processor: str, taken: tuple[str, ...], m
 
 
 def test_an_exporter_without_a_selection_takes_every_signal() -> None:
-    assert signals_taken(ALL) == {"logs", "traces", "metrics"}
-    assert signals_taken(only("traces")) == {"traces"}
+    assert signals_taken("file", ALL) == {"logs", "traces", "metrics"}
+    assert signals_taken("file", only("traces")) == {"traces"}
+
+
+def test_by_forward_without_a_key_only_logs_are_taken() -> None:
+    assert signals_taken("forward/central", ForwardExporterConfig(endpoint=("c",))) == {"logs"}
+    keyed = ForwardExporterConfig.model_validate({"endpoint": "c", "shared_key": "k"})
+    assert signals_taken("forward/central", keyed) == {"logs", "traces", "metrics"}
+    (problem,) = found(processors={"aggregate": ANY}, exporters={"forward/central": ForwardExporterConfig(endpoint=("c",))})
+    assert "no exporter takes metrics" in problem.detail
 
 
 def test_one_id_for_a_processor_and_an_exporter_is_refused() -> None:

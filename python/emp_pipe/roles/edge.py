@@ -22,6 +22,8 @@ def expand(environment: env.Environment) -> Layer:
     env.put_stamp(layer, environment)
     _put_receivers(layer, environment)
     way, why = env.traces_metrics_to(environment)
+    # What central does with traces and metrics is done here where they do not come by it; a block says what was done.
+    env.put_processors(layer, env.TRACES_METRICS_PROCESSORS if way == "direct" else ("aggregate",), why)
     _put_exporters(layer, environment, way, why)
     return layer
 
