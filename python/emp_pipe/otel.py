@@ -11,6 +11,7 @@ Node is `otel_node.cjs`. Of what comes in over the network only the listed keys 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,14 @@ def copy_baggage(tracer_provider: Any = None, logger_provider: Any = None, keys:
     copies = [_add(tracers, "add_span_processor", span_processor, wanted)]
     copies.append(_add(loggers, "add_log_record_processor", log_processor, wanted, front="_multi_log_record_processor"))
     return any(copies)
+
+
+def instrumented() -> None:
+    """What auto-instrumentation calls when the SDK is set up (entry point `opentelemetry_pre_instrument`): an application starts anyway."""
+    try:
+        copy_baggage()
+    except Exception:
+        logging.getLogger(__name__).warning("job_id from baggage is not copied onto spans and logs", exc_info=True)
 
 
 def _add(provider: Any, method: str, make: Any, keys: Sequence[str], front: str = "") -> bool:

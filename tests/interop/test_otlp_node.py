@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.support.command import PATIENCE_S, environment
 from tests.support.otlp_endpoint import OtlpEndpoint
 from tests.support.otlp_grpc_endpoint import OtlpGrpcEndpoint
 from tests.support.otlp_seen import metrics, spans
-from tests.support.two_services import IN_PYTHON, assert_nothing_else_has_the_job, assert_one_trace_of_the_job, run_both
+from tests.support.two_services import IN_PYTHON, assert_nothing_else_has_the_job, assert_one_trace_of_the_job, run_both, through_an_edge
 
 
 @pytest.fixture
@@ -47,6 +48,18 @@ async def test_one_trace_with_the_job_on_every_span_and_log_over_grpc(pair: Sequ
         await asyncio.to_thread(run_both, ["--protocol", "grpc", "--endpoint", endpoint.url], *pair)
         assert endpoint.violations == []
         assert_one_trace_of_the_job(endpoint.received)
+
+
+@pytest.mark.parametrize("options", [[], ["--protocol", "grpc"], ["--protocol", "http/json"]], ids=["http", "grpc", "json"])
+async def test_a_failed_job_in_node_is_one_trace_beyond_the_edge_with_its_logs_and_metrics(
+    options: list[str], in_node: list[str], tmp_path: Path
+) -> None:
+    async with OtlpEndpoint() as endpoint:
+        await asyncio.to_thread(through_an_edge, tmp_path, endpoint.url, options, in_node, in_node)
+        assert endpoint.violations == []
+        assert_one_trace_of_the_job(endpoint.received, "/fail")
+        (renders,) = (row for row in metrics(endpoint.received) if row.name == "renders")
+    assert sum(point.as_double or point.as_int for point in renders.row.sum.data_points) == 1
 
 
 async def test_metrics_of_a_node_application_leave_when_it_ends(in_node: list[str]) -> None:

@@ -26,6 +26,8 @@ class _Quiet(WSGIRequestHandler):
 def _answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
     with tracer.start_as_current_span("render"):
         log.warning("rendering %s", environ["PATH_INFO"])
+        if "fail" in environ["PATH_INFO"]:
+            trace.get_current_span().set_status(trace.StatusCode.ERROR, "out of memory")
         metrics.get_meter("service").create_counter("renders").add(1)
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"done"]

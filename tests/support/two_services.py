@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from tests.support.command import PATIENCE_S, ROOT, environment
+from tests.support.command import PATIENCE_S, ROOT, environment, running
 from tests.support.execution import execute
 from tests.support.otlp_seen import Seen, logs, spans
 from tests.support.otlp_strict import Received
@@ -18,8 +20,10 @@ CALLED = {"SERVICE_NAME": "renderer", "MACHINE_ID": "gpu-7f3a", "WORKER_ID": "gp
 _CLIENT, _SERVER = 3, 2
 
 
-def run_both(options: Sequence[str], caller: Sequence[str] = IN_PYTHON, called: Sequence[str] = IN_PYTHON, **variables: str) -> None:
-    """Run the two to their ends; `options` are those of `emp-pipe exec`."""
+def run_both(
+    options: Sequence[str], caller: Sequence[str] = IN_PYTHON, called: Sequence[str] = IN_PYTHON, path: str = "/render", **variables: str
+) -> None:
+    """Run the two to their ends; `options` are those of `emp-pipe exec`, `/fail` is a path where the job fails."""
     process = subprocess.Popen(
         [sys.executable, "-m", "emp_pipe", "exec", *options, "--", *called, "serve"],
         env=environment(**CALLED, **variables),
@@ -31,7 +35,7 @@ def run_both(options: Sequence[str], caller: Sequence[str] = IN_PYTHON, called: 
         assert process.stdout is not None
         port = process.stdout.readline().strip()
         assert port, process.communicate(timeout=PATIENCE_S)
-        done = execute(*options, "--", *caller, "call", f"http://127.0.0.1:{port}/render", JOB, **CALLER, **variables)
+        done = execute(*options, "--", *caller, "call", f"http://127.0.0.1:{port}{path}", JOB, **CALLER, **variables)
         assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr
         assert "Traceback" not in done.stderr
         _, said = process.communicate(timeout=PATIENCE_S)
@@ -42,7 +46,25 @@ def run_both(options: Sequence[str], caller: Sequence[str] = IN_PYTHON, called: 
         process.wait()
 
 
-def assert_one_trace_of_the_job(received: Iterable[Received]) -> None:
+def through_an_edge(
+    directory: Path,
+    endpoint: str,
+    options: Sequence[str] = (),
+    caller: Sequence[str] = IN_PYTHON,
+    called: Sequence[str] = IN_PYTHON,
+    **variables: str,
+) -> None:
+    """Run the two beside an edge, which sends to an endpoint, and stop it. The job fails: such a trace is kept as a whole."""
+    listens = ("receivers.forward.listen", "receivers.otlp_http.listen", "receivers.otlp_grpc.listen", "http.listen")
+    settings = [word for name in listens for word in ("--set", f"{name}=127.0.0.1:0")]
+    its_own = {"MACHINE_ID": "gpu-edge", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+    with running("edge", "--data-dir", str(directory), *settings, **its_own, **variables) as edge:
+        run_both(options, caller, called, "/fail", EMP_DATA_DIR=str(directory), **variables)
+        edge.signal(signal.SIGTERM)
+        assert edge.wait() == 0, edge.lines
+
+
+def assert_one_trace_of_the_job(received: Iterable[Received], path: str = "/render") -> None:
     """Fail unless there is one trace across both, each span below the right one, with the job on every span and log record, once each."""
     received = list(received)
     found = _by_name(spans(received))
@@ -59,7 +81,7 @@ def assert_one_trace_of_the_job(received: Iterable[Received]) -> None:
         assert span.resource["deployment.environment.name"] == "test"
     assert [span.attributes.get("job_id") for span in way] == [JOB] * 4
     records = _by_name(logs(received))
-    for record, span in ((records["submitting"], way[0]), (records["rendering /render"], way[3])):
+    for record, span in ((records["submitting"], way[0]), (records[f"rendering {path}"], way[3])):
         assert (record.trace_id, record.span_id) == (span.trace_id, span.span_id)
         assert record.attributes["job_id"] == JOB
         assert record.resource["service.instance.id"] == span.resource["service.instance.id"]

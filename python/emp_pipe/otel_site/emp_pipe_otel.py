@@ -7,18 +7,13 @@ The folder beside it makes it a distribution, so that it is found without being 
 from __future__ import annotations
 
 import importlib.util
-import logging
 from pathlib import Path
 
 
-def copy_baggage() -> None:
-    """Called when the SDK is set up. An application starts whatever happens here."""
-    try:
-        spec = importlib.util.spec_from_file_location("_emp_pipe_otel", Path(__file__).resolve().parent.parent / "otel.py")
-        assert spec is not None
-        assert spec.loader is not None
+def instrumented() -> None:
+    """Called when the SDK is set up."""
+    spec = importlib.util.spec_from_file_location("_emp_pipe_otel", Path(__file__).resolve().parent.parent / "otel.py")
+    if spec is not None and spec.loader is not None:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        module.copy_baggage()
-    except Exception:
-        logging.getLogger(__name__).warning("job_id from baggage is not copied onto spans and logs", exc_info=True)
+        module.instrumented()

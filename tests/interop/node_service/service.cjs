@@ -8,7 +8,7 @@
  *   service.cjs decide         the same, and decides itself what a signal means: it ends with 3, a little later
  */
 const http = require('node:http');
-const { context, metrics, propagation, trace } = require('@opentelemetry/api');
+const { SpanStatusCode, context, metrics, propagation, trace } = require('@opentelemetry/api');
 const winston = require('winston');
 
 const logger = winston.createLogger({ transports: [new winston.transports.Console({ stderrLevels: ['warn', 'info'] })] });
@@ -18,6 +18,7 @@ function serve() {
   const server = http.createServer((request, response) => {
     tracer.startActiveSpan('render', (span) => {
       logger.warn(`rendering ${request.url}`);
+      if (request.url.includes('fail')) span.setStatus({ code: SpanStatusCode.ERROR, message: 'out of memory' });
       metrics.getMeter('service').createCounter('renders').add(1);
       span.end();
       response.end('done');
