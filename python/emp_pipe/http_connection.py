@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum, auto
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -340,10 +341,7 @@ class HttpConnection(AcceptedProtocol):
 
     def _send(self, response: Response, *, last: bool) -> None:
         status, body, content_type, headers = response
-        kind = f"Content-Type: {content_type}\r\n" if content_type else ""
-        ending = "Connection: close\r\n\r\n" if last else "\r\n"
-        head = f"HTTP/1.1 {status.value} {status.phrase}\r\n{kind}Content-Length: {len(body)}\r\n{headers}{ending}"
-        self._transport.write(head.encode("latin-1", "replace") + body)
+        self._transport.write(_head_of(status, content_type, len(body), headers, last) + body)
 
     def _linger(self) -> None:
         """Say that nothing more comes, and read on until the peer has gone: closing at once could overtake the answer with a reset."""
@@ -361,3 +359,11 @@ class HttpConnection(AcceptedProtocol):
         self._service.release(self.granted_bytes)
         self.granted_bytes = 0
         self._head = self._body = self._body_view = self._chunks = None
+
+
+@lru_cache(512)
+def _head_of(status: HTTPStatus, content_type: str, body_bytes: int, headers: str, last: bool) -> bytes:
+    kind = f"Content-Type: {content_type}\r\n" if content_type else ""
+    length = "" if status is HTTPStatus.NO_CONTENT else f"Content-Length: {body_bytes}\r\n"
+    ending = "Connection: close\r\n\r\n" if last else "\r\n"
+    return f"HTTP/1.1 {status.value} {status.phrase}\r\n{kind}{length}{headers}{ending}".encode("latin-1", "replace")

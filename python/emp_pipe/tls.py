@@ -8,10 +8,10 @@ gRPC takes the same settings as PEM (`client_pem`).
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -101,6 +101,22 @@ def client_pem(config: TlsClientConfig, place: str) -> ClientPem:
     return ClientPem(*(None if path is None else Path(path).read_bytes() for path in (roots, config.key_file, config.cert_file)))
 
 
+@dataclass(frozen=True, slots=True)
+class ServerPem:
+    """What a listener of gRPC is given in place of a context."""
+
+    key: bytes
+    chain: bytes
+    client_roots: bytes | None
+
+
+def server_pem(config: TlsServerConfig, place: str) -> ServerPem:
+    """Return the files of a listener, checked as `server_context` does. Raises ConfigError (TLS_FILES) that names the file."""
+    server_context(config, place)
+    roots = config.client_ca_file
+    return ServerPem(config.key_file.read_bytes(), config.cert_file.read_bytes(), roots.read_bytes() if roots is not None else None)
+
+
 class Watched(Generic[_T]):
     """What is made of files, and follows them. `current()` is cheap: it looks at the files' times every few seconds at most.
 
@@ -154,6 +170,17 @@ class WatchedContext(Watched[ssl.SSLContext]):
     @classmethod
     def of_client(cls, config: TlsClientConfig, clock: Clock, place: str) -> WatchedContext:
         return cls(lambda: client_context(config, place), config.files(), clock, place)
+
+
+def common_name(certificate: Mapping[str, Any] | None) -> str:
+    """Return the common name in a certificate as `ssl` gives it, else its first alternative name; "" without one."""
+    if not certificate:
+        return ""
+    for attributes in certificate.get("subject", ()):
+        for key, value in attributes:
+            if key == "commonName":
+                return str(value)
+    return next((str(value) for _, value in certificate.get("subjectAltName", ())), "")
 
 
 def _unusable(place: str, path: Path, why: str) -> ConfigError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -21,6 +22,7 @@ from emp_pipe.listening import close_all, open_listeners
 from emp_pipe.logs import get_logger
 from emp_pipe.otlp_answers import Code, Outcome, Signal, response_body, retry_info, status_body
 from emp_pipe.otlp_intake import SIGNALS, OtlpIntake, OtlpReceiverConfig
+from emp_pipe.tls import ServerPem, Watched, server_pem
 
 if TYPE_CHECKING:
     import grpc
@@ -65,6 +67,7 @@ class OtlpGrpcReceiver:
         self._context = context
         self._log = get_logger(id)
         self._tokens = BearerTokens(config, id)
+        self._tls: Watched[ServerPem] | None = None
         self._otlp: OtlpIntake | None = None
         self._server: grpc.aio.Server | None = None
         self._stop = asyncio.Event()
@@ -76,6 +79,9 @@ class OtlpGrpcReceiver:
 
         try:
             self._tokens.prepare()
+            if (tls := self.config.tls) is not None:
+                place = f"{self.id}: tls"
+                self._tls = Watched(lambda: server_pem(tls, place), tls.files(), self._context.clock, place)
             self._otlp = otlp = OtlpIntake(self.id, self.config, self._context, intake)
             service = _Service(self.config, self._tokens, otlp)
             self._server = server = grpc.aio.server(handlers=[service], options=self._options())
@@ -108,6 +114,27 @@ class OtlpGrpcReceiver:
     async def reload(self) -> None:
         """Read certificates and secrets again. Raises ConfigError; then everything stays as it was."""
         self._tokens.prepare()
+        if self._tls is not None:
+            self._tls.reload()
+
+    def _credentials(self, tls: Watched[ServerPem]) -> grpc.ServerCredentials:
+        """Return credentials that ask for the files' content at each handshake."""
+        import grpc
+
+        def configuration(pem: ServerPem) -> Any:
+            return grpc.ssl_server_certificate_configuration([(pem.key, pem.chain)], pem.client_roots)
+
+        used = tls.current()
+
+        def fetch() -> Any:  # called in a thread of gRPC's; None: as before
+            nonlocal used
+            pem = tls.current()
+            if pem is used:
+                return None
+            used = pem
+            return configuration(pem)
+
+        return grpc.dynamic_ssl_server_credentials(configuration(used), fetch, require_client_authentication=used.client_roots is not None)
 
     def _options(self) -> list[tuple[str, Any]]:
         config = self.config
@@ -139,7 +166,10 @@ class OtlpGrpcReceiver:
     def _bind(self, server: grpc.aio.Server, host: str, port: int, place: str) -> None:
         shown = f"[{host}]" if ":" in host else host
         try:
-            bound = server.add_insecure_port(f"{shown}:{port}")
+            if self._tls is not None:
+                bound = server.add_secure_port(f"{shown}:{port}", self._credentials(self._tls))
+            else:
+                bound = server.add_insecure_port(f"{shown}:{port}")
         except RuntimeError:
             bound = 0
         if not bound:
@@ -158,6 +188,7 @@ class _Service:
         self._tokens = tokens
         self._otlp = otlp
         self._loop = asyncio.get_running_loop()
+        self._has_tls = config.tls is not None
         self._timeout_s = config.request_timeout_s
         self._reading = asyncio.Semaphore(config.max_concurrent_reads)
 
@@ -172,14 +203,19 @@ class _Service:
     async def _export(self, signal: Signal, _: Any, context: grpc.aio.ServicerContext) -> bytes:
         otlp = self._otlp
         peer = context.peer()
+        client: str | None = ""
         if not self._tokens.is_open:
             authorization = next((value for key, value in context.invocation_metadata() if key == "authorization"), "")
             client = self._tokens.client_of(authorization)
             if client is None:
+                otlp.log.warning("token", "%s: refused, no valid token", peer)
                 refused = Outcome(Code.UNAUTHENTICATED, "no valid token; send `authorization: Bearer <token>`")
                 otlp.count(signal, refused)
                 return await self._fail(context, refused)
-            peer = f"{client} ({peer})" if client else peer
+        if not client and self._has_tls:
+            client = _common_name(context.auth_context())
+        if client:
+            peer = f"{client} ({peer})"
         no_room = otlp.refusal()
         if no_room is not None:
             otlp.count(signal, no_room)
@@ -211,6 +247,11 @@ class _Service:
             trailers = (("google.rpc.retryinfo-bin", retry_info(outcome.retry_after_s)), *trailers)
         await context.abort(self._codes[outcome.code], outcome.message, trailers)
         return b""
+
+
+def _common_name(auth_context: Mapping[str, Sequence[bytes]]) -> str:
+    names = auth_context.get("x509_common_name") or auth_context.get("x509_subject_alternative_name") or ()
+    return next((name.decode("utf-8", "replace") for name in names), "")
 
 
 CONFIG = OtlpGrpcConfig

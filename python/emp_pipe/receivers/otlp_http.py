@@ -22,9 +22,10 @@ from emp_pipe.http_connection import HttpConnection, Response, State
 from emp_pipe.http_head import BadRequest, RequestHead
 from emp_pipe.listening import close_all, open_listeners
 from emp_pipe.logs import get_logger
-from emp_pipe.otlp_answers import Code, Encoding, Outcome, Signal, response_body, status_body
+from emp_pipe.otlp_answers import DONE, Code, Encoding, Outcome, Signal, response_body, status_body
 from emp_pipe.otlp_intake import Codec, OtlpIntake, OtlpReceiverConfig
-from emp_pipe.tls import WatchedContext
+from emp_pipe.receivers.otlp_cors import Cors, CorsConfig
+from emp_pipe.tls import WatchedContext, common_name
 
 _SWEEP_INTERVAL_S = 1.0
 _LINGER_S = 3.0
@@ -60,6 +61,7 @@ class OtlpHttpConfig(OtlpReceiverConfig):
     max_connections: _PositiveInt = Field(4096, description="The most connections open at once.")
     max_connections_per_address: _PositiveInt = Field(1024, description="The most connections open at once from one address.")
     head_timeout_s: _PositiveFloat = Field(10.0, description="The time that TLS and the headers of a request may take.")
+    cors: CorsConfig | None = Field(None, description="Which web pages may send. Unset: none.")
     idle_timeout_s: _PositiveFloat = Field(180.0, description="A connection that is silent between requests for so long is closed.")
 
 
@@ -70,6 +72,8 @@ class _Wanted(NamedTuple):
     encoding: Encoding
     codec: Codec
     peer: str
+    cors: str
+    """Header lines for the page that sends."""
 
 
 class OtlpHttpReceiver:
@@ -182,6 +186,7 @@ class _Service:
         self.places = Places(config.max_connections, config.max_connections_per_address)
         self._config = config
         self._tokens = tokens
+        self._cors = Cors(config.cors)
 
     # --- connections --------------------------------------------------------------------------------
 
@@ -212,6 +217,17 @@ class _Service:
 
     def begin(self, connection: HttpConnection, head: RequestHead) -> Response | None:
         headers = head.headers
+        origin = headers.get("origin")
+        if origin is None:
+            return self._judge(connection, head, "")
+        if (preflight := self._cors.preflight(head.method, headers)) is not None:
+            return preflight
+        cors = self._cors.headers_of(origin)
+        refused = self._judge(connection, head, cors)
+        return None if refused is None else refused._replace(headers=refused.headers + cors)
+
+    def _judge(self, connection: HttpConnection, head: RequestHead, cors: str) -> Response | None:
+        headers = head.headers
         content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         encoding = _ENCODINGS.get(content_type)
         shown: Encoding = encoding or "json"
@@ -224,6 +240,7 @@ class _Service:
         client = self._tokens.client_of(headers.get("authorization", ""))
         if client is None:
             outcome = Outcome(Code.UNAUTHENTICATED, "no valid token; send the header Authorization: Bearer <token>")
+            self.otlp.log.warning("token", "%s: refused, no valid token", connection.peer)
             return self._refused(signal, outcome, shown)._replace(headers="WWW-Authenticate: Bearer\r\n")
         if encoding is None:
             outcome = Outcome(Code.UNIMPLEMENTED, "the content type must be application/x-protobuf or application/json")
@@ -236,14 +253,21 @@ class _Service:
         if refusal is not None:
             return self._refused(signal, refusal, encoding)
         self.otlp.reserve(head.content_length)
-        connection.request = _Wanted(signal, encoding, codec, f"{client} ({connection.peer})" if client else connection.peer)
+        connection.request = _Wanted(signal, encoding, codec, self._peer(connection, client), cors)
         return None
+
+    def _peer(self, connection: HttpConnection, client: str) -> str:
+        """Return who sends, as dead letters say it: the token's name, else the certificate's, and the address."""
+        if not client and self._config.tls is not None:
+            client = common_name(connection.certificate())
+        return f"{client} ({connection.peer})" if client else connection.peer
 
     def grant(self, connection: HttpConnection, more_bytes: int) -> Response | None:
         wanted: _Wanted = connection.request
         refusal = self.otlp.refusal_of_more(connection.granted_bytes, more_bytes)
         if refusal is not None:
-            return self._refused(wanted.signal, refusal, wanted.encoding)
+            refused = self._refused(wanted.signal, refusal, wanted.encoding)
+            return refused._replace(headers=refused.headers + wanted.cors)
         self.otlp.reserve(more_bytes)
         return None
 
@@ -254,7 +278,7 @@ class _Service:
         wanted: _Wanted = connection.request
 
         def answer(outcome: Outcome) -> None:
-            connection.respond(_response(outcome, wanted.signal, wanted.encoding))
+            connection.respond(_response(outcome, wanted.signal, wanted.encoding, wanted.cors))
 
         self.otlp.take(
             wanted.signal,
@@ -277,11 +301,18 @@ class _Service:
         return _response(outcome, "logs", encoding)
 
 
-def _response(outcome: Outcome, signal: Signal, encoding: Encoding) -> Response:
+def _response(outcome: Outcome, signal: Signal, encoding: Encoding, cors: str = "") -> Response:
+    if outcome is DONE and not cors:
+        return _SUCCESSES[encoding]
     status = _STATUSES[outcome.code]
     body = response_body(outcome, signal, encoding) if outcome.code is Code.OK else status_body(outcome, encoding)
     headers = f"Retry-After: {outcome.retry_after_s}\r\n" if outcome.retry_after_s else ""
-    return Response(status, body, _CONTENT_TYPES[encoding], headers)
+    return Response(status, body, _CONTENT_TYPES[encoding], headers + cors)
+
+
+_SUCCESSES: dict[Encoding, Response] = {
+    encoding: Response(HTTPStatus.OK, response_body(DONE, "logs", encoding), content_type) for content_type, encoding in _ENCODINGS.items()
+}
 
 
 CONFIG = OtlpHttpConfig
