@@ -57,6 +57,6 @@ def test_a_token_that_is_gone_is_an_error_that_names_the_setting_and_changes_not
     file.write_text("first")
     made = tokens(client_tokens={"ci": {"file": str(file)}})
     file.unlink()
-    with pytest.raises(ConfigError, match="client_tokens.ci"):
+    with pytest.raises(ConfigError, match=r"client_tokens\.ci"):
         made.prepare()
     assert made.client_of("Bearer first") == "ci"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from http import HTTPStatus
 
 import pytest
@@ -103,10 +104,8 @@ def test_another_version_and_another_transfer_encoding_are_named() -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes_give_a_head_or_a_refusal(data: bytes) -> None:
     for beginning in (b"", START + b"\r\n"):
-        try:
-            parse_head(beginning + data)
-        except BadRequest as error:
-            assert error.status >= 400
+        with contextlib.suppress(BadRequest):  # anything else fails the test
+            assert parse_head(beginning + data).content_length >= 0
 
 
 def read_whole(data: bytes, piece_bytes: int) -> tuple[bytes, int]:
@@ -132,7 +131,17 @@ def test_a_chunked_body_is_read_whatever_pieces_it_comes_in(parts: list[bytes], 
 @pytest.mark.parametrize(
     "data",
     [b"x\r\n", b"-1\r\n", b"123456789\r\n", b"1\n", b"1\r\nabc", b"1\r\na\n\n", b";" * 5000, b"1" + b" " * 5000, b"0\r\n" + b"t" * 5000],
-    ids=["no number", "negative", "too many digits", "bare line feed", "longer than said", "a wrong end", "no size", "spaces", "a long trailer"],
+    ids=[
+        "no number",
+        "negative",
+        "too many digits",
+        "bare line feed",
+        "longer than said",
+        "a wrong end",
+        "no size",
+        "spaces",
+        "a long trailer",
+    ],
 )
 def test_chunks_that_are_none_are_refused(data: bytes) -> None:
     with pytest.raises(BadRequest):
@@ -143,8 +152,7 @@ def test_trailers_without_end_are_refused() -> None:
     chunks = ChunkedBody()
     chunks.feed(memoryview(b"0\r\n"))
     with pytest.raises(BadRequest):
-        for _ in range(10_000):
-            chunks.feed(memoryview(b"a: b\r\n"))
+        chunks.feed(memoryview(b"a: b\r\n" * 10_000))
 
 
 @given(st.binary(max_size=200))
