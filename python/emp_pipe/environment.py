@@ -25,7 +25,7 @@ _SIGNALS = ("logs", "traces", "metrics")
 _GRPC_PORT = re.compile(r":4317/?$")
 OTLP_LISTEN = {"otlp_grpc": ("4317", "EMP_OTLP_GRPC_LISTEN"), "otlp_http": ("4318", "EMP_OTLP_HTTP_LISTEN")}
 """The usual port of each OTLP receiver, and the variable that moves it."""
-TRACES_METRICS_PROCESSORS = ("tail_sample", "aggregate")
+TRACES_METRICS_PROCESSORS = ("red_metrics", "tail_sample", "aggregate")
 """What becomes of traces and metrics before they leave for a backend."""
 _OFF = "off"
 _HERE = frozenset({"localhost", "127.0.0.1", "::1"})
