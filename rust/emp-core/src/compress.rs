@@ -52,6 +52,8 @@ struct Scratch {
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
     static RAW: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static GUNZIP: RefCell<libdeflater::Decompressor> = RefCell::new(libdeflater::Decompressor::new());
+    static UNZSTD: RefCell<Option<zstd::bulk::Decompressor<'static>>> = RefCell::new(zstd::bulk::Decompressor::new().ok());
 }
 
 /// Writes a body into memory that this thread reuses, hands it to `read`, and keeps the memory.
@@ -151,8 +153,8 @@ fn plausible(known_bytes: usize, compressed_bytes: usize) -> bool {
 fn decompress_known(codec: Codec, data: &[u8], known: usize) -> Option<Vec<u8>> {
     let mut out = vec![0; known];
     let len = match codec {
-        Codec::Gzip => libdeflater::Decompressor::new().gzip_decompress(data, &mut out).ok()?,
-        _ => zstd::bulk::Decompressor::new().ok()?.decompress_to_buffer(data, out.as_mut_slice()).ok()?,
+        Codec::Gzip => GUNZIP.with_borrow_mut(|gunzip| gunzip.gzip_decompress(data, &mut out)).ok()?,
+        _ => UNZSTD.with_borrow_mut(|unzstd| unzstd.as_mut()?.decompress_to_buffer(data, out.as_mut_slice()).ok())?,
     };
     (len == known).then_some(out)
 }

@@ -163,6 +163,29 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// [`Self::short_message`] for messages of up to 16 KiB.
+    #[inline(always)]
+    pub fn quick_message(&mut self, tag: u8) -> Option<Reader<'a>> {
+        let (head, len, rest) = match &self.data[self.at..] {
+            [first, len @ 0..0x80, rest @ ..] if *first == tag => (2, usize::from(*len), rest),
+            [first, low, high @ 0..0x80, rest @ ..] if *first == tag => (3, usize::from(*low & 0x7f) | usize::from(*high) << 7, rest),
+            _ => return None,
+        };
+        let data = rest.get(..len)?;
+        let base = self.base + self.at + head;
+        self.at += head + len;
+        Some(Reader { data, at: 0, base })
+    }
+
+    /// The next field, where it has this one-byte tag of a fixed64.
+    #[inline(always)]
+    pub fn quick_fixed64(&mut self, tag: u8) -> Option<u64> {
+        let [first, rest @ ..] = &self.data[self.at..] else { return None };
+        let value = rest.first_chunk::<8>().filter(|_| *first == tag)?;
+        self.at += 9;
+        Some(u64::from_le_bytes(*value))
+    }
+
     /// The offset of the next byte.
     pub fn offset(&self) -> usize {
         self.base + self.at
@@ -351,6 +374,26 @@ mod tests {
         fn arbitrary_bytes_never_panic(data in proptest::collection::vec(any::<u8>(), 0..300)) {
             if let Err(error) = walk(Reader::new(&data), 3) {
                 prop_assert!(error.offset <= data.len());
+            }
+        }
+
+        #[test]
+        fn the_quick_ways_read_what_the_long_way_reads(data in proptest::collection::vec(any::<u8>(), 0..40), len in 0..40_000usize) {
+            let mut framed = Vec::new();
+            put_bytes(&mut framed, 2, &vec![7; len]);
+            for data in [data, framed] {
+                for long in [false, true] {
+                    let (mut quickly, mut slowly) = (Reader::new(&data), Reader::new(&data));
+                    let tag = (data.first().copied().unwrap_or(0x12) & 0x78).max(8) | 2;
+                    let message = if long { quickly.quick_message(tag) } else { quickly.short_message(tag) };
+                    if let Some(message) = message {
+                        let field = slowly.next_field().unwrap().unwrap();
+                        prop_assert_eq!((message.rest(), message.offset()), (field.bytes().unwrap(), field.bytes_offset()));
+                        prop_assert_eq!(quickly.rest(), slowly.rest());
+                    } else {
+                        prop_assert_eq!(quickly.rest(), &data[..]);
+                    }
+                }
             }
         }
 

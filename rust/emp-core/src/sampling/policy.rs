@@ -240,3 +240,7 @@ impl Rule {
         !matches!(self, Self::Rate { .. } | Self::Probability(_)) && self.parts().iter().all(Self::is_certain)
     }
 }
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;

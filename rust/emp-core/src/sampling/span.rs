@@ -23,11 +23,45 @@ pub struct SpanFacts {
 }
 
 /// Reads a span; `attribute` is called with the raw `KeyValue` of each of its attributes.
-#[inline]
-pub fn read_span<'a>(message: Reader<'a>, mut attribute: impl FnMut(Reader<'a>) -> Result<(), WireError>) -> Result<SpanFacts, WireError> {
+#[inline(always)]
+pub fn read_span<'a>(
+    mut message: Reader<'a>,
+    mut attribute: impl FnMut(Reader<'a>) -> Result<(), WireError>,
+) -> Result<SpanFacts, WireError> {
+    const fn tag(number: u32) -> u8 {
+        (number << 3 | 2) as u8
+    }
+    const ATTRIBUTE: u8 = tag(span::ATTRIBUTES);
+    const START: u8 = (span::START_TIME_UNIX_NANO << 3 | 1) as u8;
+    const END: u8 = (span::END_TIME_UNIX_NANO << 3 | 1) as u8;
     let mut facts = SpanFacts { is_root: true, ..SpanFacts::default() };
     let mut has_id = false;
-    for_each_field(message, |field| {
+    // How almost every span begins; whatever is elsewhere is read below.
+    if let Some(id) = message.short_message(tag(span::TRACE_ID)) {
+        facts.trace_id = id.rest().try_into().unwrap_or_default();
+        has_id = true;
+    }
+    message.short_message(tag(span::SPAN_ID));
+    if let Some(state) = message.quick_message(tag(span::TRACE_STATE)) {
+        facts.randomness = tracestate::read(state.rest()).randomness;
+    }
+    if let Some(parent) = message.short_message(tag(span::PARENT_SPAN_ID)) {
+        facts.is_root = parent.rest().iter().all(|byte| *byte == 0);
+    }
+    message.quick_message(tag(span::NAME));
+    loop {
+        // Most of a span are its attributes.
+        while let Some(pair) = message.quick_message(ATTRIBUTE) {
+            attribute(pair)?;
+        }
+        if let Some(time) = message.quick_fixed64(START) {
+            facts.start_unix_nano = time;
+        }
+        if let Some(time) = message.quick_fixed64(END) {
+            facts.end_unix_nano = time;
+            continue;
+        }
+        let Some(field) = message.next_field()? else { return Ok(facts) };
         match field.number {
             span::TRACE_ID if !has_id => {
                 facts.trace_id = field.bytes().and_then(|id| id.try_into().ok()).unwrap_or_default();
@@ -46,9 +80,7 @@ pub fn read_span<'a>(message: Reader<'a>, mut attribute: impl FnMut(Reader<'a>) 
             })?,
             _ => {}
         }
-        Ok::<(), WireError>(())
-    })?;
-    Ok(facts)
+    }
 }
 
 /// The trace id of a span's message alone: it is the first field of almost every one. The first counts, here and in [`read_span`].

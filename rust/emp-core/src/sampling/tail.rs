@@ -359,3 +359,7 @@ impl TailSampler {
         &self.counts
     }
 }
+
+#[cfg(test)]
+#[path = "tail_tests.rs"]
+mod tests;

@@ -25,9 +25,21 @@ pub fn walk<'a>(request: &'a [u8], mut visit: impl FnMut(Part<'a>) -> Result<(),
                 return Ok(());
             }
             visit(Part::Scope(field.message()))?;
-            for_each_field(field.message(), |field| {
-                if field.number == scope_rows::ROW && field.bytes().is_some() { visit(Part::Span(field.message())) } else { Ok(()) }
-            })
+            spans(field.message(), &mut visit)
         })
     })
+}
+
+fn spans<'a>(mut scope: Reader<'a>, visit: &mut impl FnMut(Part<'a>) -> Result<(), WireError>) -> Result<(), WireError> {
+    const ROW: u8 = (scope_rows::ROW << 3 | 2) as u8;
+    loop {
+        while let Some(span) = scope.quick_message(ROW) {
+            visit(Part::Span(span))?;
+        }
+        match scope.next_field()? {
+            Some(field) if field.number == scope_rows::ROW && field.bytes().is_some() => visit(Part::Span(field.message()))?,
+            Some(_) => {}
+            None => return Ok(()),
+        }
+    }
 }
