@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from itertools import count
 from typing import Any
 
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
-from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, Metric, NumberDataPoint
+from opentelemetry.proto.metrics.v1.metrics_pb2 import (
+    AggregationTemporality,
+    ExponentialHistogramDataPoint,
+    HistogramDataPoint,
+    Metric,
+    NumberDataPoint,
+    SummaryDataPoint,
+)
 
 from emp_pipe._core import Batch, Block
 
@@ -110,3 +118,100 @@ def labels_of(point: Any) -> dict[str, Any]:
 def value_of(point: NumberDataPoint) -> float | None:
     kind = point.WhichOneof("value")
     return None if kind is None else getattr(point, kind)
+
+
+def histogram_point(
+    *values: float,
+    bounds: Iterable[float] = (1.0, 2.0, 5.0),
+    at: float = 0,
+    start: float | None = None,
+    extremes: bool = True,
+    **labels: Any,
+) -> HistogramDataPoint:
+    """Return a point that has counted these values."""
+    bounds = list(bounds)
+    counts = [0] * (len(bounds) + 1)
+    for value in values:
+        counts[sum(bound < value for bound in bounds)] += 1
+    found = HistogramDataPoint(
+        time_unix_nano=T0 + int(at * SECOND),
+        attributes=attributes(labels),
+        count=len(values),
+        sum=float(sum(values)),
+        explicit_bounds=bounds,
+        bucket_counts=counts,
+    )
+    if extremes and values:
+        found.min, found.max = min(values), max(values)
+    if start is not None:
+        found.start_time_unix_nano = T0 + int(start * SECOND)
+    return found
+
+
+def histogram(name: str, *points: HistogramDataPoint, temporality: Any = DELTA, **fields: Any) -> Metric:
+    metric = Metric(name=name, **fields)
+    metric.histogram.data_points.extend(points)
+    metric.histogram.aggregation_temporality = temporality
+    return metric
+
+
+def bucket_of(value: float, scale: int) -> int:
+    """Return the index of the bucket (base^i, base^(i+1)] that holds a value, for values that are no power of the base."""
+    return math.ceil(math.log2(value) * 2.0**scale) - 1
+
+
+def exponential_point(
+    *values: float, scale: int = 3, zero_threshold: float = 0.0, at: float = 0, start: float | None = None, **labels: Any
+) -> ExponentialHistogramDataPoint:
+    """Return a point that has counted these values, negative ones and zeros among them."""
+    found = ExponentialHistogramDataPoint(
+        time_unix_nano=T0 + int(at * SECOND),
+        attributes=attributes(labels),
+        count=len(values),
+        sum=float(sum(values)),
+        scale=scale,
+        zero_threshold=zero_threshold,
+        zero_count=sum(abs(value) <= zero_threshold for value in values),
+    )
+    for buckets, sign in ((found.positive, 1), (found.negative, -1)):
+        indices = [bucket_of(value * sign, scale) for value in values if value * sign > zero_threshold]
+        if indices:
+            buckets.offset = min(indices)
+            buckets.bucket_counts.extend(indices.count(index) for index in range(min(indices), max(indices) + 1))
+    if values:
+        found.min, found.max = min(values), max(values)
+    if start is not None:
+        found.start_time_unix_nano = T0 + int(start * SECOND)
+    return found
+
+
+def exponential(name: str, *points: ExponentialHistogramDataPoint, temporality: Any = DELTA, **fields: Any) -> Metric:
+    metric = Metric(name=name, **fields)
+    metric.exponential_histogram.data_points.extend(points)
+    metric.exponential_histogram.aggregation_temporality = temporality
+    return metric
+
+
+def summary(name: str, *points: SummaryDataPoint, **fields: Any) -> Metric:
+    metric = Metric(name=name, **fields)
+    metric.summary.data_points.extend(points)
+    return metric
+
+
+def buckets_of(point: ExponentialHistogramDataPoint) -> dict[int, int]:
+    """Return the positive buckets that are not empty, by index."""
+    return {point.positive.offset + at: count for at, count in enumerate(point.positive.bucket_counts) if count}
+
+
+def varint(value: int) -> bytes:
+    """Return a number as protobuf writes it."""
+    out = b""
+    while value >= 0x80:
+        out += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return out + bytes([value])
+
+
+def unknown_field(number: int, payload: bytes) -> bytes:
+    """Return a field that no message of OTLP has."""
+    return varint(number << 3 | 2) + varint(len(payload)) + payload

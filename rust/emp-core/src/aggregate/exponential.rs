@@ -7,8 +7,10 @@ use super::fields::{buckets as buckets_field, exponential as field};
 use super::stats::Stats;
 use crate::otlp::wire::{Field, Reader, Value, WireError, for_each_field, put_fixed64, put_message, put_uint, put_varint, varint_len};
 
-/// The buckets that a merged side may span, as SDKs have by default; a side that came with more keeps them.
+/// The buckets that a merged side may span, as SDKs have by default; where a sender has more of them, so many.
 const MAX_BUCKETS: usize = 160;
+/// Of those as well no more than this.
+const MOST_BUCKETS: usize = 1024;
 /// Where SDKs begin.
 const FINEST_SCALE: i32 = 20;
 /// Two raises are the rule.
@@ -79,7 +81,8 @@ impl Buckets {
         self.counts.iter().map(|count| u128::from(*count)).sum()
     }
 
-    fn downscale(&mut self, shift: u32) {
+    /// Makes the scale coarser by `shift`.
+    pub fn downscale(&mut self, shift: u32) {
         if shift == 0 || self.counts.is_empty() {
             return;
         }
@@ -100,7 +103,7 @@ impl Buckets {
         if self.counts.is_empty() || other.counts.is_empty() {
             return 0;
         }
-        let max = MAX_BUCKETS.max(self.counts.len()).max(other.counts.len()) as i64;
+        let max = MAX_BUCKETS.max(self.counts.len()).max(other.counts.len()).min(MOST_BUCKETS) as i64;
         let (first, last) = (self.offset.min(other.offset), self.end().max(other.end()) - 1);
         (0..64).find(|shift| shifted(last, *shift) - shifted(first, *shift) < max).unwrap_or(63)
     }

@@ -190,7 +190,9 @@ impl Aggregator {
         let streams = &mut self.streams;
         let point = self.reader.read(shape, message, rule == Rule::Delta, |bytes| streams.hash(bytes))?;
         exemplars::check(point.exemplars)?;
-        let is_full = metric.streams.len() + 1 >= self.settings.max_streams;
+        // The stream for all the others has a place of its own.
+        let named = metric.streams.len() - usize::from(metric.overflow != NONE);
+        let is_full = named + 1 >= self.settings.max_streams;
         let join = Join { rule, max_exemplars: self.settings.max_exemplars };
         let add = |streams: &mut Streams, stream: u32, point: &Point<'_>| {
             let stream = streams.get_mut(stream);
