@@ -25,6 +25,8 @@ KEYS = ("job_id", "session_id")
 KEYS_VARIABLE = "EMP_OTEL_BAGGAGE_KEYS"
 MOST_CHARACTERS = 256
 """A longer value is no id: it is not copied, for half of one would be a wrong one."""
+NODE_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "otel_node.cjs")
+"""The same for Node: `node --require`."""
 _DONE = "_emp_pipe_copies_baggage"
 
 

@@ -109,12 +109,23 @@ function endBySignal(signal) {
   process.on(signal, onSignal);
 }
 
+/** Calls `then` with the value of a property, now and whenever it is set: @opentelemetry/api-logs is often there more than once. */
+function whenSet(target, key, then) {
+  let value = target[key];
+  const get = () => value;
+  const set = (next) => {
+    value = next;
+    then(next);
+  };
+  Object.defineProperty(target, key, { configurable: true, enumerable: true, get, set });
+  then(value);
+}
+
 const api = fromApplication('@opentelemetry/api');
 if (api && !globalThis[DONE]) {
   globalThis[DONE] = true;
   wrapTracer(api, api.trace.getTracerProvider());
   after(api.trace, 'setGlobalTracerProvider', (provider) => wrapTracer(api, provider));
-  wrapLogger(api, globalThis[LOGS]?.(1));
-  after(fromApplication('@opentelemetry/api-logs')?.logs, 'setGlobalLoggerProvider', (provider) => wrapLogger(api, provider));
+  whenSet(globalThis, LOGS, (provider) => wrapLogger(api, provider?.(1)));
   if (isMainThread && registers().length > 0) ['SIGTERM', 'SIGINT'].forEach(endBySignal);
 }

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import PATIENCE_S, environment, running
+from tests.support.command import PATIENCE_S, ROOT, environment, running
 from tests.support.execution import attributes, execute, seen
 
 PYTHON = sys.executable
@@ -382,3 +382,12 @@ def test_print_shows_nothing_that_differs_from_what_is_set() -> None:
     assert {name: variables[name] for name in shown} == shown
     before = environment(**WORKER)
     assert {name for name in variables if variables[name] != before.get(name)} - shown.keys() <= {"LC_CTYPE"}
+
+
+@pytest.mark.parametrize("language", ["python", "node"])
+def test_the_page_about_applications_names_every_variable_that_is_set(language: str) -> None:
+    shown = execute("--print", "--language", language, "--", "sh", EMP_OTLP_TOKEN="t", **WORKER).stdout
+    page = (ROOT / "docs/applications.md").read_text()
+    names = {line.partition("=")[0] for line in shown.splitlines()}
+    assert {"OTEL_RESOURCE_ATTRIBUTES", "OTEL_EXPORTER_OTLP_HEADERS"} <= names
+    assert {name for name in names if f"`{name}`" not in page} == set()

@@ -112,6 +112,25 @@ def test_the_bare_command_says_what_to_install(base: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_the_wheel_holds_what_exec_puts_into_applications(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        assert {"emp_pipe/otel.py", "emp_pipe/otel_node.cjs", "emp_pipe/otel_site/emp_pipe_otel.py"} <= names
+        assert {f"emp_pipe/otel_site/emp_pipe_otel-1.dist-info/{name}" for name in ("METADATA", "entry_points.txt")} <= names
+        assert b"emp_pipe.otel:instrumented" in archive.read("emp_pipe-0.1.0.dist-info/entry_points.txt")
+
+
+def test_exec_works_from_the_base_install(base: Path) -> None:
+    code = """import importlib.metadata, os
+print([entry.value for entry in importlib.metadata.entry_points(group="opentelemetry_pre_instrument")])
+print(os.environ["OTEL_RESOURCE_ATTRIBUTES"])
+"""
+    done = run(base / "emp-pipe", "exec", "--worker-id", "w-1", "--", base / "python", "-c", code)
+    assert "worker_id=w-1" in done.stdout
+    assert "emp_pipe.otel:instrumented" in done.stdout
+    assert "opentelemetry-instrument is not installed" in done.stderr
+
+
 def test_the_command_says_its_version(with_extra: tuple[str, Path]) -> None:
     _, binaries = with_extra
     assert run(binaries / "emp-pipe", "--version").stdout.split() == ["emp-pipe", "0.1.0"]

@@ -102,7 +102,8 @@ def node_service() -> Path:
         except (RuntimeError, subprocess.TimeoutExpired) as error:
             raise absent("node service", f"npm could not install OpenTelemetry ({error})") from error
         (folder / "complete").write_text(lock)
-    shutil.copy(sources / "service.cjs", folder)
+    for source in sources.glob("*.cjs"):
+        shutil.copy(source, folder)
     packages = [folder / "node_modules/@opentelemetry" / name / "package.json" for name in ("sdk-node", "auto-instrumentations-node")]
     versions = [f"{package.parent.name} {json.loads(package.read_bytes())['version']}" for package in packages]
     present("node service", ", ".join(versions))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from emp_pipe import otel
 from tests.interop import counterparts
 from tests.support.command import PATIENCE_S, environment
 from tests.support.otlp_endpoint import OtlpEndpoint
@@ -107,3 +109,46 @@ async def test_a_signal_ends_a_node_application_as_ever_after_its_spans_were_sen
 async def test_a_node_application_that_listens_for_signals_decides_itself(number: signal.Signals, in_node: list[str]) -> None:
     async with OtlpEndpoint(chunked=True) as endpoint:
         assert await asyncio.to_thread(stopped_by, number, endpoint.url, in_node, "decide") == 3
+
+
+@pytest.mark.parametrize("order", ["before", "after", "twice"])
+def test_an_application_that_sets_the_sdk_up_itself_needs_only_the_file(order: str, in_node: list[str]) -> None:
+    done = subprocess.run(
+        ["node", str(Path(in_node[1]).with_name("own_sdk.cjs")), order, otel.NODE_FILE],
+        env=environment(OTEL_TRACES_EXPORTER="none", OTEL_LOGS_EXPORTER="none", OTEL_METRICS_EXPORTER="none"),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["spans"] == {
+        "early": {"job_id": "job-1"},
+        "own id": {"job_id": "its own"},
+        "known to the span": {"job_id": "job-2"},
+        "step": {"job_id": "job-2"},
+        "too long": {},
+        "outside": {},
+    }
+    assert found["logs"] == {
+        "in job": {"job_id": "job-1"},
+        "own id": {"job_id": "its own", "n": 1},
+        "by its span": {"job_id": "job-2"},
+        "outside": {},
+        "given": {"job_id": "job-3"},
+    }
+
+
+def test_the_file_does_nothing_where_there_is_no_opentelemetry(tmp_path: Path) -> None:
+    (tmp_path / "app.js").write_text("console.log('ran', process.listenerCount('SIGTERM'))")
+    done = subprocess.run(
+        ["node", "--require", otel.NODE_FILE, "app.js"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("ran 0\n", "")
