@@ -204,6 +204,8 @@ processors:
       - {type: attribute, key: tenant, values: ["a*"], min: 1, max: 2}
       - {type: attribute, name: paid, key: paid, is_true: true, where: span}
       - {type: rate_limit, traces_per_s: 5}
+  red_metrics: {unit: ms, histogram: explicit, bounds_s: [0.1, 2], dimensions: [tenant], max_span_names: 50}
+  aggregate: {interval_s: 10, max_streams: 100, max_exemplars: 0}
 exporters:
   otlp_http/dash0: {preset: dash0, token: {env: T}, dataset: prod, only: {signals: [logs], min_severity: warn}}
   otlp_grpc: {endpoint: "http://c:4317", compression: gzip, connections: 2, keepalive_s: 60, metrics_endpoint: "https://m", token: {env: T}}
