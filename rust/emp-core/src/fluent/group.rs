@@ -4,6 +4,7 @@
 //! metadata names the schema. Either map may carry the two keys.
 
 use super::cursor::{Cursor, Head};
+use crate::batch::TableEntry;
 use crate::normalize::identity::Base;
 use crate::normalize::value::put_any;
 use crate::normalize::wire::{FIELD_1, SCOPE_ATTRIBUTE, close, open, put_bytes, put_varint, repaired};
@@ -43,12 +44,12 @@ pub fn int_of(value: &[u8]) -> Option<i64> {
 /// Begins a group.
 pub fn start(builder: &mut Builder, metadata: &[u8], record: &[u8]) {
     let find = |key| get(record, key).or_else(|| get(metadata, key));
-    let mut base = Base::default();
+    let mut base = TableEntry::default();
     if let Some(resource) = find("resource") {
-        base.encoded = attributes(FIELD_1, get(resource, "attributes"), &mut base.keys);
+        base.message = attributes(FIELD_1, get(resource, "attributes"));
         if let Some(count) = get(resource, "dropped_attributes_count").and_then(int_of).filter(|count| *count > 0) {
-            base.tail.push(0x10);
-            put_varint(&mut base.tail, count as u64);
+            base.message.push(0x10);
+            put_varint(&mut base.message, count as u64);
         }
         let url = get(resource, "schema_url").or_else(|| find("schema_url")).and_then(text_of);
         base.schema_url = url.map(|url| repaired(url).into_owned()).unwrap_or_default();
@@ -60,17 +61,17 @@ pub fn start(builder: &mut Builder, metadata: &[u8], record: &[u8]) {
                 put_bytes(&mut encoded, tag, &repaired(text));
             }
         }
-        encoded.extend(attributes(SCOPE_ATTRIBUTE, get(scope, "attributes"), &mut Vec::new()));
+        encoded.extend(attributes(SCOPE_ATTRIBUTE, get(scope, "attributes")));
         if let Some(count) = get(scope, "dropped_attributes_count").and_then(int_of).filter(|count| *count > 0) {
             encoded.push(0x20);
             put_varint(&mut encoded, count as u64);
         }
     }
-    builder.set_group(base, encoded);
+    builder.set_group(Base::new(base), encoded);
 }
 
-/// The pairs of a map as encoded attributes, their keys into `keys`; of equal keys the last counts.
-fn attributes(tag: u8, map: Option<&[u8]>, keys: &mut Vec<Vec<u8>>) -> Vec<u8> {
+/// The pairs of a map as encoded attributes; of equal keys the last counts.
+fn attributes(tag: u8, map: Option<&[u8]>) -> Vec<u8> {
     let mut out = Vec::new();
     let Some(map) = map else { return out };
     let mut cursor = Cursor::new(map, 0);
@@ -96,7 +97,6 @@ fn attributes(tag: u8, map: Option<&[u8]>, keys: &mut Vec<Vec<u8>>) -> Vec<u8> {
             continue;
         }
         close(&mut out, pair);
-        keys.push(key);
     }
     out
 }

@@ -300,8 +300,8 @@ fn put_text(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     put_str(out, &text);
 }
 
-/// Appends a value; nested past `depth` it says so instead.
-fn put_value(out: &mut Vec<u8>, value: Reader<'_>, depth: usize) -> Result<(), WireError> {
+/// Appends a value in msgpack; nested past `depth` it says so instead.
+pub(crate) fn put_value(out: &mut Vec<u8>, value: Reader<'_>, depth: usize) -> Result<(), WireError> {
     match any_value(value)? {
         AnyValue::Empty => put_nil(out),
         AnyValue::String(text) => put_str(out, text),

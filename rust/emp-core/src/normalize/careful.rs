@@ -6,10 +6,11 @@
 //! name too is kept as `<body key>.<key>`, unless it says the same.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::identity::Identity;
 use super::metadata::{self, Metadata};
+use super::names::Names;
 use super::table::{IDENTITY, Meaning, Role};
 use super::value::put_any;
 use super::wire::{close, open, payload_len, put_bytes, put_varint, repaired, varint_len};
@@ -19,17 +20,19 @@ use crate::batch::{FLAG_EVENT, View};
 use crate::fluent::cursor::{Cursor, Fault, Head};
 
 /// A field on its way to the row.
-struct Field<'a> {
-    key: Cow<'a, [u8]>,
+pub(super) struct Field<'a> {
+    pub(super) key: Cow<'a, [u8]>,
     /// The msgpack value.
-    value: &'a [u8],
-    meaning: Meaning,
+    pub(super) value: &'a [u8],
+    /// The `AnyValue` that it was, where it came as OTLP.
+    pub(super) otlp: Option<&'a [u8]>,
+    pub(super) meaning: Meaning,
     /// Came out of the body, or out of an error map: gives way to the record's own.
-    inner: bool,
+    pub(super) inner: bool,
 }
 
 impl Field<'_> {
-    fn text(&self) -> Option<&[u8]> {
+    pub(super) fn text(&self) -> Option<&[u8]> {
         let mut cursor = Cursor::new(self.value, 0);
         match cursor.head() {
             Ok(Head::Str(_) | Head::Bin(_)) => Some(&self.value[cursor.pos..]),
@@ -86,18 +89,21 @@ impl Builder {
         }
         let metadata = Metadata::read(envelope.metadata)?;
         add_metadata(&mut fields, &metadata);
-        let error_parts = self.error_parts(&fields);
-        if let Some((index, parts)) = error_parts {
-            fields.splice(index..=index, parts);
-        }
-        let winners = self.winners(&fields);
-        let time = envelope.time_unix_nano.or(metadata.time_unix_nano);
-        self.write(time, &metadata, &fields, &winners)?;
+        self.settle(envelope.time_unix_nano.or(metadata.time_unix_nano), &metadata, fields)?;
         Ok(cursor.pos)
     }
 
+    /// Decides who gets which name, and writes the row.
+    pub(super) fn settle<'a>(&mut self, time: Option<i64>, metadata: &Metadata<'_>, mut fields: Vec<Field<'a>>) -> Result<(), Fault> {
+        if let Some((index, parts)) = self.error_parts(&fields) {
+            fields.splice(index..=index, parts);
+        }
+        let winners = self.winners(&fields);
+        self.write(time, metadata, &fields, &winners)
+    }
+
     /// The fields of the map at the cursor, the last one of equal keys.
-    fn collect<'a>(&self, cursor: &mut Cursor<'a>, inner: bool) -> Result<Vec<Field<'a>>, Fault> {
+    pub(super) fn collect<'a>(&self, cursor: &mut Cursor<'a>, inner: bool) -> Result<Vec<Field<'a>>, Fault> {
         let Head::Map(count) = cursor.head()? else { return Err(Fault::NoMap) };
         let mut fields: Vec<Field<'a>> = Vec::with_capacity(count.min(64));
         let mut places: HashMap<Cow<'a, [u8]>, usize> = HashMap::new();
@@ -113,7 +119,7 @@ impl Builder {
                 None => {
                     places.insert(key.clone(), fields.len());
                     let meaning = self.rules.table.meaning(&key);
-                    fields.push(Field { key, value, meaning, inner });
+                    fields.push(Field { key, value, otlp: None, meaning, inner });
                 }
             }
         }
@@ -194,7 +200,7 @@ impl Builder {
         for (field, wins) in fields.iter().zip(winners) {
             if !wins {
                 let name = names.own(field);
-                self.put_attribute(&mut row, &name, field.value)?;
+                self.put_attribute(&mut row, &name, field)?;
                 continue;
             }
             let rows = &mut self.batch.rows;
@@ -219,7 +225,7 @@ impl Builder {
                     }
                     None => {
                         let before = rows.len();
-                        put_any(rows, 0x2a, &mut Cursor::new(field.value, 0), self.max_depth)?;
+                        put_value(rows, 0x2a, field, self.max_depth)?;
                         let body_bytes = payload_len(rows.len() - before) as u32;
                         self.batch.extremes.max_body_bytes = self.batch.extremes.max_body_bytes.max(body_bytes);
                     }
@@ -234,7 +240,7 @@ impl Builder {
                         put_bytes(rows, 0x4a, &id);
                     }
                     None => {
-                        self.put_attribute(&mut row, &field.meaning.canonical, field.value)?;
+                        self.put_attribute(&mut row, &field.meaning.canonical, field)?;
                     }
                 },
                 Role::SpanId => match content.and_then(hex::<8>).filter(|id| *id != [0; 8]) {
@@ -243,11 +249,11 @@ impl Builder {
                         put_bytes(rows, 0x52, &id);
                     }
                     None => {
-                        self.put_attribute(&mut row, &field.meaning.canonical, field.value)?;
+                        self.put_attribute(&mut row, &field.meaning.canonical, field)?;
                     }
                 },
                 role => {
-                    let view = self.put_attribute(&mut row, &field.meaning.canonical, field.value)?;
+                    let view = self.put_attribute(&mut row, &field.meaning.canonical, field)?;
                     match role {
                         Role::JobId => row.job_id = view,
                         Role::EventType if content.is_some() => {
@@ -261,6 +267,7 @@ impl Builder {
             }
         }
         metadata.put_fields(&mut self.batch.rows, &mut row, has_level || explicit_severity > 0);
+        let time = time.or(metadata.fallback_time_unix_nano);
         if let Some(header) = traceparent {
             fill_ids(&mut self.batch.rows, header, &mut row.trace_id, &mut row.span_id);
         }
@@ -283,6 +290,11 @@ impl Builder {
 
     /// The resource of an identity (empty text for a part that it lacks); None when the batch may have no more.
     fn resource_of(&mut self, lifted: &[Vec<u8>; 5]) -> Option<u32> {
+        if let Some(resource) = self.own_resource
+            && lifted.iter().all(Vec::is_empty)
+        {
+            return Some(resource);
+        }
         let mut identity = Identity::default();
         for (index, text) in lifted.iter().enumerate().filter(|(_, text)| !text.is_empty()) {
             identity = identity.with(index as u8, self.identities.look_up_part(index as u8, text)?);
@@ -290,16 +302,16 @@ impl Builder {
         self.identities.resource(&self.rules, &mut self.batch.resources, identity)
     }
 
-    fn put_attribute(&mut self, row: &mut RowFacts, name: &[u8], value: &[u8]) -> Result<View, Fault> {
-        let mut cursor = Cursor::new(value, 0);
+    fn put_attribute(&mut self, row: &mut RowFacts, name: &[u8], field: &Field<'_>) -> Result<View, Fault> {
+        let mut cursor = Cursor::new(field.value, 0);
         if let Head::Str(_) = cursor.head()? {
-            return Ok(self.put_text_attribute(row, name, &value[cursor.pos..]));
+            return Ok(self.put_text_attribute(row, name, &field.value[cursor.pos..]));
         }
         let rows = &mut self.batch.rows;
         let pair = open(rows, 0x32);
         put_bytes(rows, 0x0a, name);
         let before = rows.len();
-        put_any(rows, 0x12, &mut Cursor::new(value, 0), self.max_depth)?;
+        put_value(rows, 0x12, field, self.max_depth)?;
         let value_bytes = payload_len(rows.len() - before);
         close(rows, pair);
         row.attributes += 1;
@@ -320,13 +332,24 @@ impl Builder {
     }
 }
 
+/// Appends a value as a field `tag`: as it came where it was OTLP's.
+fn put_value(rows: &mut Vec<u8>, tag: u8, field: &Field<'_>, max_depth: usize) -> Result<(), Fault> {
+    match field.otlp {
+        Some(any) => {
+            put_bytes(rows, tag, any);
+            Ok(())
+        }
+        None => put_any(rows, tag, &mut Cursor::new(field.value, 0), max_depth),
+    }
+}
+
 /// The view of the last `len` bytes.
 fn last(rows: &[u8], len: usize) -> View {
     View { offset: (rows.len() - len) as u32, len: len as u32 }
 }
 
 /// Adds what the body held to the record's own fields.
-fn add_unfolded<'a>(fields: &mut Vec<Field<'a>>, inner: Vec<Field<'a>>, body_key: &[u8]) {
+pub(super) fn add_unfolded<'a>(fields: &mut Vec<Field<'a>>, inner: Vec<Field<'a>>, body_key: &[u8]) {
     let own: HashMap<Vec<u8>, &'a [u8]> = fields.iter().map(|field| (field.key.to_vec(), field.value)).collect();
     for mut field in inner {
         match own.get(&*field.key) {
@@ -346,34 +369,13 @@ fn add_unfolded<'a>(fields: &mut Vec<Field<'a>>, inner: Vec<Field<'a>>, body_key
 fn add_metadata<'a>(fields: &mut Vec<Field<'a>>, metadata: &'a Metadata<'a>) {
     let mut add = |key: &'a [u8], value: &'a [u8]| {
         let meaning = Meaning { canonical: key.into(), role: Role::Attribute, rank: u16::MAX };
-        fields.push(Field { key: Cow::Borrowed(key), value, meaning, inner: true });
+        fields.push(Field { key: Cow::Borrowed(key), value, otlp: None, meaning, inner: true });
     };
     for (key, value) in &metadata.attributes {
         add(key, value);
     }
     if let Some(value) = &metadata.other {
         add(metadata::OTHER, value);
-    }
-}
-
-/// The names of a row's attributes, so that no two are the same.
-struct Names {
-    taken: HashSet<Vec<u8>>,
-}
-
-impl Names {
-    fn new(fields: &[Field<'_>], winners: &[bool]) -> Self {
-        let canonical = fields.iter().zip(winners).filter(|(_, wins)| **wins).map(|(field, _)| field.meaning.canonical.to_vec());
-        Self { taken: canonical.collect() }
-    }
-
-    /// The name under which a field that does not get its canonical name is kept: its own, with underscores where that is taken.
-    fn own(&mut self, field: &Field<'_>) -> Vec<u8> {
-        let mut name = field.key.to_vec();
-        while !self.taken.insert(name.clone()) {
-            name.push(b'_');
-        }
-        name
     }
 }
 

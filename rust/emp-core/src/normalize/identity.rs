@@ -4,6 +4,8 @@
 //! record's, which is one comparison. The numbers together name the resource, which is encoded when it is new. A batch has a bounded
 //! number of resources: beyond it identity stays on the record.
 
+use std::borrow::Cow;
+
 use super::Normalizer;
 use super::bytes_map::{BytesMap, NumberMap, hash};
 use super::copy::{BLOCK, same_block};
@@ -11,6 +13,10 @@ use super::table::IDENTITY;
 use super::wire::{FIELD_1, put_text_attribute, repaired};
 use crate::batch::TableEntry;
 use crate::hash::KeyedMap;
+use crate::otlp::fields::resource;
+use crate::otlp::scan::string_value;
+use crate::otlp::value::for_each_pair;
+use crate::otlp::wire::{Reader, WireError};
 
 /// Parts of an identity.
 const PARTS: usize = IDENTITY.len();
@@ -35,17 +41,85 @@ impl Identity {
     }
 }
 
-/// Resource attributes that a group of records brought along (Fluent Bit's OTLP groups).
+/// The resource that a group of records brought along: an OTLP resource, or one of Fluent Bit's OTLP groups.
 #[derive(Clone, Debug, Default)]
 pub struct Base {
-    /// Encoded attributes, field tag included.
-    pub encoded: Vec<u8>,
-    /// Their keys.
-    pub keys: Vec<Vec<u8>>,
-    /// Other fields of the Resource message.
-    pub tail: Vec<u8>,
-    /// schema_url of the ResourceLogs.
-    pub schema_url: Vec<u8>,
+    entry: TableEntry,
+    /// The keys of its attributes.
+    keys: Vec<Vec<u8>>,
+    /// The text of those in [`IDENTITY`]; empty for others.
+    text: [Vec<u8>; PARTS],
+}
+
+impl Base {
+    /// A resource as it came.
+    pub fn new(entry: TableEntry) -> Self {
+        let mut new = Self::default();
+        // What cannot be read proves nothing; it is kept as it came.
+        let _ = for_each_pair(Reader::new(&entry.message), resource::ATTRIBUTES, |pair| {
+            if let Some(index) = IDENTITY.iter().position(|key| key.as_bytes() == pair.key) {
+                new.text[index] = string_value(pair.value)?.map(|(text, _)| text.to_vec()).unwrap_or_default();
+            }
+            new.keys.push(pair.key.to_vec());
+            Ok::<(), WireError>(())
+        });
+        new.entry = entry;
+        new
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.keys.iter().any(|known| known == key.as_bytes())
+    }
+
+    /// By index in [`IDENTITY`]: which parts may be lifted onto it.
+    pub fn lacking(&self) -> [bool; PARTS] {
+        IDENTITY.map(|key| !self.has(key))
+    }
+
+    /// The resource with an identity, what is derived from it, and the receiver's stamp, each where it lacks them.
+    pub fn complete(&self, rules: &Normalizer, identity: [Cow<'_, [u8]>; PARTS]) -> TableEntry {
+        let mut entry = self.entry.clone();
+        let mut keys: Vec<&[u8]> = self.keys.iter().map(Vec::as_slice).collect();
+        let mut put = |key: &'static [u8], text: &[u8]| {
+            if !text.is_empty() && !keys.contains(&key) {
+                keys.push(key);
+                put_text_attribute(&mut entry.message, FIELD_1, key, text);
+            }
+        };
+        for (key, text) in IDENTITY.iter().zip(&identity) {
+            put(key.as_bytes(), text);
+        }
+        let stamped = |key: &str| rules.stamp.iter().find(|(known, _)| known == key).map_or(&b""[..], |(_, text)| text.as_bytes());
+        // What the resource says of itself goes first, also where it is no text.
+        let text = |index: usize| match &identity[index][..] {
+            _ if self.has(IDENTITY[index]) => &self.text[index],
+            [] => stamped(IDENTITY[index]),
+            text => text,
+        };
+        let (machine, worker, service_type) = (text(0), text(1), text(2));
+        if self.has(IDENTITY[2]) || !identity[2].is_empty() || stamped("service.name").is_empty() {
+            put(b"service.name", service_type);
+        }
+        // The stamp names the host of this process: it holds for another machine's records no more than its machine_id does.
+        if machine != stamped("machine_id") || stamped("host.name").is_empty() {
+            put(b"host.name", machine);
+        }
+        if !machine.is_empty() {
+            let mut instance = [b"machine-", machine].concat();
+            let own = worker.strip_prefix(machine).and_then(|rest| rest.strip_prefix(b"-")).unwrap_or(worker);
+            if !own.is_empty() {
+                instance.push(b'.');
+                instance.extend_from_slice(own);
+            }
+            put(b"service.instance.id", &instance);
+        }
+        for (key, text) in &rules.stamp {
+            if !keys.contains(&key.as_bytes()) {
+                put_text_attribute(&mut entry.message, FIELD_1, key.as_bytes(), text.as_bytes());
+            }
+        }
+        entry
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -122,9 +196,7 @@ impl Identities {
 
     /// Sets the resource attributes that the following records share.
     pub fn set_base(&mut self, base: Base) {
-        for (index, key) in IDENTITY.iter().enumerate() {
-            self.liftable[index] = !base.keys.iter().any(|known| known == key.as_bytes());
-        }
+        self.liftable = base.lacking();
         self.base = base;
         self.forget();
     }
@@ -194,7 +266,11 @@ impl Identities {
     /// Encodes the resource of an identity that is new to the connection.
     #[cold]
     fn learn(&mut self, rules: &Normalizer, identity: Identity) -> u32 {
-        let entry = TableEntry { message: self.encode(rules, identity), schema_url: self.base.schema_url.clone(), unknown: Vec::new() };
+        let text = std::array::from_fn(|index| match identity.number(index) {
+            0 => Cow::Borrowed(&[][..]),
+            number => repaired(self.parts[index].numbers.key(number - 1)),
+        });
+        let entry = self.base.complete(rules, text);
         // Two identities may come to one resource (a service_type and the service.name that is derived from it).
         let next = self.known.len() as u32;
         let known = *self.by_message.entry(entry.message.as_slice().into()).or_insert(next);
@@ -203,50 +279,5 @@ impl Identities {
         }
         self.by_identity.insert(identity.0, known);
         known
-    }
-
-    /// The encoded Resource: the base, the identity, what is derived from it, and the receiver's stamp where still lacking.
-    fn encode(&self, rules: &Normalizer, identity: Identity) -> Vec<u8> {
-        let mut out = self.base.encoded.clone();
-        let mut keys: Vec<&[u8]> = self.base.keys.iter().map(Vec::as_slice).collect();
-        let mut put = |out: &mut Vec<u8>, key: &'static [u8], text: &[u8]| {
-            if !text.is_empty() && !keys.contains(&key) {
-                keys.push(key);
-                put_text_attribute(out, FIELD_1, key, text);
-            }
-        };
-        let text: [_; PARTS] = std::array::from_fn(|index| match identity.number(index) {
-            0 => repaired(&[]),
-            number => repaired(self.parts[index].numbers.key(number - 1)),
-        });
-        for (key, text) in IDENTITY.iter().zip(&text) {
-            put(&mut out, key.as_bytes(), text);
-        }
-        let stamped = |key: &str| rules.stamp.iter().find(|(known, _)| known == key).map_or(&b""[..], |(_, text)| text.as_bytes());
-        let or_stamp = |index: usize| if text[index].is_empty() { stamped(IDENTITY[index]) } else { &text[index] };
-        let (machine, worker) = (or_stamp(0), or_stamp(1));
-        if !text[2].is_empty() || stamped("service.name").is_empty() {
-            put(&mut out, b"service.name", or_stamp(2));
-        }
-        // The stamp names the host of this process: it holds for another machine's records no more than its machine_id does.
-        if machine != stamped("machine_id") || stamped("host.name").is_empty() {
-            put(&mut out, b"host.name", machine);
-        }
-        if !machine.is_empty() {
-            let mut instance = [b"machine-", machine].concat();
-            let own = worker.strip_prefix(machine).and_then(|rest| rest.strip_prefix(b"-")).unwrap_or(worker);
-            if !own.is_empty() {
-                instance.push(b'.');
-                instance.extend_from_slice(own);
-            }
-            put(&mut out, b"service.instance.id", &instance);
-        }
-        for (key, text) in &rules.stamp {
-            if !keys.contains(&key.as_bytes()) {
-                put_text_attribute(&mut out, FIELD_1, key.as_bytes(), text.as_bytes());
-            }
-        }
-        out.extend_from_slice(&self.base.tail);
-        out
     }
 }

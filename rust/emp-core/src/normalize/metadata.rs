@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use super::copy::hex;
 use super::wire::{put_bytes, repaired};
 use super::{severity, text};
+use crate::batch::FLAG_EVENT;
 use crate::batch::build::RowFacts;
 use crate::fluent::cursor::{Cursor, Fault, Head};
 
@@ -36,6 +37,12 @@ pub struct Metadata<'a> {
     pub observed_time_unix_nano: Option<i64>,
     /// A msgpack map of everything else, if there is anything.
     pub other: Option<Vec<u8>>,
+    /// For records that have no other time at all.
+    pub fallback_time_unix_nano: Option<i64>,
+    /// Encoded fields of an OTLP record that are kept as they lie.
+    pub encoded: Vec<u8>,
+    /// The record is an event, whatever its attributes say.
+    pub is_event: bool,
 }
 
 impl<'a> Metadata<'a> {
@@ -87,6 +94,10 @@ impl<'a> Metadata<'a> {
             row.span_id = id;
             put_bytes(rows, 0x52, &id);
         }
+        if self.is_event {
+            row.flags |= FLAG_EVENT;
+        }
+        rows.extend_from_slice(&self.encoded);
         if let Some(flags) = self.flags {
             rows.push(0x45);
             rows.extend_from_slice(&flags.to_le_bytes());

@@ -20,6 +20,8 @@ pub mod copy;
 pub mod identity;
 pub mod json;
 pub mod metadata;
+mod names;
+pub mod otlp;
 pub mod out;
 pub mod restored;
 pub mod row;
@@ -73,6 +75,11 @@ impl Normalizer {
 }
 
 impl Normalizer {
+    /// Whether records in bodies are taken out of them.
+    pub(crate) fn unfolds(&self) -> bool {
+        self.unfold
+    }
+
     /// The attribute keys that mean more than themselves.
     pub(crate) fn keys(&self) -> &Keys {
         &self.keys
@@ -126,6 +133,8 @@ pub struct Builder {
     /// Rows of the last batch: most likely those of the next.
     usual_rows: usize,
     restored: restored::Tables,
+    /// The place of the resource that the record came with, where it came with one that has a place already.
+    own_resource: Option<u32>,
 }
 
 impl Builder {
@@ -155,6 +164,7 @@ impl Builder {
             resources_over_limit: 0,
             usual_rows: 0,
             restored: restored::Tables::default(),
+            own_resource: None,
         };
         new.identities.new_batch();
         new

@@ -80,7 +80,7 @@ fn place(
 }
 
 /// The resource with what the receiver stamps on every resource that lacks it.
-pub(crate) fn stamped(mut entry: TableEntry, rules: &Normalizer) -> TableEntry {
+fn stamped(mut entry: TableEntry, rules: &Normalizer) -> TableEntry {
     for (key, value) in &rules.stamp {
         if string_attribute(&entry.message, resource::ATTRIBUTES, key.as_bytes()).is_none() {
             with_string_attribute(&mut entry.message, resource::ATTRIBUTES, key.as_bytes(), value.as_bytes());

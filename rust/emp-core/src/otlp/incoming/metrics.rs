@@ -1,7 +1,7 @@
 //! One metric of a request: its points are the items. Bad ones are left out of it; a metric with none left is left out as a whole.
 
-use super::Walk;
 use super::items::ITEM_DEPTH;
+use super::{Place, Walk};
 use crate::otlp::descriptors::{Descriptor, Kind};
 use crate::otlp::fields::metric;
 use crate::otlp::points::{count_points, put_with_points};
@@ -10,7 +10,7 @@ use crate::otlp::wire::{Field, Reader, WireError};
 
 impl Walk<'_> {
     /// Appends a metric without its bad points, which are set aside, or sets it aside as a whole.
-    pub(super) fn metric(&mut self, field: &Field<'_>, resource: u32, scope: u32) {
+    pub(super) fn metric(&mut self, field: &Field<'_>, place: &Place) {
         let message = field.bytes().unwrap_or_default();
         let checked = match self.check_metric(field.message()) {
             Ok(checked) => checked,
@@ -20,14 +20,14 @@ impl Walk<'_> {
             self.reject(field, bad.error, bad.point, 1);
         }
         let pushed = if checked.bad.is_empty() {
-            self.batch.push_message(message, resource, scope)
+            self.batch.push_message(message, place.resource, place.scope)
         } else if checked.good == 0 {
             return;
         } else {
             self.scratch.clear();
             let is_good = |number| checked.bad.binary_search_by_key(&number, |bad| bad.number).is_err();
             put_with_points(&mut self.scratch, field.message(), is_good)
-                .and_then(|()| self.batch.push_message(&self.scratch, resource, scope))
+                .and_then(|()| self.batch.push_message(&self.scratch, place.resource, place.scope))
         };
         match pushed {
             Ok(()) => self.read.received += checked.good,

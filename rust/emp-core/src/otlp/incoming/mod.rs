@@ -17,13 +17,14 @@ use super::descriptors::{self, Descriptor, inner};
 use super::fields::{request, resource_rows, scope_rows};
 use super::json;
 use super::validate::{MAX_MESSAGE_DEPTH, check};
+use super::value::MAX_DEPTH;
 use super::wire::{Field, Reader, WireError};
 use crate::batch::{Batch, Signal, TableEntry};
 use crate::compress::{Codec, decompress};
 use crate::error::{CoreError, ErrorKind};
 use crate::fluent::read::{Rejected, set_aside};
-use crate::normalize::Normalizer;
-use crate::normalize::restored::stamped;
+use crate::normalize::identity::Base;
+use crate::normalize::{Builder, Normalizer};
 
 /// What a request held.
 #[derive(Debug, Default)]
@@ -72,7 +73,7 @@ impl Decoder {
     }
 
     /// Reads a request that arrived now.
-    pub fn decode(&self, data: &[u8], codec: Codec, encoding: Encoding, _now_unix_nano: i64) -> Result<Read, CoreError> {
+    pub fn decode(&self, data: &[u8], codec: Codec, encoding: Encoding, now_unix_nano: i64) -> Result<Read, CoreError> {
         let inflated;
         let request = if codec == Codec::None && data.len() <= self.max_inflated_bytes {
             data
@@ -83,7 +84,7 @@ impl Decoder {
         if u32::try_from(request.len().saturating_mul(2)).is_err() {
             return Err(CoreError::new(ErrorKind::TooLarge, 0, "an export request of over 2 GiB"));
         }
-        let mut walk = Walk::new(&self.rules, self.signal);
+        let mut walk = Walk::new(&self.rules, self.signal, now_unix_nano);
         match encoding {
             Encoding::Protobuf => walk.run(request),
             Encoding::Json => {
@@ -98,7 +99,8 @@ impl Decoder {
 
 /// The way through one request.
 struct Walk<'a> {
-    rules: &'a Normalizer,
+    rules: &'a Arc<Normalizer>,
+    now_unix_nano: i64,
     batch: Batch,
     read: Read,
     /// Places of resources and scopes, by what they were before the stamp.
@@ -109,6 +111,8 @@ struct Walk<'a> {
     row: &'static [Descriptor],
     /// A metric without its bad points.
     scratch: Vec<u8>,
+    /// For log records that are not as the rules of normalisation have them.
+    builder: Option<Box<Builder>>,
     /// Where the request came from, when it was no protobuf.
     json: Option<Json<'a>>,
 }
@@ -136,12 +140,14 @@ impl Json<'_> {
 }
 
 impl<'a> Walk<'a> {
-    fn new(rules: &'a Normalizer, signal: Signal) -> Self {
+    fn new(rules: &'a Arc<Normalizer>, signal: Signal, now_unix_nano: i64) -> Self {
         let request = descriptors::request(signal);
         let resource_rows = inner(request, request::RESOURCE_ROWS);
         let scope_rows = inner(resource_rows, resource_rows::SCOPE_ROWS);
         Self {
             rules,
+            now_unix_nano,
+            builder: None,
             batch: Batch::new(signal),
             read: Read::default(),
             resources: Places::default(),
@@ -157,6 +163,7 @@ impl<'a> Walk<'a> {
         self.batch.rows.reserve(request.len());
         self.request(request).map_err(|error| error.of_kind(ErrorKind::BodyInvalid))?;
         self.read.batch = (!self.batch.is_empty()).then_some(self.batch);
+        self.read.resources_over_limit = self.builder.map_or(0, |builder| builder.resources_over_limit());
         if let Some(json) = self.json {
             json.set_aside(&mut self.read);
         }
@@ -186,33 +193,64 @@ impl<'a> Walk<'a> {
         check_fields(message.clone(), self.enclosing[1], resource_rows::SCOPE_ROWS)?;
         let entry = table_entry(message.clone(), KNOWN)?;
         let rules = self.rules;
-        let resource = self.resources.place(entry, &mut self.batch.resources, |entry| stamped(entry, rules));
+        let mut place = Place { resource: 0, scope: 0, liftable: 0, entry };
+        if self.batch.signal == Signal::Logs {
+            place.liftable = liftable(&place.entry);
+        }
+        place.resource = self
+            .resources
+            .place(&place.entry, &mut self.batch.resources, |entry| Base::new(entry.clone()).complete(rules, Default::default()));
         let mut fields = message;
         while let Some(field) = fields.next_field()? {
             if field.number == resource_rows::SCOPE_ROWS {
-                self.scope_rows(enclosed(&field)?, resource)?;
+                self.scope_rows(enclosed(&field)?, &mut place)?;
             }
         }
         Ok(())
     }
 
-    fn scope_rows(&mut self, message: Reader<'_>, resource: u32) -> Result<(), WireError> {
+    fn scope_rows(&mut self, message: Reader<'_>, place: &mut Place) -> Result<(), WireError> {
         const KNOWN: [u32; 3] = [scope_rows::SCOPE, scope_rows::SCHEMA_URL, scope_rows::ROW];
         check_fields(message.clone(), self.enclosing[2], scope_rows::ROW)?;
         let entry = table_entry(message.clone(), KNOWN)?;
-        let scope = self.scopes.place(entry, &mut self.batch.scopes, |entry| entry);
+        place.scope = self.scopes.place(&entry, &mut self.batch.scopes, TableEntry::clone);
         let mut fields = message;
         while let Some(field) = fields.next_field()? {
             if field.number == scope_rows::ROW {
                 enclosed(&field)?;
                 match self.batch.signal {
-                    Signal::Metrics => self.metric(&field, resource, scope),
-                    _ => self.item(&field, resource, scope),
+                    Signal::Logs => self.log(&field, place),
+                    Signal::Traces => self.span(&field, place),
+                    Signal::Metrics => self.metric(&field, place),
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Where rows are.
+struct Place {
+    resource: u32,
+    scope: u32,
+    /// The parts of an identity that the resource lacks, as bits.
+    liftable: u32,
+    /// The resource as it came.
+    entry: TableEntry,
+}
+
+fn liftable(entry: &TableEntry) -> u32 {
+    let lacking = Base::new(entry.clone()).lacking();
+    lacking.iter().enumerate().fold(0, |bits, (index, lacks)| bits | u32::from(*lacks) << index)
+}
+
+/// The builder of a request, made when the first record needs it.
+fn builder<'b>(builder: &'b mut Option<Box<Builder>>, rules: &Arc<Normalizer>, now_unix_nano: i64) -> &'b mut Builder {
+    builder.get_or_insert_with(|| {
+        let mut new = Builder::new(rules.clone(), "", MAX_DEPTH);
+        new.set_now(now_unix_nano);
+        Box::new(new)
+    })
 }
 
 /// A message of the framing: of another wire type it cannot be followed.
@@ -245,17 +283,17 @@ struct Places {
 }
 
 impl Places {
-    fn place(&mut self, entry: TableEntry, table: &mut Vec<TableEntry>, finish: impl FnOnce(TableEntry) -> TableEntry) -> u32 {
+    fn place(&mut self, entry: &TableEntry, table: &mut Vec<TableEntry>, finish: impl FnOnce(&TableEntry) -> TableEntry) -> u32 {
         if let Some((last, index)) = &self.last
-            && *last == entry
+            && last == entry
         {
             return *index;
         }
         let index = *self.known.entry(entry.clone()).or_insert_with(|| {
-            table.push(finish(entry.clone()));
+            table.push(finish(entry));
             table.len() as u32 - 1
         });
-        self.last = Some((entry, index));
+        self.last = Some((entry.clone(), index));
         index
     }
 }

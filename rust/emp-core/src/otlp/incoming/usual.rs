@@ -7,10 +7,12 @@
 use super::items::ITEM_DEPTH;
 use super::keys::{self, Keys};
 use crate::batch::{Extremes, FLAG_ERROR, FLAG_EVENT, View};
+use crate::normalize::unfold::may_be_folded;
 use crate::otlp::descriptors::{ANY_VALUE, SPAN_EVENT, SPAN_LINK};
-use crate::otlp::fields::{span_event, span_link};
-use crate::otlp::scan::{RowFacts, scan_part};
+use crate::otlp::fields::{log, span_event, span_link};
+use crate::otlp::scan::{RowFacts, key_value, scan_part};
 use crate::otlp::validate::validate;
+use crate::otlp::value::{AnyValue, any_value};
 use crate::otlp::wire::Reader;
 
 /// Bytes of a row, read forward; every read is checked.
@@ -196,6 +198,34 @@ pub struct Log {
     pub roles: u32,
 }
 
+impl Log {
+    /// The same of a record of any shape, which was checked.
+    pub fn of(mut message: Reader<'_>, known: &Keys) -> Self {
+        let mut log = Self::default();
+        while let Ok(Some(field)) = message.next_field() {
+            match field.number {
+                log::OBSERVED_TIME_UNIX_NANO => log.observed_time_unix_nano = field.scalar().unwrap_or(0),
+                log::SEVERITY_TEXT => log.has_severity_text = field.bytes().is_some_and(|text| !text.is_empty()),
+                log::BODY => {
+                    log.has_body = !field.message().rest().is_empty();
+                    log.may_be_folded = match any_value(field.message()) {
+                        Ok(AnyValue::String(text)) => may_be_folded(text),
+                        Ok(AnyValue::KvList(_)) => true,
+                        _ => false,
+                    };
+                }
+                log::ATTRIBUTES => {
+                    if let Ok(attribute) = key_value(field.message()) {
+                        log.roles |= known.roles(attribute.key);
+                    }
+                }
+                _ => {}
+            }
+        }
+        log
+    }
+}
+
 /// The largest values of a row.
 #[inline(always)]
 fn widen(extremes: &mut Extremes, key: &[u8], value: &Value<'_>) {
@@ -251,7 +281,7 @@ pub fn log(message: &[u8], base: usize, known: &Keys, extremes: &mut Extremes) -
                 widened.max_body_bytes = widened.max_body_bytes.max(value.len());
                 log.has_body = value.len() > 0 || facts.body != View::NONE;
                 log.may_be_folded = match value {
-                    Value::Text(text, _) => crate::normalize::unfold::may_be_folded(text),
+                    Value::Text(text, _) => may_be_folded(text),
                     Value::Other(..) => value.is_kvlist(),
                 };
             }

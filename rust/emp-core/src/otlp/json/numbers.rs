@@ -1,5 +1,6 @@
 //! Numbers and bytes as JSON writes them.
 
+/// A whole number of 64 bits; None for anything else.
 #[inline]
 pub fn unsigned(token: &[u8]) -> Option<u64> {
     let mut value = 0u64;
