@@ -79,9 +79,9 @@ class TailSampling:
         self.blocks_sent: list[Block] = []
         self.held: list[Delivery] = []
         self.context = make_context()
-        self.deriver = self._make()
+        self.deriver = self.make()
 
-    def _make(self) -> TailSampleDeriver:
+    def make(self) -> TailSampleDeriver:
         return TailSampleDeriver("tail_sample", TailSampleConfig.model_validate(self.settings), self.context)
 
     @property
@@ -150,7 +150,7 @@ class TailSampling:
         self.held = []
         if reopen and self.opened.durable:
             await self.opened.reopen(*GROUPS)
-        self.deriver = self._make()
+        self.deriver = self.make()
         await self._restore()
 
     def metric(self, name: str, **labels: str) -> float:
