@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -343,3 +345,26 @@ def test_identities_of_a_window_come_out_under_the_resource_that_they_came_with(
         ({"service.name": "a"}, "https://x/1"),
         ({"service.name": "b"}, "https://x/1"),
     ]
+
+
+def test_a_hundred_thousand_streams_take_far_less_than_150_megabytes() -> None:
+    def resident_bytes() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    blocks = []
+    for service in range(50):
+        points = [
+            point(number, method="GET", route=f"/api/v1/items/{number}", status=200, host="machine-0123456789") for number in range(2000)
+        ]
+        metrics = request(sum_of("http.server.requests", *points), resource={"service.name": f"service-{service}"})
+        blocks.append(block_of(metrics, codec="zstd"))
+    before = resident_bytes()
+    aggregator = Aggregator(max_streams=2001)
+    for _ in range(3):
+        for block in blocks:
+            assert aggregator.take(block).points == 2000
+    held = resident_bytes()
+    flushed = aggregator.flush("zstd", topic="metrics", block_prefix="b-")
+    assert (aggregator.stream_count, flushed.points, flushed.overflowed) == (100_000, 100_000, {})
+    assert held - before < 120_000_000
+    assert resident_bytes() - before < 150_000_000
