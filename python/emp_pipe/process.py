@@ -7,7 +7,9 @@ Not here: the components and their order (`pipeline.py`).
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
+import os
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,9 +28,13 @@ from emp_pipe.self_metrics import Metrics
 Load = Callable[[], tuple[PipelineConfig, Layer]]
 _logger = get_logger("pipeline")
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEPT_BYTES, _MAPPED_FROM_BYTES = 16 << 20, 4 << 20
+
 
 def run_until_stopped(config: PipelineConfig, load: Load) -> int:
     """Run a pipeline until a signal stops it; return the exit code. Raises EmpPipeError when it cannot start."""
+    keep_freed_memory()
     log_lines.set_up(config.log_level, machine_id=config.machine_id, role=config.role)
     with data_dir.owned(config.data_dir), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
@@ -63,6 +69,20 @@ def leave_out_of_collections() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
+
+
+def keep_freed_memory() -> bool:
+    """Let the C allocator keep some of what is freed for what comes next; return whether it does (glibc only).
+
+    By default every request's buffers went back to the system and were faulted in again, page by page: a quarter to a third of the CPU at
+    400 kB a request, for 20 MB at most. Who sets MALLOC_… knows better."""
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM_BYTES)) and bool(mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES))
 
 
 class _Process:
