@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -66,6 +67,8 @@ def main(arguments: Sequence[str]) -> NoReturn:
             print(f"{name}={masked(name, value)}")
         sys.exit(0)
     sys.stderr.flush()
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and the application would inherit that
+        signal.signal(number, signal.SIG_DFL)
     try:
         os.execve(path, command, {**environment, **prepared.variables})
     except OSError as error:  # a script without a right first line, a program for another processor

@@ -66,6 +66,12 @@ def test_an_application_that_a_signal_ends_is_seen_to_end_by_it() -> None:
     assert execute("--", "sh", "-c", "kill -KILL $$").returncode == -signal.SIGKILL
 
 
+def test_no_signal_is_ignored_that_was_not_before() -> None:
+    command = ["grep", "SigIgn", "/proc/self/status"]
+    without = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    assert execute("--", *command).stdout == without.stdout  # Python itself ignores SIGPIPE, and that would be inherited
+
+
 def test_no_file_descriptor_is_left_open_in_the_application() -> None:
     done = execute("--", "sh", "-c", "ls /proc/self/fd | wc -l")
     assert int(done.stdout) == 4  # stdin, stdout, stderr, and the folder that ls reads

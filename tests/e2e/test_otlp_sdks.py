@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from opentelemetry.sdk._logs.export import LogRecordExportResult
 from opentelemetry.sdk.metrics.export import MetricExportResult
 from opentelemetry.sdk.trace.export import SpanExportResult
@@ -75,8 +76,9 @@ class Pipe(Bench):
         super().__init__(directory)
         self.grpc_port, self.otlp_http_port = free_port(), free_port()
 
-    def pass_on_to(self, endpoint: str, buffer: str = "sqlite") -> None:
-        receivers = f'{{otlp_grpc: {{listen: "127.0.0.1:{self.grpc_port}"}}, otlp_http: {{listen: "127.0.0.1:{self.otlp_http_port}"}}}}'
+    def pass_on_to(self, endpoint: str, buffer: str = "sqlite", guarded: str = "") -> None:
+        ports = {"otlp_grpc": self.grpc_port, "otlp_http": self.otlp_http_port}
+        receivers = "{" + ", ".join(f'{name}: {{listen: "127.0.0.1:{port}"{guarded}}}' for name, port in ports.items()) + "}"
         self.write(receivers=receivers, exporters=f'{{otlp_http: {{endpoint: "{endpoint}"}}}}', buffer=buffer)
 
     def refused(self, transport: str, signal: str) -> float:
@@ -90,10 +92,10 @@ class Pipe(Bench):
 
 
 @asynccontextmanager
-async def piped(directory: Path, buffer: str = "sqlite") -> AsyncIterator[tuple[Pipe, OtlpEndpoint]]:
+async def piped(directory: Path, buffer: str = "sqlite", guarded: str = "") -> AsyncIterator[tuple[Pipe, OtlpEndpoint]]:
     pipe = Pipe(directory)
     async with OtlpEndpoint() as endpoint:
-        pipe.pass_on_to(endpoint.url, buffer)
+        pipe.pass_on_to(endpoint.url, buffer, guarded)
         command = running(*pipe.arguments)
         await asyncio.to_thread(command.__enter__)
         try:
@@ -148,6 +150,28 @@ def test_what_the_sdk_can_express_is_in_what_arrives(telemetry: Telemetry) -> No
     assert {metric.WhichOneof("data") for metric in points} == {"gauge", "sum", "histogram", "exponential_histogram"}
     assert any(point.exemplars for metric in points for point in metric.sum.data_points)
     assert sum(bool(record.trace_id) for record in records) == 7
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_the_sdk_gets_in_by_tls_and_token_and_without_the_token_not(
+    transport: str, telemetry: Telemetry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)  # `requests` lets them win over what its session is given
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1", "localhost")
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    tls = f'tls: {{cert_file: "{tmp_path}/cert.pem", key_file: "{tmp_path}/key.pem"}}'
+    async with piped(tmp_path, guarded=f', token: "a secret", {tls}') as (pipe, endpoint):
+        for signal in SIGNALS:
+            for secret, gets_in in (("a secret", True), ("a guess", False)):
+                sender = pipe.exporter(transport, signal, ca_file=tmp_path / "ca.pem", headers={"authorization": f"Bearer {secret}"})
+                assert (await asyncio.to_thread(sender.export, getattr(telemetry, signal)) == SUCCESS[signal]) is gets_in
+                sender.shutdown()
+            await endpoint.wait_records(signal, len(items([telemetry.expected(signal)], signal)))
+        assert [len(messages(endpoint.received, signal)) for signal in SIGNALS] == [1, 1, 1]
 
 
 def full(pipe: Pipe) -> bool:

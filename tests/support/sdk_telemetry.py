@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -47,11 +48,15 @@ _EXPORTERS: dict[str, dict[str, Any]] = {
 }
 
 
-def exporter(transport: str, signal: str, port: int, compression: str = "none", **more: Any) -> Any:
-    """Return the SDK's exporter of a signal to a port of this machine."""
+def exporter(transport: str, signal: str, port: int, compression: str = "none", ca_file: Path | None = None, **more: Any) -> Any:
+    """Return the SDK's exporter of a signal to a port of this machine; by TLS where there is an authority to check it by."""
     path = f"/v1/{signal}" if transport.startswith("http") else ""
-    more = {**more, "insecure": True} if transport == "grpc" else more
-    return _EXPORTERS[transport][signal](f"http://127.0.0.1:{port}{path}", compression=COMPRESSIONS[transport][compression], **more)
+    if transport == "grpc":
+        more |= {"insecure": True} if ca_file is None else {"credentials": grpc.ssl_channel_credentials(ca_file.read_bytes())}
+    elif ca_file is not None:
+        more["certificate_file"] = str(ca_file)
+    scheme = "http" if ca_file is None else "https"
+    return _EXPORTERS[transport][signal](f"{scheme}://127.0.0.1:{port}{path}", compression=COMPRESSIONS[transport][compression], **more)
 
 
 @dataclass(frozen=True)
