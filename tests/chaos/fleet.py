@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import sys
 import urllib.request
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import trustme
 import yaml
@@ -20,6 +21,8 @@ from tests.support.command import ROOT, environment, free_port
 
 PATIENCE_S = 60.0
 KEY = "chaos-key"
+ANYWHERE = "anywhere"
+EXTRA_ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "0"))
 
 
 @dataclass
@@ -89,6 +92,11 @@ class Member:
             text: str = answer.read().decode()
             return text
 
+    async def held_records(self) -> int:
+        """Return what its groups hold."""
+        books = Books.parse(await asyncio.to_thread(self._get, "/metrics"))
+        return sum(terms["held"] for terms in books.groups.values())
+
     async def drained_books(self) -> Books:
         """Return the books once no group holds anything any more."""
         async with asyncio.timeout(PATIENCE_S):
@@ -146,17 +154,10 @@ class Fleet:
 
     @classmethod
     def configure(cls, directory: Path, sink_url: str, buffer: dict[str, Any] | None = None) -> Fleet:
-        authority = trustme.CA()
-        certificate = authority.issue_cert("127.0.0.1", "localhost")
-        authority.cert_pem.write_to_path(str(directory / "ca.pem"))
-        certificate.private_key_pem.write_to_path(str(directory / "key.pem"))
-        with (directory / "cert.pem").open("wb") as file:
-            for pem in certificate.cert_chain_pems:
-                file.write(pem.bytes())
-        os.chmod(directory / "key.pem", 0o600)
+        write_certificates(directory)
         edge_port, central_port = free_port(), free_port()
         quick = {"retry_initial_s": 0.05, "retry_max_s": 0.5}
-        central = cls._member(
+        central = member(
             directory,
             "central",
             {
@@ -171,7 +172,7 @@ class Fleet:
             },
             buffer,
         )
-        edge = cls._member(
+        edge = member(
             directory,
             "edge",
             {
@@ -189,17 +190,75 @@ class Fleet:
         )
         return cls(edge, central, edge_port)
 
-    @staticmethod
-    def _member(directory: Path, name: str, parts: dict[str, Any], buffer: dict[str, Any] | None) -> Member:
-        http_port = free_port()
-        config = {
-            "data_dir": str(directory / name),
-            "machine_id": f"gpu-{name}",
-            "http": {"listen": f"127.0.0.1:{http_port}"},
-            "buffer": {"type": "sqlite", **(buffer or {})},
-            "shutdown": {"deadline_s": 30},
-            **parts,
-        }
-        file = directory / f"{name}.yaml"
-        file.write_text(yaml.safe_dump(config))
-        return Member(name, file, http_port, directory / f"{name}.log")
+
+def write_certificates(directory: Path) -> None:
+    """Make ca.pem, cert.pem and key.pem for loopback."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1", "localhost")
+    authority.cert_pem.write_to_path(str(directory / "ca.pem"))
+    certificate.private_key_pem.write_to_path(str(directory / "key.pem"))
+    with (directory / "cert.pem").open("wb") as file:
+        for pem in certificate.cert_chain_pems:
+            file.write(pem.bytes())
+    os.chmod(directory / "key.pem", 0o600)
+
+
+def member(directory: Path, name: str, parts: dict[str, Any], buffer: dict[str, Any] | None = None) -> Member:
+    """Write the file of a process."""
+    http_port = free_port()
+    config = {
+        "data_dir": str(directory / name),
+        "machine_id": f"gpu-{name}",
+        "http": {"listen": f"127.0.0.1:{http_port}"},
+        "buffer": {"type": "sqlite", **(buffer or {})},
+        "shutdown": {"deadline_s": 30},
+        **parts,
+    }
+    file = directory / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(config))
+    return Member(name, file, http_port, directory / f"{name}.log")
+
+
+class Sender(Protocol):
+    """A client that knows what was acknowledged and what is on its way."""
+
+    @property
+    def acked_records(self) -> int: ...
+
+    @property
+    def unacked_records(self) -> int: ...
+
+    async def wait_acked(self, records: int) -> None: ...
+
+
+async def kill_in_traffic(member: Member, point: str, sender: Sender, chance: random.Random, before: Member | None = None) -> None:
+    """Let a process die at a point, with data on its way to it, and start it again.
+
+    `before`: who sends to it, where that is not the sender; then what that one holds is on its way."""
+    if point == ANYWHERE:
+        await sender.wait_acked(sender.acked_records + chance.randint(40, 400))
+        await asyncio.sleep(chance.random() * 0.05)
+        member.kill()
+        await member.wait_killed()
+    else:
+        # A fresh process has the failpoint in its environment; what kills the old one is one more kill anywhere.
+        member.kill()
+        await member.wait_killed()
+        most_passes = {"pipeline.drain": 1, "derive.commit": 4, "derive.committed": 4}.get(point, 12)
+        await member.start(f"{point}:{chance.randint(min(2, most_passes), most_passes)}")
+        if point == "pipeline.drain":
+            await member.wait_ready()
+            await sender.wait_acked(sender.acked_records + 40)
+            member.terminate()
+        await member.wait_killed()
+    in_flight = sender.unacked_records if before is None else await before.held_records()
+    assert in_flight > 0, f"{member.name} died at {point} while nothing was in flight: the kill proves nothing"
+    await member.start()
+    await member.wait_ready()
+
+
+def seeded() -> random.Random:
+    """Return the chance of this run; its seed is printed."""
+    seed = int(os.environ.get("SEED") or random.SystemRandom().getrandbits(32))
+    print(f"seed {seed}: run with SEED={seed} to repeat")
+    return random.Random(seed)

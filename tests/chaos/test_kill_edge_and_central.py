@@ -7,19 +7,15 @@ traffic: the round asserts that something unacknowledged was on its way. The see
 from __future__ import annotations
 
 import asyncio
-import os
-import random
 from collections import Counter
 from pathlib import Path
 
-from tests.chaos.fleet import PATIENCE_S, Fleet, Member
+from tests.chaos.fleet import ANYWHERE, EXTRA_ROUNDS, PATIENCE_S, Fleet, kill_in_traffic, seeded
 from tests.support.acked_sender import AckedSender
 from tests.support.otlp_endpoint import OtlpEndpoint
 from tests.support.otlp_strict import Received
 
 POINTS = ("log.append", "log.commit", "delivery.send", "pipeline.drain")
-ANYWHERE = "anywhere"
-EXTRA_ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "0"))
 
 
 class Sink:
@@ -39,33 +35,8 @@ class Sink:
                             self.arrived[attribute.value.int_value] += 1
 
 
-async def _kill_in_traffic(member: Member, point: str, sender: AckedSender, chance: random.Random) -> None:
-    """Let a process die at a point, with unacknowledged data in flight, and start it again."""
-    if point == ANYWHERE:
-        await sender.wait_acked(len(sender.acked) + chance.randint(40, 400))
-        await asyncio.sleep(chance.random() * 0.05)
-        member.kill()
-        await member.wait_killed()
-    else:
-        # A fresh process has the failpoint in its environment; what kills the old one is one more kill anywhere.
-        member.kill()
-        await member.wait_killed()
-        passes = 1 if point == "pipeline.drain" else chance.randint(2, 12)
-        await member.start(f"{point}:{passes}")
-        if point == "pipeline.drain":
-            await member.wait_ready()
-            await sender.wait_acked(len(sender.acked) + 40)
-            member.terminate()
-        await member.wait_killed()
-    assert sender.unacked_records > 0, f"{member.name} died at {point} while nothing was in flight: the kill proves nothing"
-    await member.start()
-    await member.wait_ready()
-
-
 async def test_sigkill_of_edge_and_central_loses_nothing_acknowledged(tmp_path: Path) -> None:
-    seed = int(os.environ.get("SEED") or random.SystemRandom().getrandbits(32))
-    print(f"seed {seed}: run with SEED={seed} to repeat")
-    chance = random.Random(seed)
+    chance = seeded()
     sink = Sink()
     async with OtlpEndpoint(keep=False, on_received=sink.take) as endpoint:
         fleet = Fleet.configure(tmp_path, endpoint.url)
@@ -82,7 +53,7 @@ async def test_sigkill_of_edge_and_central_loses_nothing_acknowledged(tmp_path: 
                 await sender.wait_acked(200)
                 for member, point in rounds:
                     print(f"kill {member.name} at {point}: {len(sender.acked)} acked, {sender.unacked_records} in flight")
-                    await _kill_in_traffic(member, point, sender, chance)
+                    await kill_in_traffic(member, point, sender, chance)
                     # Something must get through between two kills, or they all hit the same few records.
                     await sender.wait_acked(len(sender.acked) + 100)
                 sender.stop_sending()

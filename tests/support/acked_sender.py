@@ -31,6 +31,10 @@ class AckedSender:
     _progress: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     @property
+    def acked_records(self) -> int:
+        return len(self.acked)
+
+    @property
     def unacked_records(self) -> int:
         return sum(len(numbers) for numbers in self._unacked.values())
 
