@@ -18,7 +18,8 @@ from tests.support.command import free_port, running, until
 from tests.support.otlp_endpoint import OtlpEndpoint
 from tests.support.otlp_rows import plain, plain_attributes
 from tests.support.otlp_samples import IDS, METRIC_KINDS, SPAN, TRACE, rich_metric, rich_spans
-from tests.support.parity import OTLP_WAYS, WAYS, Case, Made, Ports, endpoint_in_a_thread, made_of
+from tests.support.otlp_strict import in_a_thread
+from tests.support.parity import OTLP_WAYS, WAYS, Case, Made, Ports, made_of
 
 CONNECTOR_LOGGER = {
     "message": "Job failed: CUDA out of memory",
@@ -150,7 +151,7 @@ class Subject:
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
     directory = tmp_path_factory.mktemp("parity")
     ports, columns = Ports(free_port(), free_port(), free_port()), directory / "columns.jsonl"
-    with endpoint_in_a_thread() as endpoint:
+    with in_a_thread(OtlpEndpoint()) as endpoint:
         file = directory / "emp.yaml"
         file.write_text(
             f"""

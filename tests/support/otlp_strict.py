@@ -7,8 +7,10 @@ Not here: the protocols, `otlp_endpoint.py` (HTTP) and `otlp_grpc_endpoint.py`.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +20,7 @@ from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metr
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as traces
 
 _Answer = TypeVar("_Answer")
+_Endpoint = TypeVar("_Endpoint", bound="StrictEndpoint[Any]")
 
 
 @dataclass(frozen=True)
@@ -164,3 +167,24 @@ def _unique(attributes: Iterable[Any], where: str) -> None:
         raise Violation(f"a duplicate attribute key in a {where}: {sorted(keys)}")
     if "" in keys:
         raise Violation(f"an empty attribute key in a {where}")
+
+
+@contextmanager
+def in_a_thread(endpoint: _Endpoint) -> Iterator[_Endpoint]:
+    """Run an endpoint beside a test that blocks."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def done(work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, loop).result(20.0)
+
+    started: Any = endpoint
+    done(started.__aenter__())
+    try:
+        yield endpoint
+    finally:
+        done(started.__aexit__())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(20.0)
+        loop.close()

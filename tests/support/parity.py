@@ -6,13 +6,10 @@ A way in is a function that sends a record and returns when it was acknowledged;
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
-import threading
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +23,6 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeL
 from emp_pipe._core import Batch
 from emp_pipe.component import Context, ProcessorConfig
 from tests.support.forward import event_time
-from tests.support.otlp_endpoint import OtlpEndpoint
 from tests.support.otlp_receiving import METHODS, encoded
 from tests.support.otlp_rows import any_value, attributes
 
@@ -175,26 +171,3 @@ def made_of(message: Any, line: str) -> Made:
         {name: value for name, value in seen["columns"].items() if name not in _OF_THE_WAY},
         {name: value for name, value in seen["header"].items() if name not in _OF_THE_WAY_IN_HEADERS},
     )
-
-
-@contextmanager
-def endpoint_in_a_thread() -> Iterator[OtlpEndpoint]:
-    """A strict endpoint for tests that block."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-
-    def done(work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, loop).result(20.0)
-
-    async def made() -> OtlpEndpoint:
-        return await OtlpEndpoint().__aenter__()
-
-    endpoint = done(made())
-    try:
-        yield endpoint
-    finally:
-        done(endpoint.__aexit__())
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(20.0)
-        loop.close()
