@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -294,8 +295,6 @@ def test_the_job_of_a_span_is_a_column_and_its_bytes_stay() -> None:
     span.attributes.extend(attributes({"job_id": "job-1"}))
     one = OtlpDecoder(Normalizer(), signal="traces").decode(data.SerializeToString(), now_unix_nano=NOW)
     assert one.batch is not None
-    import pyarrow as pa
-
     assert pa.record_batch(one.batch.to_arrow(["job_id"])).to_pylist() == [{"job_id": "job-1"}]
 
 

@@ -7,6 +7,8 @@
 mod items;
 pub(crate) mod keys;
 mod metrics;
+#[cfg(test)]
+mod tests;
 mod usual;
 
 use std::collections::HashMap;
