@@ -487,6 +487,32 @@ def parse_retry_delay_s(data: Buffer, *, in_status: bool) -> float | None:
     ...
 
 @final
+class Sampler:
+    """Keeps a percentage of rows by rules, the same ones on every machine. Errors and events are kept, metrics are not touched."""
+
+    def __new__(cls, rules: str) -> Sampler:
+        """`rules` is JSON, the first that matches a row counts. CoreError: config_invalid."""
+        ...
+    def apply(self, batch: Batch) -> Sampled: ...
+
+@final
+class Sampled:
+    """What sampling left of a batch."""
+
+    @property
+    def batch(self) -> Batch | None:
+        """The very batch that was given where nothing changes; None: nothing is left."""
+        ...
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Rows that were left out, by the rule's name, where there are any."""
+        ...
+    @property
+    def malformed_tracestate(self) -> int:
+        """Spans whose tracestate is malformed or full, and was left as it is."""
+        ...
+
+@final
 class TailSampler:
     """Decides whole traces. Blocks go in with `take`; `tick` says which have ended and what of them goes on."""
 

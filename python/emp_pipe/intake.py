@@ -44,6 +44,8 @@ class GuardedProcessor:
 
     def __init__(self, id: str, processor: Processor, on_error: Literal["pass", "stop"], metrics: Metrics) -> None:
         self.id = id
+        self.samples = bool(getattr(processor, "samples", False))
+        """It leaves rows out by chance: what has been decided elsewhere is not decided again."""
         self._processor = processor
         self._on_error = on_error
         self._failed = metrics.counter(
@@ -186,7 +188,7 @@ class PipelineIntake:
             except ValueError:  # it cannot be read: the delivery loop sets it aside as a dead letter, with its bytes
                 blocks.append(block)
                 continue
-            passed = self._through(processors, opened)
+            passed = self._through([processor for processor in processors if not (block.decided and processor.samples)], opened)
             dropped += opened.record_count - _records(passed)
             if passed is opened:
                 blocks.append(block)

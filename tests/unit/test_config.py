@@ -196,6 +196,7 @@ receivers:
   otlp_http: {listen: ["127.0.0.1:3"], tls: {cert_file: /c, key_file: /k, client_ca_file: /a}, token: [{env: T}, {env: U}]}
 processors:
   enrich: {attributes: {a: b, n: 1}, target: record, on_error: stop}
+  sample: {logs_percent: 50, services: {api: {logs_percent: 5}}, rules: [{signal: logs, services: ["a*"], max_severity: debug, percent: 1}]}
   tail_sample:
     policies:
       - {type: error}

@@ -15,6 +15,7 @@ mod normalizer;
 mod otlp_decoder;
 mod red;
 mod response;
+mod sampler;
 mod selection;
 mod tail_sampler;
 
@@ -45,6 +46,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<limits::PyDestinationLimits>()?;
     module.add_class::<limits::PyLimited>()?;
     module.add_class::<response::PyExportResponse>()?;
+    module.add_class::<sampler::PySampled>()?;
+    module.add_class::<sampler::PySampler>()?;
     module.add_class::<selection::PySelection>()?;
     module.add_class::<tail_sampler::PyTailSampler>()?;
     module.add_class::<tail_sampler::PyTailTick>()?;

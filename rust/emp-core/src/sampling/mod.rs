@@ -3,6 +3,7 @@
 
 pub mod attribute;
 mod blocks;
+pub mod head;
 mod output;
 pub mod policy;
 pub mod rate;
