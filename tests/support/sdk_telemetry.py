@@ -124,7 +124,9 @@ _EVERY_TYPE: dict[str, Any] = {
 
 class _Application:
     def __init__(self, name: str, spans: InMemorySpanExporter, logs: InMemoryLogRecordExporter) -> None:
-        resource = Resource.create({"service.name": name, "service.instance.id": f"machine-gpu-1.{name}", "machine_id": "gpu-1"})
+        # All of its identity, as `emp-pipe exec` sets it: what would be lacking would be added.
+        identity = {"service.instance.id": "machine-gpu-1.w-1", "machine_id": "gpu-1", "worker_id": "w-1", "host.name": "gpu-1.local"}
+        resource = Resource.create({"service.name": name, **identity})
         self._tracers, self._loggers = TracerProvider(resource=resource), LoggerProvider(resource=resource)
         self._tracers.add_span_processor(SimpleSpanProcessor(spans))
         self._loggers.add_log_record_processor(SimpleLogRecordProcessor(logs))
