@@ -74,6 +74,7 @@ where they ask for a token | both |
 `OTEL_EXPORTER_OTLP_METRICS_ENDPOINT` | the exporter `otlp_http`; on an edge with `FLUENTD_HOST` only where traces and metrics go straight | both |
 | `OTEL_COLLECTOR_ENDPOINT` | the same where the first is not set. One that names this process's own OTLP port is for applications, no destination | both |
 | `OTEL_EXPORTER_OTLP_PROTOCOL` | `grpc`: the exporter `otlp_grpc` in its place | both |
+| `OTEL_EXPORTER_OTLP_INSECURE` | with it, `true`: no TLS for addresses that are written without `http://` or `https://` | both |
 | `WORKER_ID`, `SERVICE_NAME`, `SERVICE_TYPE`, `SERVICE_VERSION`, `TELEMETRY_ENV`, `NODE_ENV`, `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES` | \
 resource attributes for records that lack them (`normalize.stamp`) | edge |
 

@@ -290,12 +290,21 @@ def put_otlp(layer: Layer, environment: Environment) -> str:
     by_grpc = first(environment, "OTEL_EXPORTER_OTLP_PROTOCOL")[0].lower() == "grpc"
     exporter = "otlp_grpc" if by_grpc else "otlp_http"
     at = ("exporters", exporter)
-    layer.put((*at, "endpoint"), endpoint if "://" in endpoint else f"http://{endpoint}", variable=name)
+    layer.put((*at, "endpoint"), _with_scheme(endpoint, environment, by_grpc and name.startswith("OTEL_EXPORTER")), variable=name)
     for signal in _SIGNALS:
-        put(layer, (*at, f"{signal}_endpoint"), environment, f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
+        of_signal, name = first(environment, f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
+        if of_signal:
+            layer.put((*at, f"{signal}_endpoint"), _with_scheme(of_signal, environment, by_grpc), variable=name)
     for key, value in pairs(environment, "OTEL_EXPORTER_OTLP_HEADERS").items():
         layer.put((*at, "headers", key), value, place="environment OTEL_EXPORTER_OTLP_HEADERS")
     return exporter
+
+
+def _with_scheme(endpoint: str, environment: Environment, asks_for_tls: bool) -> str:
+    """Return an address as a URL. One without a scheme means TLS for gRPC unless OTEL_EXPORTER_OTLP_INSECURE is set, as in SDKs."""
+    if "://" in endpoint:
+        return endpoint
+    return f"{'https' if asks_for_tls and not flag(environment, 'OTEL_EXPORTER_OTLP_INSECURE', False) else 'http'}://{endpoint}"
 
 
 def put_file(layer: Layer) -> None:

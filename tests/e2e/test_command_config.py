@@ -203,6 +203,12 @@ _VARIABLES: list[tuple[str, str, dict[str, str], str]] = [
     ("EMP_CENTRAL_OTLP_ENDPOINT", "https://otlp.example", {"FLUENTD_HOST": "c"}, '  endpoint: "https://otlp.example"'),
     ("OTEL_COLLECTOR_ENDPOINT", "http://collector:4318", {}, '  endpoint: "http://collector:4318"'),
     ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317"}, "  otlp_grpc:"),
+    (
+        "OTEL_EXPORTER_OTLP_INSECURE",
+        "true",
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "c:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+        '  endpoint: "http://c:4317"',
+    ),
     ("DASH0_AUTH_TOKEN", "t", {}, "env: DASH0_AUTH_TOKEN"),
     ("DASH0_API_KEY", "t", {}, "env: DASH0_API_KEY"),
     ("DASH0_DATASET", "staging", _TO_DASH0, "dataset: staging"),
@@ -218,13 +224,17 @@ _VARIABLES: list[tuple[str, str, dict[str, str], str]] = [
 ]
 
 
+# They say how another variable's value is to be used: that one's name is printed.
+_NOT_NAMED = ("FLUENTD_SECURE", "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_INSECURE")
+
+
 @pytest.mark.parametrize(("name", "value", "others", "printed"), _VARIABLES, ids=[each[0] for each in _VARIABLES])
 def test_each_variable_sets_what_the_reference_says(name: str, value: str, others: dict[str, str], printed: str) -> None:
     result = run("edge", "--print-config", **(others | {name: value}))
     assert result.returncode == 0, result.stderr
     lines = [line for line in result.stdout.splitlines() if printed in line]
     assert lines, result.stdout
-    assert any(name in line for line in lines) or name in ("FLUENTD_SECURE", "OTEL_EXPORTER_OTLP_PROTOCOL"), lines
+    assert any(name in line for line in lines) or name in _NOT_NAMED, lines
     assert "secret" not in result.stdout
     assert f"`{name}`" in (ROOT / "docs" / "configuration.md").read_text()
 

@@ -171,6 +171,19 @@ def test_an_endpoint_that_tells_applications_of_this_machines_own_port_is_no_des
     assert list(exporters(edge.expand({name: endpoint, **moved}))) == ["otlp_http"], "somebody else listens there now"
 
 
+def test_a_grpc_address_without_a_scheme_is_tls_unless_it_is_said_to_be_insecure() -> None:
+    by_grpc = {
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "c:4317",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "t:4317",
+    }
+    assert exporters(edge.expand(by_grpc)) == {"otlp_grpc": {"endpoint": "https://c:4317", "traces_endpoint": "https://t:4317"}}
+    insecure = exporters(edge.expand({**by_grpc, "OTEL_EXPORTER_OTLP_INSECURE": "true"}))
+    assert insecure == {"otlp_grpc": {"endpoint": "http://c:4317", "traces_endpoint": "http://t:4317"}}
+    collector = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_COLLECTOR_ENDPOINT": "c:4317"}
+    assert exporters(edge.expand(collector)) == {"otlp_grpc": {"endpoint": "http://c:4317"}}
+
+
 def test_a_collectors_endpoint_is_a_destination_after_the_usual_variable() -> None:
     assert exporters(edge.expand({"OTEL_COLLECTOR_ENDPOINT": "http://collector:4318"}))["otlp_http"]["endpoint"] == "http://collector:4318"
     both = {"OTEL_COLLECTOR_ENDPOINT": "http://collector:4318", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://other:4318"}
