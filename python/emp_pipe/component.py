@@ -107,7 +107,8 @@ class ProcessorConfig(ComponentConfig):
 
     on_error: Literal["pass", "stop"] = Field(
         "pass",
-        description="When the processor fails: pass the batch unchanged, counted and logged; or stop emp-pipe, with nothing acknowledged.",
+        description="When the processor fails: pass the batch unchanged, counted and logged (one that derives begins anew from its last "
+        "commit, which loses nothing); or stop emp-pipe, with nothing acknowledged.",
     )
 
 

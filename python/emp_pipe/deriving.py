@@ -93,14 +93,17 @@ async def drain(slots: Mapping[str, DeriverSlot], deadline_monotonic_s: float) -
 async def hand_on(log: Log, slots: Iterable[DeriverSlot], read: frozenset[Topic]) -> None:
     """Hand what derivers that leave have not ended to those who read what they wrote: unsampled, unmerged, and not lost.
 
-    `read`: the topics that will be read. Where another deriver comes instead, it finds the blocks itself."""
+    `read`: the topics that will be read. Where another deriver reads the same, it finds itself what this one had not taken."""
     for slot in slots:
-        if slot.group.topics & read:
-            continue
-        while deliveries := await log.read(slot.loop.group, _HAND_ON_BYTES):
-            outputs = [delivery.block.with_topic(delivery.topic.removesuffix(_BEFORE)) for delivery in deliveries]
-            await log.commit(slot.loop.group, acks=deliveries, outputs=outputs)
-            _logger.warning("%s: handed on %d blocks that it had not come to", slot.loop.group, len(deliveries))
+        group, others_read = slot.loop.group, bool(slot.group.topics & read)
+        while deliveries := await log.read(group, _HAND_ON_BYTES):
+            ours = [one for one in deliveries if not others_read or one.offset <= slot.loop.drained_through]
+            outputs = [delivery.block.with_topic(delivery.topic.removesuffix(_BEFORE)) for delivery in ours]
+            await log.commit(group, acks=ours, outputs=outputs)
+            if ours:
+                _logger.warning("%s: handed on %d blocks that it had not come to", group, len(ours))
+            if len(ours) < len(deliveries):
+                break
 
 
 async def stop(slots: Iterable[DeriverSlot], deadline_monotonic_s: float) -> None:

@@ -256,6 +256,8 @@ class Observer:
                 found.append(
                     f"{name}: a shared key without TLS: strangers cannot send, but can read what is sent; set `tls` or EMP_TLS_CERT_FILE"
                 )
+            if getattr(settings, "token", None) and getattr(settings, "tls", ()) is None:
+                found.append(f"{name}: a token without TLS: whoever sees the traffic has the token; set `tls`, or let a proxy speak TLS")
         if config.role == "central" and not any(getattr(settings, "shared_key", None) for settings in config.receivers.values()):
             found.append("no receiver for edges on other machines: set FLUENTD_SHARED_KEY (and EMP_TLS_CERT_FILE, EMP_TLS_KEY_FILE)")
         return found

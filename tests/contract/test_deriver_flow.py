@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from emp_pipe.component import Derived
-from emp_pipe.delivery.derive import DeriveLoop, merged
+from emp_pipe.delivery.derive import DeriveLoop
+from emp_pipe.delivery.derived import merged
 from emp_pipe.errors import EmpPipeError
 from emp_pipe.log.protocol import Delivery, GroupSpec, Topic
 from tests.contract.conftest import DEADLINE_S, OpenLog, group
@@ -65,6 +66,27 @@ async def test_a_drain_takes_what_is_there_and_ticks_for_the_last_time(opened: O
         assert await subject.drain()
         assert subject.deriver.calls[-1] == "final tick"
     assert await subject.until_out(10) == list(range(10))
+
+
+async def test_a_drain_ends_although_more_and_more_comes(opened: OpenLog) -> None:
+    await opened.open(*GROUPS)
+    subject = passing(opened, tick_s=3600.0)
+    read, written = subject.log.read, 0
+
+    async def write_and_read(group: str, max_bytes: int, owner: str = "") -> list[Delivery]:
+        nonlocal written
+        await append(opened, [written])
+        written += 1
+        found: list[Delivery] = await read(group, max_bytes, owner)
+        return found
+
+    subject.log.read = write_and_read
+    async with running(subject):
+        await opened.until(lambda: written)
+        await subject.loop.drain(subject.context.clock.monotonic_s() + 5)
+        assert subject.loop._ended.is_set(), "the drain went on for as long as there was something to read"
+    async with running(passing(opened)) as again:
+        assert await again.until_out(written) == list(range(written))
 
 
 async def test_what_a_deriver_cannot_end_at_a_drain_stays_for_the_next_start(opened: OpenLog) -> None:

@@ -16,7 +16,7 @@ import pytest
 from emp_pipe import control
 from tests.support.command import free_port, run, running, until
 from tests.support.command_bench import Bench
-from tests.support.otlp_post import post, span_names, spans
+from tests.support.otlp_post import lines_in, post, span_names, spans
 
 PASSING = "tests.support.deriver:Passing"
 
@@ -140,6 +140,61 @@ def test_sighup_adds_a_deriver_changes_it_and_takes_it_out_while_traces_come(ben
         assert set(bench.groups()) == {"file"}
         assert bench.metric("emp_pipe_receiver_records_total", component="otlp_http", outcome="appended") == bench._sent
         assert bench.metric("emp_pipe_group_records_total", outcome="dead") == 0
+
+
+ALL_KEPT = "tail_sample: {policies: [{type: always}], decision_wait_s: 0.3}"
+RED = "red_metrics: {interval_s: 0.1}"
+MERGE = "aggregate: {interval_s: 0.2}"
+
+
+def test_sighup_swaps_red_sampling_and_merging_under_traffic_and_each_span_is_kept_and_counted_once(bench: TracesBench) -> None:
+    bench.write(processors=f"{{{RED}}}")
+    stop = threading.Event()
+
+    def send() -> None:
+        while not stop.is_set():
+            bench.send(1)
+
+    with running(*bench.arguments) as process:
+        sender = threading.Thread(target=send)
+        sender.start()
+        try:
+            for processors in (
+                f"{{{RED}, {MERGE}}}",
+                f"{{{ALL_KEPT}, {MERGE}, {RED}}}",
+                f"{{{ALL_KEPT}, {RED}}}",
+                f"{{{RED}, {MERGE}, tail_sample/other: {{policies: [{{type: always}}], decision_wait_s: 0.2}}}}",
+                f"{{{RED}}}",
+            ):
+                said = len(process.messages())
+                before = bench._sent
+                bench.write(processors=processors)
+                process.signal(signal.SIGHUP)
+                reloaded = process.wait_for("reloaded: ", after=said)
+                assert "red_metrics" in reloaded or "tail_sample/other" in reloaded, "it was not told what else runs now"
+                until(lambda before=before: bench._sent > before + 20, "traces come after the reload")  # type: ignore[misc]
+        finally:
+            stop.set()
+            sender.join(20)
+        bench.wait_for_spans(bench._sent)
+        until(lambda: calls_in(bench.data_dir) >= bench._sent, f"{bench._sent} calls counted, {calls_in(bench.data_dir)} are")
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+    assert calls_in(bench.data_dir) == bench._sent
+    assert Counter(span_names(bench.data_dir)) == Counter(f"span {number}" for number in range(bench._sent))
+
+
+def calls_in(directory: Path) -> int:
+    """Return how many calls the RED metrics in the files count."""
+    return sum(
+        int(point["asInt"])
+        for line in lines_in(directory)
+        for resource in line.get("resourceMetrics", ())
+        for scope in resource["scopeMetrics"]
+        for metric in scope["metrics"]
+        if metric["name"] == "traces.span.metrics.calls"
+        for point in metric["sum"]["dataPoints"]
+    )
 
 
 def test_outputs_of_a_deriver_can_be_tapped(bench: TracesBench) -> None:

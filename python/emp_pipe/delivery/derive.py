@@ -23,6 +23,7 @@ from emp_pipe._core import CoreError
 from emp_pipe.component import Context, Derived, Deriver
 from emp_pipe.delivery.backoff import Backoff
 from emp_pipe.delivery.derive_metrics import DeriveMetrics
+from emp_pipe.delivery.derived import merged
 from emp_pipe.delivery.lag import Lag
 from emp_pipe.delivery.loop import DeliveryStatus
 from emp_pipe.errors import EmpPipeError, ErrorKind, LogError
@@ -49,22 +50,6 @@ class _Taken:
 
     unreadable: list[tuple[Delivery, str]]
     failed: tuple[Delivery, Exception] | None = None
-
-
-def merged(first: Derived, then: Derived) -> Derived:
-    """Return one commit that does what two did in turn."""
-    deleted = set(then.state_deletes)
-    kept = {key: value for key, value in first.state_puts.items() if key not in deleted}
-    ttls = [one.state_ttl_s for one in (first, then) if one.state_puts]
-    return Derived(
-        acks=[*first.acks, *then.acks],
-        skipped_records={**first.skipped_records, **then.skipped_records},
-        rejections=[*first.rejections, *then.rejections],
-        outputs=[*first.outputs, *then.outputs],
-        state_puts={**kept, **then.state_puts},
-        state_ttl_s=None if None in ttls else max((ttl for ttl in ttls if ttl is not None), default=None),
-        state_deletes=[*first.state_deletes, *then.state_deletes],  # a commit deletes first and puts then
-    )
 
 
 class DeriveLoop:
@@ -103,6 +88,9 @@ class DeriveLoop:
         self._last_error: Exception | None = None
         self._last_success_s: float | None = None
         self._draining = False
+        self._blocks_to_drain = 0
+        self.drained_through = 0
+        """Once ended: what lies behind this offset has not been taken, what lies before and is still held could not be ended."""
         self._final_done = False
         self._stopping = False
         self._wake = asyncio.Event()
@@ -121,17 +109,19 @@ class DeriveLoop:
         finally:
             if self._readable is not None:
                 self._readable.cancel()
+            self.drained_through = self._through
             self._log.defer(list(self._held.values()))
             self._forget()
             self._thread.shutdown(wait=False)
             self._ended.set()
 
     async def drain(self, deadline_monotonic_s: float) -> bool:
-        """Take what is there, tick for the last time, commit, end; return whether the group holds nothing then.
+        """Take what is there now, tick for the last time, commit, end; return whether the group holds nothing then.
 
-        What the deriver cannot end yet stays in the log for the next start."""
+        What comes later, or what the deriver cannot end yet, stays in the log for who comes next."""
         if self._task is not None and not self._ended.is_set():
             self._draining = True
+            self._blocks_to_drain = self._lag.held_blocks - len(self._held)
             self._wake.set()
             await self._first_of(self._clock.sleep(max(deadline_monotonic_s - self._clock.monotonic_s(), 0.0)), self._ended.wait())
         return not self._lag.held_records
@@ -209,7 +199,7 @@ class DeriveLoop:
             return True
         full = self._held_bytes >= self.deriver.max_held_bytes
         if self._draining:
-            if not full and await self._take_some():
+            if not full and self._blocks_to_drain > 0 and await self._take_some():
                 self._final_done = False
             elif self._final_done:
                 return False
@@ -228,6 +218,7 @@ class DeriveLoop:
         """Give back what is held, and let the deriver begin from the state of its last commit."""
         self._log.defer(list(self._held.values()))
         self._forget()
+        self._blocks_to_drain = self._lag.held_blocks
         state = await self._log.state_items(self.group)
         await self._call(lambda: self.deriver.restore(state))
         self._begun = True
@@ -246,6 +237,9 @@ class DeriveLoop:
         """Read and take what there is; return whether there was anything."""
         room_bytes = self.deriver.max_held_bytes - self._held_bytes
         deliveries = await self._log.read(self.group, min(_READ_BYTES, room_bytes), self.id)
+        if self._draining:  # exactly what was there, so that derivers of one topic end at the same block
+            self._log.defer(deliveries[self._blocks_to_drain :])
+            del deliveries[self._blocks_to_drain :]
         if not deliveries:
             return False
         if deliveries[0].offset <= self._through:  # the group was reset: the deriver has seen these already
@@ -255,6 +249,7 @@ class DeriveLoop:
         for delivery in deliveries:
             self._held[delivery.offset] = delivery
             self._held_bytes += delivery.block.payload_bytes
+        self._blocks_to_drain -= len(deliveries)
         self._through = deliveries[-1].offset
         self._early_tick_done = False
         now_unix_nano = self._clock.unix_nano()

@@ -15,6 +15,11 @@ class Lag:
         self._clock = clock
 
     @property
+    def held_blocks(self) -> int:
+        usage = self._usage()
+        return usage.held_blocks if usage is not None else 0
+
+    @property
     def held_records(self) -> int:
         usage = self._usage()
         return usage.held_records if usage is not None else 0
