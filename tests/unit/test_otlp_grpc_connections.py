@@ -88,6 +88,26 @@ async def test_after_an_outage_the_first_call_gets_through_without_waiting_for_g
         await send(exporter)
 
 
+async def test_calls_at_the_same_time_share_the_connection_that_takes_a_broken_ones_place() -> None:
+    async with through_a_relay() as (endpoint, relay, exporter):
+        relay.away = True
+        failed = await asyncio.gather(*(send(exporter) for _ in range(20)), return_exceptions=True)
+        assert all(isinstance(error, DeliveryError) for error in failed)
+        relay.away = False
+        await asyncio.gather(*(send(exporter) for _ in range(20)))
+        assert len(endpoint.received) == 20
+        assert len(endpoint.peers) == 1
+        assert exporter._replaced == [], "a channel that nobody uses any more was not closed"
+
+
+async def test_what_a_server_says_is_short_and_printable_in_the_error() -> None:
+    async with OtlpGrpcEndpoint() as endpoint, exporting(endpoint.url) as exporter:
+        endpoint.script(GrpcAnswer("INVALID_ARGUMENT", "\x1b[31m" + "ü" * 2000))
+        error = await error_of(exporter)
+        assert len(str(error)) < 1000
+        assert str(error).isprintable()
+
+
 async def test_a_server_that_is_restarted_gets_the_next_call() -> None:
     endpoint = OtlpGrpcEndpoint()
     async with endpoint:

@@ -101,7 +101,6 @@ class _Line:
         self.in_flight = 0
         self.unanswered = 0
         self.broken = False
-        self.replaced = False
 
 
 class OtlpGrpcExporter:
@@ -120,6 +119,7 @@ class OtlpGrpcExporter:
         self._metadata: list[tuple[str, str]] = []
         self._tls: Watched[ClientPem] | None = None
         self._lines: dict[tuple[str, int], _Line] = {}
+        self._replaced: list[_Line] = []
         self._turn = 0
         self._open = False
 
@@ -154,7 +154,7 @@ class OtlpGrpcExporter:
         import grpc
 
         left_s = min(parcel.deadline_monotonic_s - self._clock.monotonic_s(), self.config.timeout_s)
-        line = await self._line(block.signal)
+        line = self._line(block.signal)
         line.in_flight += 1
         try:
             answer = await line.calls[block.signal](block.payload("none"), timeout=max(left_s, 0.001), metadata=self._metadata)
@@ -169,20 +169,20 @@ class OtlpGrpcExporter:
             raise
         finally:
             line.in_flight -= 1
-            if line.replaced and not line.in_flight:
-                await line.channel.close()
+            await self._close_replaced()
         rejected, message = partial_success(answer)
         return Sent(min(rejected, block.records), message)
 
     async def close(self, deadline_monotonic_s: float) -> None:
         self._open = False
-        lines, self._lines = list(self._lines.values()), {}
+        lines = [*self._lines.values(), *self._replaced]
+        self._lines, self._replaced = {}, []
         for line in lines:
             await line.channel.close()
 
     # --- connections --------------------------------------------------------------------------------
 
-    async def _line(self, signal: str) -> _Line:
+    def _line(self, signal: str) -> _Line:
         """Return a line to a signal's address: a new one where certificates have changed, or the old one is broken or does not answer."""
         address = self._addresses[signal]
         pem = self._tls.current() if self._tls is not None and address.scheme == "https" else None
@@ -190,14 +190,18 @@ class OtlpGrpcExporter:
         key = (address.netloc, self._turn)
         line = self._lines.get(key)
         if line is not None and (line.pem is not pem or line.broken or line.unanswered >= _MOST_UNANSWERED):
-            line.replaced = True
-            del self._lines[key]
-            if not line.in_flight:
-                await line.channel.close()
+            self._replaced.append(line)
             line = None
         if line is None:
             line = self._lines[key] = _Line(self._channel(f"{address.hostname}", address.port, pem), pem)
         return line
+
+    async def _close_replaced(self) -> None:
+        """Close the lines that were replaced and whose last call has ended."""
+        ended = [line for line in self._replaced if not line.in_flight]
+        self._replaced = [line for line in self._replaced if line.in_flight]
+        for line in ended:
+            await line.channel.close()
 
     def _channel(self, host: str, port: int | None, pem: ClientPem | None) -> Any:
         import grpc
