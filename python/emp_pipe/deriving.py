@@ -84,10 +84,10 @@ def waves(slots: Mapping[str, DeriverSlot]) -> list[list[DeriverSlot]]:
     return found
 
 
-async def drain(slots: Mapping[str, DeriverSlot], deadline_monotonic_s: float) -> None:
-    """Let all derivers end what they can, those first whose output others read."""
+async def drain(slots: Mapping[str, DeriverSlot], deadline_monotonic_s: float, leaving: frozenset[str] = frozenset()) -> None:
+    """Let all derivers end what they can, those first whose output others read. `leaving`: those that nobody of their name follows."""
     for wave in waves(slots):
-        await asyncio.gather(*(slot.loop.drain(deadline_monotonic_s) for slot in wave))
+        await asyncio.gather(*(slot.loop.drain(deadline_monotonic_s, leaving=slot.loop.id in leaving) for slot in wave))
 
 
 async def hand_on(log: Log, slots: Iterable[DeriverSlot], read: frozenset[Topic]) -> None:

@@ -101,10 +101,10 @@ async def _flush(pipeline: Pipeline, gone: Mapping[str, DeriverSlot], read: froz
     """Let derivers that leave end what they hold, with nothing new on its way to them. `read`: topics that are read before and after."""
     pipeline.writer.set_topics(read)
     await pipeline.writer.routed()
-    await deriving.drain(gone, deadline_s)
+    leaving = frozenset(gone) - pipeline.derivers.keys()
+    await deriving.drain(gone, deadline_s, leaving)
     await deriving.stop(gone.values(), deadline_s)
-    leaving = [slot for name, slot in gone.items() if name not in pipeline.derivers]
-    await deriving.hand_on(pipeline.log, leaving, pipeline.topics())
+    await deriving.hand_on(pipeline.log, [gone[name] for name in leaving], pipeline.topics())
 
 
 def _tell(before: PipelineConfig, after: PipelineConfig, touched: set[str], processors_changed: bool) -> None:

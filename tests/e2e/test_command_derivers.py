@@ -184,6 +184,24 @@ def test_sighup_swaps_red_sampling_and_merging_under_traffic_and_each_span_is_ke
     assert Counter(span_names(bench.data_dir)) == Counter(f"span {number}" for number in range(bench._sent))
 
 
+@pytest.mark.parametrize("then", ["{}", "{tail_sample/other: {policies: [{type: always}], decision_wait_s: 0.1}}"])
+def test_a_sampler_that_leaves_decides_what_it_was_waiting_for(then: str, bench: TracesBench) -> None:
+    bench.write(processors="{tail_sample: {policies: [{type: error}], decision_wait_s: 3600}}")
+    request = spans(["waiting", "failed"], Random(3), now_unix_nano=time.time_ns())  # two traces in one block
+    request.resource_spans[0].scope_spans[0].spans[1].status.code = 2  # type: ignore[assignment]  # STATUS_CODE_ERROR
+    with running(*bench.arguments) as process:
+        assert post(bench.otlp_port, request) == 200
+        until(lambda: bench.metric("emp_pipe_tail_sample_open_traces", component="tail_sample") == 1, "one is decided, the other not")
+        bench.write(processors=then)
+        process.signal(signal.SIGHUP)
+        process.wait_for("reloaded: ")
+        assert post(bench.otlp_port, spans(["after"], Random(4), now_unix_nano=time.time_ns())) == 200
+        until(lambda: "after" in span_names(bench.data_dir), "traces go on")
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+    assert sorted(span_names(bench.data_dir)) == ["after", "failed"]
+
+
 def calls_in(directory: Path) -> int:
     """Return how many calls the RED metrics in the files count."""
     return sum(

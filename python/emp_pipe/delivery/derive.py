@@ -40,6 +40,7 @@ _PACE_S = 0.02
 """Reads begin at least so far apart where little comes; what comes meanwhile goes with the next one."""
 _MOST_TAKES = 3
 """A block on which the deriver fails so often is set aside: the others go on."""
+_AGES_NS = 7 * 86_400 * 1_000_000_000
 _RETRY_INITIAL_S = 0.1
 _RETRY_MOST_S = 5.0
 
@@ -88,6 +89,7 @@ class DeriveLoop:
         self._last_error: Exception | None = None
         self._last_success_s: float | None = None
         self._draining = False
+        self._leaving = False
         self._blocks_to_drain = 0
         self.drained_through = 0
         """Once ended: what lies behind this offset has not been taken, what lies before and is still held could not be ended."""
@@ -115,12 +117,13 @@ class DeriveLoop:
             self._thread.shutdown(wait=False)
             self._ended.set()
 
-    async def drain(self, deadline_monotonic_s: float) -> bool:
+    async def drain(self, deadline_monotonic_s: float, *, leaving: bool = False) -> bool:
         """Take what is there now, tick for the last time, commit, end; return whether the group holds nothing then.
 
-        What comes later, or what the deriver cannot end yet, stays in the log for who comes next."""
+        What comes later, or what the deriver cannot end yet, stays in the log for who comes next. `leaving`: nobody of its name does, and
+        what it would still wait for is ended as if the time for it had come."""
         if self._task is not None and not self._ended.is_set():
-            self._draining = True
+            self._draining, self._leaving = True, leaving
             self._blocks_to_drain = self._lag.held_blocks - len(self._held)
             self._wake.set()
             await self._first_of(self._clock.sleep(max(deadline_monotonic_s - self._clock.monotonic_s(), 0.0)), self._ended.wait())
@@ -201,6 +204,9 @@ class DeriveLoop:
         if self._draining:
             if not full and self._blocks_to_drain > 0 and await self._take_some():
                 self._final_done = False
+            elif self._final_done and self._leaving and self._held:
+                self._leaving = False
+                await self._tick(final=True, ahead_ns=_AGES_NS)
             elif self._final_done:
                 return False
             else:
@@ -299,9 +305,9 @@ class DeriveLoop:
 
     # ticks and commits
 
-    async def _tick(self, *, final: bool) -> None:
+    async def _tick(self, *, final: bool, ahead_ns: int = 0) -> None:
         started_s = self._clock.monotonic_s()
-        now_unix_nano = self._clock.unix_nano()
+        now_unix_nano = self._clock.unix_nano() + ahead_ns
         self._more_wanted = False
         derived = await self._call(lambda: self.deriver.tick(now_unix_nano, final=final))
         self._metrics.tick_s.observe(self._clock.monotonic_s() - started_s)
