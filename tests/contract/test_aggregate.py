@@ -149,13 +149,36 @@ async def test_cumulative_points_past_the_limit_are_counted_as_skipped_and_delta
     assert subject.metric("aggregate_overflow_points_total", metric="c") == 7
 
 
-async def test_a_window_ends_early_where_the_blocks_held_are_many(opened: OpenLog) -> None:
+@pytest.mark.parametrize(
+    ("codec", "streams"),
+    [("none", 100), ("zstd", 2000)],
+    ids=["by the size of the blocks", "by what they have become in memory"],
+)
+async def test_a_window_ends_early_where_much_is_held(opened: OpenLog, codec: str, streams: int) -> None:
     await opened.open(*GROUPS)
-    for _ in range(8):
-        await opened.log.append(Append([block_of(request(sum_of("s", *(point(1, n=n, text="x" * 50) for n in range(100)))))]))
+    points = [point(1, n=number, text="x" * 50) for number in range(streams)]
+    blocks = [block_of(request(sum_of("s", *points)), codec=codec) for _ in range(8 if codec == "none" else 1)]
+    assert (sum(block.payload_bytes for block in blocks) > 30_000) == (codec == "none")
+    for block in blocks:
+        await opened.log.append(Append([block]))
     subject = Running(opened, interval_s=600, max_held_bytes=30_000)
     async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as tasks:
         tasks.create_task(subject.loop.run())
         await opened.log.wait_readable("out")
         await subject.loop.stop(subject.context.clock.monotonic_s() + DEADLINE_S)
     assert await outputs(opened)
+
+
+async def test_a_delivery_that_comes_again_after_a_commit_was_stale_counts_once(opened: OpenLog) -> None:
+    await opened.open(*GROUPS)
+    deriver = Running(opened).deriver
+    await opened.log.append(Append([block_of(request(sum_of("s", point(5))))]))
+    (delivery,) = await opened.read("aggregate")
+    deriver.take(delivery, 1)
+    deriver.restore({})
+    assert deriver.tick(2, final=False) is None
+    deriver.take(delivery, 3)
+    derived = deriver.tick(4, final=False)
+    assert derived is not None
+    assert [value_of(one) for one in points_in(derived.outputs)] == [5]
+    assert list(derived.acks) == [delivery]
