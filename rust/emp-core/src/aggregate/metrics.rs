@@ -19,6 +19,11 @@ pub struct Entries {
     pub all: Vec<TableEntry>,
     raw: KeyedMap<TableEntry, u32>,
     sorted: KeyedMap<TableEntry, u32>,
+    bytes: usize,
+}
+
+fn size_of_entry(entry: &TableEntry) -> usize {
+    size_of::<TableEntry>() + 8 + entry.message.len() + entry.schema_url.len() + entry.unknown.len()
 }
 
 impl Entries {
@@ -30,17 +35,17 @@ impl Entries {
         let sorted = TableEntry { message: with_sorted_attributes(&entry.message, attributes), ..entry.clone() };
         let index = *self.sorted.entry(sorted).or_insert_with(|| {
             self.all.push(entry.clone());
+            self.bytes += 2 * size_of_entry(entry);
             self.all.len() as u32 - 1
         });
+        self.bytes += size_of_entry(entry);
         self.raw.insert(entry.clone(), index);
         index
     }
 
-    /// Bytes that they take.
+    /// About how many bytes they take.
     pub fn size_bytes(&self) -> usize {
-        let of = |entry: &TableEntry| size_of::<TableEntry>() + entry.message.len() + entry.schema_url.len() + entry.unknown.len();
-        let all: usize = self.all.iter().map(of).sum();
-        all + self.raw.keys().chain(self.sorted.keys()).map(|entry| of(entry) + 8).sum::<usize>()
+        self.bytes
     }
 }
 
@@ -81,6 +86,7 @@ pub struct Metrics {
     key: Vec<u8>,
     head: Vec<u8>,
     tail: Vec<u8>,
+    bytes: usize,
 }
 
 /// A row: the metric that it is, and where its points are.
@@ -149,11 +155,11 @@ impl Metrics {
             None => self.add(resource, scope, data_field, rule_of(data_field, temporality, monotonic)),
         };
         let known = &mut self.all[metric as usize];
-        if known.head != self.head {
-            known.head.clone_from(&self.head);
-        }
-        if known.tail != self.tail {
-            known.tail.clone_from(&self.tail);
+        for (ours, theirs) in [(&mut known.head, &self.head), (&mut known.tail, &self.tail)] {
+            if ours != theirs {
+                self.bytes = (self.bytes + theirs.len()).saturating_sub(ours.len());
+                ours.clone_from(theirs);
+            }
         }
         Ok(Row { metric: Some(metric), data: first.message(), more: more.iter().map(Field::message).collect() })
     }
@@ -174,14 +180,14 @@ impl Metrics {
             seen: 0,
             present: false,
         });
+        self.bytes += size_of::<Metric>() + self.key.len() + 40;
         self.by_key.insert(self.key.clone(), index);
         index
     }
 
-    /// Bytes that they take.
+    /// About how many bytes they take.
     pub fn size_bytes(&self) -> usize {
-        let of = |metric: &Metric| size_of::<Metric>() + metric.head.len() + metric.tail.len() + 4 * metric.streams.capacity();
-        self.all.iter().map(of).sum::<usize>() + self.by_key.keys().map(|key| key.len() + 40).sum::<usize>()
+        self.bytes
     }
 
     /// Forgets the metrics for which `keep` is false, and the resources and scopes that no other one has; returns the new number of each,
@@ -210,10 +216,12 @@ impl Metrics {
             metric.resource = resources.intern(&old_resources.all[metric.resource as usize], resource::ATTRIBUTES);
             metric.scope = scopes.intern(&old_scopes.all[metric.scope as usize], scope::ATTRIBUTES);
         }
+        self.bytes = 0;
         for (mut key, number) in std::mem::take(&mut self.by_key) {
             let metric = &self.all[number as usize];
             key[..4].copy_from_slice(&metric.resource.to_le_bytes());
             key[4..8].copy_from_slice(&metric.scope.to_le_bytes());
+            self.bytes += size_of::<Metric>() + key.len() + 40 + metric.head.len() + metric.tail.len();
             self.by_key.insert(key, number);
         }
         renumbered

@@ -136,6 +136,8 @@ impl Streams {
             + self.aliases.capacity() * size_of::<Alias>()
             + self.bytes.capacity()
             + self.table.capacity() * 6
+            // their numbers in the metrics
+            + self.all.len() * 4
     }
 
     /// Forgets the streams for which `keep` is false and renumbers the others; `metric_of` gives the new number of a metric. Returns the
