@@ -212,11 +212,13 @@ class HttpConnection(AcceptedProtocol):
         self._send(response, last=True)
         self._linger()
 
-    def drain(self) -> None:
-        """The receiver stops: close what is between two requests, let the others end."""
+    def drain(self, refusal: Response) -> None:
+        """The receiver stops: a request that is whole gets its answer, one that is not is refused, and then the connection ends."""
         self.last = True
-        if self.is_idle:
+        if self.is_idle or self.state is State.DISCARD:
             self.close()
+        elif self.state in (State.HEAD, State.BODY, State.CHUNKS):
+            self.refuse(refusal)
 
     # --- the way of a request -----------------------------------------------------------------------
 

@@ -131,7 +131,7 @@ class OtlpIntake:
         self._pool = ThreadPoolExecutor(_DECODE_THREADS, "otlp-decode")
         self._loop = asyncio.get_running_loop()
         self._idle: asyncio.Future[None] | None = None
-        self._under_way = 0
+        self._under_way: set[_Request] = set()
 
     # --- room ---------------------------------------------------------------------------------------
 
@@ -140,7 +140,7 @@ class OtlpIntake:
         if size_bytes > self._max_request_bytes:
             return self.too_large()
         if self.stopping:
-            return self._unavailable("emp-pipe is stopping")
+            return self.stopping_refusal()
         if not self._intake.admitting:
             return self._unavailable("the buffer is full")
         if self.held_bytes + size_bytes > self._max_total_bytes:
@@ -173,11 +173,17 @@ class OtlpIntake:
     def release(self, size_bytes: int) -> None:
         self.held_bytes -= size_bytes
 
-    async def wait_idle(self) -> None:
-        """Return when no request is under way."""
+    async def finish(self, deadline_monotonic_s: float) -> None:
+        """Take nothing new; return when all that is under way has been answered, at the latest at the deadline: then by a refusal."""
+        self.stopping = True
         if self._under_way:
             self._idle = self._loop.create_future()
-            await self._idle
+            await asyncio.wait([self._idle], timeout=max(deadline_monotonic_s - self._clock.monotonic_s(), 0.0))
+        for request in list(self._under_way):
+            self._end(request, self.stopping_refusal())
+
+    def stopping_refusal(self) -> Outcome:
+        return self._unavailable("emp-pipe is stopping")
 
     # --- the way of a request -----------------------------------------------------------------------
 
@@ -204,7 +210,7 @@ class OtlpIntake:
         request = _Request(self, signal, codec, encoding, peer, answer, len(body))
         self.counts.bytes += len(body)
         self.held_bytes += request.held_bytes
-        self._under_way += 1
+        self._under_way.add(request)
         is_plain = codec == "none"
         inline_bytes = _INLINE_JSON_BYTES if encoding == "json" else _INLINE_BYTES if is_plain else _INLINE_COMPRESSED_BYTES
         if len(body) <= inline_bytes:
@@ -285,8 +291,10 @@ class OtlpIntake:
         self._end(request, Outcome(Code.OK, request.refused, request.rejected_items))
 
     def _end(self, request: _Request, outcome: Outcome) -> None:
+        if request not in self._under_way:  # it was given up when emp-pipe stopped
+            return
+        self._under_way.discard(request)
         self.held_bytes -= request.held_bytes
-        self._under_way -= 1
         self._answer(request.signal, outcome, request.answer)
         if self._idle is not None and not self._under_way and not self._idle.done():
             self._idle.set_result(None)

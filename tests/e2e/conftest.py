@@ -13,7 +13,7 @@ _ON_BOTH_LOOPS = (
     "test_forward_pressure",
     "test_otlp_receivers",
     "test_otlp_http_receiver",
-    "test_otlp_grpc_receiver",
+    "test_otlp_pressure",
 )
 
 

@@ -36,6 +36,8 @@ _GZIP_MAGIC = b"\x1f\x8b"
 """No OTLP request begins so: it would be field 3 with the wire type 7, which does not exist."""
 _IDENTITY_AND_GZIP = 1 << 0 | 1 << 2
 _SWEEP_INTERVAL_S = 1.0
+_LAST_ANSWERS_S = 0.5
+"""Before the deadline of a stop, for the answers to what has not become durable."""
 
 _PositiveInt = Annotated[int, Field(gt=0)]
 _PositiveFloat = Annotated[float, Field(gt=0)]
@@ -69,6 +71,7 @@ class OtlpGrpcReceiver:
         self._tokens = BearerTokens(config, id)
         self._tls: Watched[ServerPem] | None = None
         self._otlp: OtlpIntake | None = None
+        self._service: _Service | None = None
         self._server: grpc.aio.Server | None = None
         self._stop = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -83,7 +86,7 @@ class OtlpGrpcReceiver:
                 place = f"{self.id}: tls"
                 self._tls = Watched(lambda: server_pem(tls, place), tls.files(), self._context.clock, place)
             self._otlp = otlp = OtlpIntake(self.id, self.config, self._context, intake)
-            service = _Service(self.config, self._tokens, otlp)
+            self._service = service = _Service(self.config, self._tokens, otlp)
             self._server = server = grpc.aio.server(handlers=[service], options=self._options())
             self._listen(server)
             await server.start()
@@ -106,7 +109,10 @@ class OtlpGrpcReceiver:
         otlp, server = self._otlp, self._server
         if otlp is not None and server is not None and not self._stopped.is_set():
             otlp.stopping = True
-            await server.stop(max(deadline_monotonic_s - self._context.clock.monotonic_s(), 0.0))
+            left_s = max(deadline_monotonic_s - self._context.clock.monotonic_s(), 0.0)
+            stopping = asyncio.ensure_future(server.stop(left_s))
+            await otlp.finish(deadline_monotonic_s - min(_LAST_ANSWERS_S, left_s / 4))
+            await stopping
         self._stop.set()
         if otlp is not None:
             await self._stopped.wait()
@@ -190,7 +196,9 @@ class _Service:
         self._loop = asyncio.get_running_loop()
         self._has_tls = config.tls is not None
         self._timeout_s = config.request_timeout_s
-        self._reading = asyncio.Semaphore(config.max_concurrent_reads)
+        self._turns = asyncio.Semaphore(config.max_concurrent_reads)
+        self.reading = 0
+        """Messages that are being received."""
 
         self._methods = {
             _SERVICES[signal]: grpc.stream_unary_rpc_method_handler(functools.partial(self._export, signal)) for signal in SIGNALS
@@ -221,12 +229,11 @@ class _Service:
             otlp.count(signal, no_room)
             return await self._fail(context, no_room)
         try:
-            async with self._reading, asyncio.timeout(self._timeout_s):
-                message = await context.read()
+            message = await self._read(context)
         except TimeoutError:
-            refused = Outcome(Code.DEADLINE_EXCEEDED, f"the request did not come whole within {self._timeout_s:.0f} s")
-            otlp.count(signal, refused)
-            return await self._fail(context, refused)
+            too_slow = Outcome(Code.DEADLINE_EXCEEDED, f"the request did not come whole within {self._timeout_s:g} s")
+            otlp.count(signal, too_slow)
+            return await self._fail(context, too_slow)
         if message is self._grpc.aio.EOF:  # the client has gone, or sent no message
             return await self._fail(context, Outcome(Code.INVALID_ARGUMENT, "there was no message"))
         answered: asyncio.Future[Outcome] = self._loop.create_future()
@@ -240,6 +247,15 @@ class _Service:
         if outcome.code is Code.OK:
             return response_body(outcome, signal, "protobuf")
         return await self._fail(context, outcome)
+
+    async def _read(self, context: grpc.aio.ServicerContext) -> Any:
+        """Return the message, or EOF. Raises TimeoutError when it does not come whole in time."""
+        async with self._turns, asyncio.timeout(self._timeout_s):
+            self.reading += 1
+            try:
+                return await context.read()
+            finally:
+                self.reading -= 1
 
     async def _fail(self, context: grpc.aio.ServicerContext, outcome: Outcome) -> bytes:
         trailers: tuple[tuple[str, bytes], ...] = (("grpc-status-details-bin", status_body(outcome, "protobuf")),)

@@ -29,6 +29,8 @@ from emp_pipe.tls import WatchedContext, common_name
 
 _SWEEP_INTERVAL_S = 1.0
 _LINGER_S = 3.0
+_LAST_ANSWERS_S = 0.5
+"""Before the deadline of a stop, for the answers to what has not become durable."""
 _PATHS: dict[str, Signal] = {"/v1/logs": "logs", "/v1/traces": "traces", "/v1/metrics": "metrics"}
 _ENCODINGS: dict[str, Encoding] = {"application/x-protobuf": "protobuf", "application/json": "json"}
 _CONTENT_TYPES: dict[Encoding, str] = {encoding: name for name, encoding in _ENCODINGS.items()}
@@ -149,10 +151,11 @@ class OtlpHttpReceiver:
         if service is not None and not self._finished.is_set():
             service.otlp.stopping = True
             for connection in list(service.connections):
-                connection.drain()
+                service.drain(connection)
+            now_s = self._context.clock.monotonic_s()
+            await service.otlp.finish(deadline_monotonic_s - min(_LAST_ANSWERS_S, (deadline_monotonic_s - now_s) / 4))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(deadline_monotonic_s - self._context.clock.monotonic_s(), 0.0)):
-                    await service.otlp.wait_idle()
                     for connection in list(service.connections):
                         await connection.closed.wait()
         self._finish.set()
@@ -209,9 +212,19 @@ class _Service:
             if waited_s >= (config.idle_timeout_s if connection.is_idle else config.head_timeout_s):
                 connection.close()
         elif state is not State.BUSY and waited_s >= config.request_timeout_s:
-            message = f"the request did not come whole within {config.request_timeout_s:.0f} s"
-            encoding = connection.request.encoding if isinstance(connection.request, _Wanted) else "json"
-            connection.refuse(_response(Outcome(Code.DEADLINE_EXCEEDED, message), "logs", encoding))
+            message = f"the request did not come whole within {config.request_timeout_s:g} s"
+            connection.refuse(self._early_refusal(connection, Outcome(Code.DEADLINE_EXCEEDED, message)))
+
+    def drain(self, connection: HttpConnection) -> None:
+        """The receiver stops: see `HttpConnection.drain`."""
+        connection.drain(self._early_refusal(connection, self.otlp.stopping_refusal()))
+
+    def _early_refusal(self, connection: HttpConnection, outcome: Outcome) -> Response:
+        """Return the answer to a request of which at most the head has come."""
+        wanted = connection.request if connection.state in (State.BODY, State.CHUNKS) else None
+        if wanted is None:
+            return _response(outcome, "logs", "json")
+        return self._refused(wanted.signal, outcome, wanted.encoding, wanted.cors)
 
     # --- requests -----------------------------------------------------------------------------------
 
@@ -266,8 +279,7 @@ class _Service:
         wanted: _Wanted = connection.request
         refusal = self.otlp.refusal_of_more(connection.granted_bytes, more_bytes)
         if refusal is not None:
-            refused = self._refused(wanted.signal, refusal, wanted.encoding)
-            return refused._replace(headers=refused.headers + wanted.cors)
+            return self._refused(wanted.signal, refusal, wanted.encoding, wanted.cors)
         self.otlp.reserve(more_bytes)
         return None
 
@@ -296,9 +308,9 @@ class _Service:
         self.otlp.log.warning("malformed", "%s: refused, %s", connection.peer, error.message)
         return _response(outcome, "logs", "json")._replace(status=error.status)
 
-    def _refused(self, signal: str, outcome: Outcome, encoding: Encoding) -> Response:
+    def _refused(self, signal: str, outcome: Outcome, encoding: Encoding, cors: str = "") -> Response:
         self.otlp.count(signal, outcome)
-        return _response(outcome, "logs", encoding)
+        return _response(outcome, "logs", encoding, cors)
 
 
 def _response(outcome: Outcome, signal: Signal, encoding: Encoding, cors: str = "") -> Response:
