@@ -40,6 +40,8 @@ _INLINE_BYTES = 512 << 10
 """Up to here, inflated, decoding is cheaper on the event loop than in a thread and back (measured: 0.2 µs a log less)."""
 _INLINE_COMPRESSED_BYTES = 128 << 10
 _INLINE_JSON_BYTES = 64 << 10
+_ROW_BYTES = 128
+"""What a row takes of memory beside its bytes: its columns."""
 _DECODE_THREADS = 2
 _RETRY_AFTER_S = (1, 5)
 """Senders come back spread over this time; the Python exporter gives up after 10 s in all."""
@@ -235,7 +237,7 @@ class OtlpIntake:
         if batch is None and not rejected:  # nothing in it: nothing to keep
             self._end(request, DONE)
             return
-        held_bytes = batch.size_bytes if batch is not None else 0
+        held_bytes = batch.size_bytes + _ROW_BYTES * len(batch) if batch is not None else 0
         self.held_bytes += held_bytes - request.held_bytes
         request.held_bytes = held_bytes
         if rejected:

@@ -8,6 +8,9 @@ use crate::otlp::points::{count_points, put_with_points};
 use crate::otlp::validate::check;
 use crate::otlp::wire::{Field, Reader, WireError};
 
+/// A metric with more bad points is set aside as a whole.
+const MOST_BAD_POINTS: usize = 1 << 16;
+
 impl Walk<'_> {
     /// Appends a metric without its bad points, which are set aside, or sets it aside as a whole.
     pub(super) fn metric(&mut self, field: &Field<'_>, place: &Place) {
@@ -68,7 +71,12 @@ impl<'a> Checked<'a> {
             let number = self.good as u32 + self.bad.len() as u32;
             match (check(&field, descriptor, ITEM_DEPTH - 1), field.bytes()) {
                 (Ok(()), Some(_)) if field.number == metric::POINTS => self.good += 1,
-                (Err(error), Some(point)) if field.number == metric::POINTS => self.bad.push(Bad { number, point, error }),
+                (Err(error), Some(point)) if field.number == metric::POINTS => {
+                    if self.bad.len() == MOST_BAD_POINTS {
+                        return Err(WireError { detail: "a metric with more than 65,536 bad points", ..error });
+                    }
+                    self.bad.push(Bad { number, point, error });
+                }
                 (result, _) => result?,
             }
         }

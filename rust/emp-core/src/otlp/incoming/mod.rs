@@ -28,6 +28,19 @@ use crate::fluent::read::{Rejected, set_aside};
 use crate::normalize::identity::Base;
 use crate::normalize::{Builder, Normalizer};
 
+/// A request may hold an item, a resource or a scope for so many bytes of its limit: each takes memory beside its bytes, and a few kilobytes
+/// inflate to millions of empty ones.
+const BYTES_AN_ENTRY: usize = 32;
+/// So many are always allowed.
+const FEWEST_ENTRIES: usize = 1 << 16;
+const TOO_MANY: &str = "the request has too many items, resources and scopes for its limit in bytes";
+
+/// The most items, resources and scopes of a request that may inflate to so many bytes.
+pub(crate) const fn most_entries(max_inflated_bytes: usize) -> usize {
+    let most = max_inflated_bytes / BYTES_AN_ENTRY;
+    if most < FEWEST_ENTRIES { FEWEST_ENTRIES } else { most }
+}
+
 /// What a request held.
 #[derive(Debug, Default)]
 pub struct Read {
@@ -87,6 +100,7 @@ impl Decoder {
             return Err(CoreError::new(ErrorKind::TooLarge, 0, "an export request of over 2 GiB"));
         }
         let mut walk = Walk::new(&self.rules, self.signal, now_unix_nano);
+        walk.entries_left = most_entries(self.max_inflated_bytes);
         match encoding {
             Encoding::Protobuf => walk.run(request),
             Encoding::Json => {
@@ -111,6 +125,7 @@ struct Walk<'a> {
     /// The fields of what encloses rows, and of a row.
     enclosing: [&'static [Descriptor]; 3],
     row: &'static [Descriptor],
+    entries_left: usize,
     /// A metric without its bad points.
     scratch: Vec<u8>,
     /// For log records that are not as the rules of normalisation have them.
@@ -156,6 +171,7 @@ impl<'a> Walk<'a> {
             scopes: Places::default(),
             enclosing: [request, resource_rows, scope_rows],
             row: inner(scope_rows, scope_rows::ROW),
+            entries_left: 0,
             scratch: Vec::new(),
             json: None,
         }
@@ -163,7 +179,10 @@ impl<'a> Walk<'a> {
 
     fn run(mut self, request: &[u8]) -> Result<Read, CoreError> {
         self.batch.rows.reserve(request.len());
-        self.request(request).map_err(|error| error.of_kind(ErrorKind::BodyInvalid))?;
+        self.request(request).map_err(|error| {
+            let kind = if error.detail == TOO_MANY { ErrorKind::TooLarge } else { ErrorKind::BodyInvalid };
+            error.of_kind(kind)
+        })?;
         self.read.batch = (!self.batch.is_empty()).then_some(self.batch);
         self.read.resources_over_limit = self.builder.map_or(0, |builder| builder.resources_over_limit());
         if let Some(json) = self.json {
@@ -180,10 +199,18 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Counts an item, a resource or a scope.
+    #[inline]
+    fn entry(&mut self, field: &Field<'_>) -> Result<(), WireError> {
+        self.entries_left = self.entries_left.checked_sub(1).ok_or(WireError { offset: field.offset, detail: TOO_MANY })?;
+        Ok(())
+    }
+
     fn request(&mut self, data: &[u8]) -> Result<(), WireError> {
         let mut message = Reader::new(data);
         while let Some(field) = message.next_field()? {
             if field.number == request::RESOURCE_ROWS {
+                self.entry(&field)?;
                 self.resource_rows(enclosed(&field)?)?;
             }
         }
@@ -205,6 +232,7 @@ impl<'a> Walk<'a> {
         let mut fields = message;
         while let Some(field) = fields.next_field()? {
             if field.number == resource_rows::SCOPE_ROWS {
+                self.entry(&field)?;
                 self.scope_rows(enclosed(&field)?, &mut place)?;
             }
         }
@@ -219,6 +247,7 @@ impl<'a> Walk<'a> {
         let mut fields = message;
         while let Some(field) = fields.next_field()? {
             if field.number == scope_rows::ROW {
+                self.entry(&field)?;
                 enclosed(&field)?;
                 match self.batch.signal {
                     Signal::Logs => self.log(&field, place),

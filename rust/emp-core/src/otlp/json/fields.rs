@@ -19,7 +19,7 @@ pub struct Writer<'a> {
 }
 
 /// The detail of a fault that means: `out` would exceed its limit.
-pub const OVER_LIMIT: &str = "the request is over the limit as protobuf";
+pub const OVER_LIMIT: &str = "the request is over the limit as protobuf, or has too many items for it";
 
 /// The field of a key; `expected` is where it is looked for first.
 #[inline]
@@ -161,11 +161,12 @@ impl<'a> Writer<'a> {
     /// Refuses to grow over the limit.
     #[inline(always)]
     pub fn check_size(&self) -> Result<()> {
-        if self.out.len() > self.max_bytes {
-            let fault = Fault { broken: true, offset: self.text.offset(), detail: OVER_LIMIT.into(), path: String::new() };
-            return Err(Box::new(fault));
-        }
-        Ok(())
+        if self.out.len() > self.max_bytes { Err(self.over_limit()) } else { Ok(()) }
+    }
+
+    #[cold]
+    pub fn over_limit(&self) -> Box<Fault> {
+        Box::new(Fault { broken: true, offset: self.text.offset(), detail: OVER_LIMIT.into(), path: String::new() })
     }
 
     /// Appends one value of a field with its tag; what protobuf leaves out (an empty string, a zero) is left out.

@@ -20,6 +20,7 @@ use super::validate::MAX_MESSAGE_DEPTH;
 use crate::batch::Signal;
 use crate::error::{CoreError, ErrorKind};
 use crate::normalize::wire::{close, open};
+use crate::otlp::incoming::most_entries;
 use fields::{Host, OVER_LIMIT, Writer, list, object};
 use text::{Fault, Result, Text};
 
@@ -70,6 +71,7 @@ pub fn transcode(signal: Signal, text: &[u8], max_bytes: usize) -> std::result::
         framing: [request, resource_rows, scope_rows],
         row: inner(scope_rows, scope_rows::ROW),
         signal,
+        items_left: most_entries(max_bytes),
         done: Transcoded::default(),
         place: [0; 3],
     };
@@ -84,6 +86,8 @@ pub fn transcode(signal: Signal, text: &[u8], max_bytes: usize) -> std::result::
 
 /// The children of each level of the framing.
 const CHILDREN: [u32; 3] = [request::RESOURCE_ROWS, resource_rows::SCOPE_ROWS, scope_rows::ROW];
+/// Bad items beyond so many are counted with the last of them, which reaches to their end.
+const MOST_BAD_ITEMS: usize = 1 << 12;
 /// How many messages may lie in an item's own.
 const ITEM_DEPTH: usize = MAX_MESSAGE_DEPTH - CHILDREN.len();
 
@@ -92,6 +96,7 @@ struct Transcoder<'a> {
     framing: [&'static [Descriptor]; 3],
     row: &'static [Descriptor],
     signal: Signal,
+    items_left: usize,
     done: Transcoded,
     /// Where in the lists of the framing the present item is.
     place: [usize; 3],
@@ -124,6 +129,7 @@ impl Transcoder<'_> {
     /// A log record, a span or a metric.
     fn row(&mut self) -> Result<()> {
         self.writer.check_size()?;
+        self.items_left = self.items_left.checked_sub(1).ok_or_else(|| self.writer.over_limit())?;
         let out_start = self.writer.out.len();
         let message = open(&mut self.writer.out, (scope_rows::ROW << 3 | 2) as u8);
         self.writer.text.peek();
@@ -161,12 +167,19 @@ impl Transcoder<'_> {
         self.writer.text.go_to(start);
         self.writer.text.skip()?;
         let offset = fault.offset;
+        let end = self.writer.text.offset();
+        if self.done.bad.len() == MOST_BAD_ITEMS
+            && let Some(last) = self.done.bad.last_mut()
+        {
+            last.end = end;
+            last.items += items;
+            return Ok(());
+        }
         let mut fault = if path.is_empty() { fault } else { fault.under(path) };
         for level in (0..CHILDREN.len()).rev() {
             let name = self.framing[level].iter().find(|descriptor| descriptor.number == CHILDREN[level]).map_or("", |found| found.name);
             fault = fault.at_index(self.place[level]).under(name);
         }
-        let end = self.writer.text.offset();
         if items > 0 {
             self.done.bad.push(BadItem { start, end, offset, detail: fault.to_string(), items });
         }
