@@ -184,6 +184,15 @@ async def test_nobody_listening_is_unreachable() -> None:
     assert "127.0.0.1:9" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "said", ["Stream removed (Socket closed)", "recvmsg:Connection reset by peer (104)", "GOAWAY received", "ping timeout"]
+)
+async def test_the_end_of_a_connection_is_known_by_grpcios_words_where_the_channel_has_not_noticed_yet(
+    endpoint: OtlpGrpcEndpoint, said: str
+) -> None:
+    assert (await refusal(endpoint, GrpcAnswer("UNAVAILABLE", said))).kind is ErrorKind.UNREACHABLE
+
+
 def test_addresses_are_plain_or_tls_by_their_scheme() -> None:
     config = OtlpGrpcConfig(endpoint="https://otlp.example:4317", metrics_endpoint="http://m.example")
     assert [config.address(signal) for signal in Signal] == ["https://otlp.example:4317", "https://otlp.example:4317", "http://m.example"]

@@ -35,6 +35,12 @@ _METHODS = {
 _OWN_METADATA = frozenset({"content-type", "te", "host", "user-agent", "content-length", "transfer-encoding", "connection"})
 _DEFAULT_PORTS = {"http": 4317, "https": 443}
 _DASH0_PORT = 4317
+_OF_A_CONNECTION = re.compile(
+    r"stream removed|socket closed|connection (?:reset|refused|aborted|closed)|broken pipe|recvmsg|sendmsg|failed to connect"
+    r"|cancelling all calls|goaway|transport closed|endpoint closing|ping timeout|keepalive|dns resolution",
+    re.IGNORECASE,
+)
+"""What grpcio says of a connection that ended or never was."""
 _MOST_ANSWER_BYTES = 64 << 10
 _MOST_UNANSWERED = 2
 """After so many calls in a row without any answer the next one gets a new connection: the old one may lead nowhere."""
@@ -236,9 +242,9 @@ class OtlpGrpcExporter:
         from emp_pipe.delivery.grpc_answers import error_of
 
         code, message, trailers = error.code().name, printable(error.details() or ""), tuple(error.trailing_metadata() or ())
-        # Where the connection does not stand any more the status is grpcio's own, not the server's.
-        stands = bool(trailers) or line.channel.get_state() is grpc.ChannelConnectivity.READY
-        if code == "UNAVAILABLE" and not stands:
+        # Where the connection does not stand any more the status is grpcio's own, not the server's. The channel may learn of it last.
+        stands = line.channel.get_state() is grpc.ChannelConnectivity.READY and not _OF_A_CONNECTION.search(message)
+        if code == "UNAVAILABLE" and not trailers and not stands:
             # The next attempt gets a new channel: this one would wait for minutes; the pace is the delivery loop's.
             line.broken = True
             untrusted = any(word in message.lower() for word in ("handshake", "certificate", "verification"))
