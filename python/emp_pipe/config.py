@@ -118,7 +118,9 @@ class PipelineConfig(ComponentConfig):
     buffer: SerializeAsAny[ComponentConfig] = Field(description="The durable log: `sqlite`, `memory`, or a map with `type`.")
     receivers: Mapping[str, SerializeAsAny[ComponentConfig]] = Field(default_factory=dict, description="Where records come from.")
     processors: Mapping[str, SerializeAsAny[ComponentConfig]] = Field(
-        default_factory=dict, description="What every batch passes before the buffer, in this order."
+        default_factory=dict,
+        description="What every batch passes before the buffer, in this order; those that derive (tail_sample, red_metrics, "
+        "aggregate) read the buffer and write to it, in whatever order they stand here.",
     )
     exporters: Mapping[str, SerializeAsAny[ComponentConfig]] = Field(default_factory=dict, description="Where records go.")
     normalize: NormalizeConfig = Field(NormalizeConfig.model_validate({}), description="How records become the standard schema.")

@@ -234,7 +234,7 @@ class Sender(Protocol):
 async def kill_in_traffic(member: Member, point: str, sender: Sender, chance: random.Random, before: Member | None = None) -> None:
     """Let a process die at a point, with data on its way to it, and start it again.
 
-    `before`: who sends to it, where that is not the sender; then what that one holds is on its way."""
+    `before`: who sends to it, where that is not the sender; what that one holds is on its way too."""
     if point == ANYWHERE:
         await sender.wait_acked(sender.acked_records + chance.randint(40, 400))
         await asyncio.sleep(chance.random() * 0.05)
@@ -251,7 +251,7 @@ async def kill_in_traffic(member: Member, point: str, sender: Sender, chance: ra
             await sender.wait_acked(sender.acked_records + 40)
             member.terminate()
         await member.wait_killed()
-    in_flight = sender.unacked_records if before is None else await before.held_records()
+    in_flight = max(sender.unacked_records, await before.held_records() if before is not None and before is not member else 0)
     assert in_flight > 0, f"{member.name} died at {point} while nothing was in flight: the kill proves nothing"
     await member.start()
     await member.wait_ready()

@@ -133,6 +133,16 @@ def test_both_roles_fit_into_one_file() -> None:
     assert "forward/central" not in result.stdout
 
 
+def test_both_roles_in_one_process_send_all_three_signals_where_central_does_and_do_each_step_once() -> None:
+    variables = {"FLUENTD_SHARED_KEY": "k", "FLUENTD_HOST": "c", "DASH0_AUTH_TOKEN": "t", "EMP_TRACES_METRICS_TO": "central"}
+    printed = run("run", str(ROOT / "examples" / "both-roles.yaml"), "--print-config", **variables).stdout.splitlines()
+    section = printed[printed.index("exporters:") :]
+    assert [line.split("#")[0].strip() for line in section if line.startswith("  ") and line[2] != " "][:1] == ["otlp_http/dash0:"]
+    assert "    only: null" in section
+    for name in ("red_metrics", "tail_sample", "aggregate"):
+        assert len([line for line in printed if line.startswith(f"  {name}:")]) == 1
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "examples").glob("*.yaml")))
 def test_every_example_is_valid(name: str) -> None:
     role = "edge" if name.startswith("edge") else "run"

@@ -48,7 +48,7 @@ class Sending:
 
 @dataclass
 class OtlpSender:
-    """Sends to a port for each signal (OTLP/HTTP) and one for traces by gRPC, with some requests under way at any time."""
+    """Sends to a port for each signal (OTLP/HTTP) and one for traces by gRPC, with a request under way at any time."""
 
     ports: dict[str, int]
     grpc_port: int
@@ -96,11 +96,11 @@ class OtlpSender:
         ):
             call = channel.unary_unary(METHODS["traces"])
             for worker in range(self.workers):
-                tasks.create_task(self._work(session, call if worker == 0 else None), name=f"otlp-{worker}")
+                tasks.create_task(self._work(worker, session, call if worker == 1 else None), name=f"otlp-{worker}")
 
-    async def _work(self, session: aiohttp.ClientSession, call: Any) -> None:
+    async def _work(self, worker: int, session: aiohttp.ClientSession, call: Any) -> None:
         while not self._stopping:
-            sending = self._next("traces" if call is not None else None)
+            sending = self._next("traces" if call is not None else None if worker else "logs")
             self._under_way.add(sending)
             while True:
                 if await (self._call(call, sending) if call is not None else self._post(session, sending)):
@@ -110,7 +110,8 @@ class OtlpSender:
             self.acked.append(sending)
             async with self._progress:
                 self._progress.notify_all()
-            await asyncio.sleep(self.pace_s)
+            # One of them does not pause: so something is on its way at any time.
+            await asyncio.sleep(self.pace_s if worker else 0)
 
     async def _post(self, session: aiohttp.ClientSession, sending: Sending) -> bool:
         url = f"http://127.0.0.1:{self.ports[sending.signal]}/v1/{sending.signal}"
