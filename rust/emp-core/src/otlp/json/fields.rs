@@ -5,7 +5,7 @@ use super::numbers::{double, from_base64, signed, unsigned};
 use super::text::{Fault, Result, Str, Text};
 use crate::normalize::copy::hex;
 use crate::normalize::wire::{close, open};
-use crate::otlp::descriptors::{Descriptor, KEY_VALUE, Kind};
+use crate::otlp::descriptors::{ANY_VALUE, Descriptor, KEY_VALUE, Kind};
 use crate::otlp::wire::{put_bytes, put_varint};
 
 /// What is being written.
@@ -22,21 +22,20 @@ pub struct Writer<'a> {
 pub const OVER_LIMIT: &str = "the request is over the limit as protobuf, or has too many items for it";
 
 /// The field of a key; `expected` is where it is looked for first.
-#[inline]
-pub fn find(descriptors: &'static [Descriptor], key: &Str<'_>, expected: usize) -> Option<usize> {
-    let is_key = |descriptor: &Descriptor| descriptor.name.as_bytes() == key.raw;
-    let (before, after) = descriptors.split_at(expected.min(descriptors.len()));
-    if let Some(index) = after.iter().position(is_key) {
-        return Some(before.len() + index);
+#[inline(always)]
+fn find(descriptors: &'static [Descriptor], key: &[u8], expected: usize) -> Option<usize> {
+    let is_key = |descriptor: &Descriptor| descriptor.name.as_bytes() == key;
+    if descriptors.get(expected).is_some_and(is_key) {
+        return Some(expected);
     }
-    before.iter().position(is_key).or_else(|| find_other(descriptors, key))
+    descriptors.iter().position(is_key)
 }
 
 /// A key with escapes, or as the field is called in protobuf: `trace_id`.
 #[cold]
-fn find_other(descriptors: &'static [Descriptor], key: &Str<'_>) -> Option<usize> {
+fn find_other(descriptors: &'static [Descriptor], key: &[u8]) -> Option<usize> {
     let mut name = Vec::new();
-    put_unescaped(&mut name, key.raw);
+    put_unescaped(&mut name, key);
     let mut camel = Vec::with_capacity(name.len());
     let mut is_word = false;
     for byte in name {
@@ -80,8 +79,11 @@ pub fn object<'a, H: Host<'a>>(
     // Senders write fields in their order: the next one is most likely the one behind the last.
     let mut expected = 0;
     loop {
-        let key = host.writer().text.key()?;
-        match find(descriptors, &key, expected) {
+        let key = match host.writer().text.plain_key() {
+            Some(key) => key,
+            None => host.writer().text.key()?.raw,
+        };
+        match find(descriptors, key, expected).or_else(|| find_other(descriptors, key)) {
             Some(index) => {
                 expected = index + 1;
                 field(host, &descriptors[index]).map_err(|fault| fault.under(descriptors[index].name))?;
@@ -174,6 +176,8 @@ impl<'a> Writer<'a> {
     fn value(&mut self, descriptor: &Descriptor, depth: usize) -> Result<()> {
         let bytes_tag = (descriptor.number << 3 | 2) as u8;
         match descriptor.kind {
+            // One message, the value.
+            Kind::Message(inner) if depth >= 1 && std::ptr::eq(inner, &ANY_VALUE) && self.usual_value(bytes_tag) => Ok(()),
             Kind::Message(inner) => {
                 let Some(depth) = depth.checked_sub(1) else {
                     return self.text.wrong(self.text.offset(), "messages are nested too deep");
@@ -184,6 +188,12 @@ impl<'a> Writer<'a> {
                 Ok(())
             }
             Kind::String => {
+                if let Some(text) = self.text.plain_string() {
+                    if !text.is_empty() || descriptor.presence || descriptor.repeated {
+                        put_bytes(&mut self.out, descriptor.number, text);
+                    }
+                    return Ok(());
+                }
                 let string = self.string("a string")?;
                 if string.escaped {
                     let content = open(&mut self.out, bytes_tag);
@@ -210,6 +220,12 @@ impl<'a> Writer<'a> {
     }
 
     fn id<const N: usize>(&mut self, number: u32, expected: &'static str) -> Result<()> {
+        let place = self.text.offset();
+        if let Some(id) = self.text.plain_string().and_then(hex::<N>) {
+            put_bytes(&mut self.out, number, &id);
+            return Ok(());
+        }
+        self.text.go_to(place);
         let string = self.string(expected)?;
         if string.raw.is_empty() {
             return Ok(());
@@ -276,15 +292,13 @@ impl<'a> Writer<'a> {
         let mut unescaped = Vec::new();
         let (token, quoted) = match next {
             b'-' | b'0'..=b'9' => (self.text.number()?, false),
-            b'"' => {
-                let string = self.text.string()?;
-                if string.escaped {
-                    put_unescaped(&mut unescaped, string.raw);
+            b'"' => match self.text.plain_string() {
+                Some(plain) => (plain, true),
+                None => {
+                    put_unescaped(&mut unescaped, self.text.string()?.raw);
                     (&unescaped[..], true)
-                } else {
-                    (string.raw, true)
                 }
-            }
+            },
             _ => return self.other_type(expected(kind)),
         };
         let bits = match kind {

@@ -157,6 +157,33 @@ impl<'a> Text<'a> {
         Ok(key)
     }
 
+    /// The bytes of a string without escapes, where one is next; None, and nothing stepped over, where not.
+    #[inline(always)]
+    pub fn plain_string(&mut self) -> Option<&'a [u8]> {
+        if !self.is_utf8 || self.peek() != b'"' {
+            return None;
+        }
+        let start = self.at + 1;
+        let end = self.plain_end(start);
+        if self.bytes.get(end) != Some(&b'"') {
+            return None;
+        }
+        self.at = end + 1;
+        Some(&self.bytes[start..end])
+    }
+
+    /// A key as [`Self::plain_string`] gives it, and its colon.
+    #[inline(always)]
+    pub fn plain_key(&mut self) -> Option<&'a [u8]> {
+        let start = self.at;
+        let key = self.plain_string()?;
+        if self.eat(b':') {
+            return Some(key);
+        }
+        self.at = start;
+        None
+    }
+
     /// The string whose opening quote is next.
     #[inline(always)]
     pub fn string(&mut self) -> Result<Str<'a>> {
