@@ -194,7 +194,7 @@ class _Service:
         self._tokens = tokens
         self._otlp = otlp
         self._loop = asyncio.get_running_loop()
-        self._has_tls = config.tls is not None
+        self._knows_clients = config.tls is not None and config.tls.client_ca_file is not None
         self._timeout_s = config.request_timeout_s
         self._turns = asyncio.Semaphore(config.max_concurrent_reads)
         self.reading = 0
@@ -220,7 +220,7 @@ class _Service:
                 refused = Outcome(Code.UNAUTHENTICATED, "no valid token; send `authorization: Bearer <token>`")
                 otlp.count(signal, refused)
                 return await self._fail(context, refused)
-        if not client and self._has_tls:
+        if not client and self._knows_clients:
             client = _common_name(context.auth_context())
         if client:
             peer = f"{client} ({peer})"
@@ -266,8 +266,8 @@ class _Service:
 
 
 def _common_name(auth_context: Mapping[str, Sequence[bytes]]) -> str:
-    names = auth_context.get("x509_common_name") or auth_context.get("x509_subject_alternative_name") or ()
-    return next((name.decode("utf-8", "replace") for name in names), "")
+    names = (*auth_context.get("x509_common_name", ()), *auth_context.get("x509_subject_alternative_name", ()))
+    return next((name.decode("utf-8", "replace") for name in names if name), "")
 
 
 CONFIG = OtlpGrpcConfig

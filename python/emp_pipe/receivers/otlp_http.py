@@ -271,7 +271,7 @@ class _Service:
 
     def _peer(self, connection: HttpConnection, client: str) -> str:
         """Return who sends, as dead letters say it: the token's name, else the certificate's, and the address."""
-        if not client and self._config.tls is not None:
+        if not client and self._config.tls is not None and self._config.tls.client_ca_file is not None:
             client = common_name(connection.certificate())
         return f"{client} ({connection.peer})" if client else connection.peer
 
