@@ -1,8 +1,9 @@
 //! One message of OTLP JSON to protobuf, by its descriptors.
 
 use super::escape::put_unescaped;
+use super::fault::{Fault, Result};
 use super::numbers::{double, from_base64, signed, unsigned};
-use super::text::{Fault, Result, Str, Text};
+use super::text::{Str, Text};
 use crate::normalize::copy::hex;
 use crate::normalize::wire::{close, open};
 use crate::otlp::descriptors::{ANY_VALUE, Descriptor, KEY_VALUE, Kind};

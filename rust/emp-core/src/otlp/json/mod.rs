@@ -10,6 +10,7 @@
 
 mod attribute;
 mod escape;
+mod fault;
 mod fields;
 mod numbers;
 mod text;
@@ -21,8 +22,9 @@ use crate::batch::Signal;
 use crate::error::{CoreError, ErrorKind};
 use crate::normalize::wire::{close, open};
 use crate::otlp::incoming::most_entries;
+use fault::{Fault, Result};
 use fields::{Host, OVER_LIMIT, Writer, list, object};
-use text::{Fault, Result, Text};
+use text::Text;
 
 /// An item that was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
