@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 from pathlib import Path
@@ -320,6 +321,16 @@ def test_a_restart_of_many_processes_in_one_window_keeps_each_of_their_lives() -
     random.Random(1).shuffle(lives)
     blocks = aggregated(*(sum_of("m", one, temporality=CUMULATIVE) for one in lives))
     assert sorted(value_of(one) or 0 for one in points_in(blocks)) == list(range(1, 21))
+
+
+def test_a_sender_with_another_order_of_attributes_each_time_makes_no_more_than_one_stream_and_a_few_forms_of_it() -> None:
+    aggregator = Aggregator()
+    orders = list(itertools.permutations("abcdef"))
+    for some in (orders[at : at + 100] for at in range(0, len(orders), 100)):
+        aggregator.take(block_of(request(sum_of("m", *(point(1, **dict.fromkeys(order, "x" * 20)) for order in some)))))
+    assert aggregator.stream_count == 1
+    assert aggregator.size_bytes < 10_000
+    assert [value_of(one) for one in points_in(flush(aggregator))] == [len(orders)]
 
 
 def test_memory_is_given_back_after_a_flush() -> None:

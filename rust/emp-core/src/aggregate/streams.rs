@@ -21,9 +21,13 @@ struct Alias {
     stream: u32,
 }
 
+/// As many forms of a stream are remembered. Some senders write attributes in an order that is another one each time.
+const MAX_FORMS: u32 = 8;
+
 /// One stream of a metric.
 pub struct Stream {
     alias: u32,
+    forms: u32,
     /// The window in which it had a point last.
     pub seen: u32,
     /// Its points of this window.
@@ -84,7 +88,11 @@ impl Streams {
 
     fn find_or_add(&mut self, metric: u32, attributes: &[u8], sorted: &[u8], may_add: bool) -> Option<(u32, bool)> {
         if let Some(stream) = self.look_up(metric, sorted) {
-            self.add_alias(metric, attributes, stream);
+            let known = &mut self.all[stream as usize];
+            if known.forms < MAX_FORMS {
+                known.forms += 1;
+                self.add_alias(metric, attributes, stream);
+            }
             return Some((stream, false));
         }
         if !may_add {
@@ -92,7 +100,8 @@ impl Streams {
         }
         let stream = self.all.len() as u32;
         let alias = self.add_alias(metric, sorted, stream);
-        self.all.push(Stream { alias, seen: 0, points: Vec::new() });
+        let forms = if sorted == attributes { 1 } else { 2 };
+        self.all.push(Stream { alias, forms, seen: 0, points: Vec::new() });
         if sorted != attributes {
             self.add_alias(metric, attributes, stream);
         }
@@ -154,7 +163,7 @@ impl Streams {
             let new = self.all.len() as u32;
             renumbered[number] = new;
             let alias = self.add_alias(metric_of(alias.metric), bytes, new);
-            self.all.push(Stream { alias, seen: stream.seen, points: std::mem::take(&mut stream.points) });
+            self.all.push(Stream { alias, forms: stream.forms, seen: stream.seen, points: std::mem::take(&mut stream.points) });
         }
         for (index, alias) in old.aliases.iter().enumerate() {
             let stream = renumbered[alias.stream as usize];
