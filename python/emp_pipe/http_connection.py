@@ -16,6 +16,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol, cast
 
 from emp_pipe.accepting import AcceptedProtocol
+from emp_pipe.http_body import SizedBody, first_grant_bytes
 from emp_pipe.http_chunks import ChunkedBody
 from emp_pipe.http_head import BadRequest, RequestHead, parse_head
 
@@ -49,11 +50,11 @@ class Service(Protocol):
     """The monotonic time, a second old at most."""
 
     def begin(self, connection: HttpConnection, head: RequestHead) -> Response | None:
-        """Return what to answer before the body is read; None: read it. Its `content_length` bytes are granted by then."""
+        """Return what to answer before the body is read; None: read it. `first_grant_bytes` of its body are granted by then."""
         ...
 
     def grant(self, connection: HttpConnection, more_bytes: int) -> Response | None:
-        """Grant more of a body whose length is not known; return what to answer where that cannot be."""
+        """Grant more of a body; return what to answer where that cannot be."""
         ...
 
     def release(self, granted_bytes: int) -> None:
@@ -100,9 +101,7 @@ class HttpConnection(AcceptedProtocol):
         self._filled = 0
         self._scanned = 0
         self._head: RequestHead | None = None
-        self._body: bytearray | None = None
-        self._body_view: memoryview | None = None
-        self._body_filled = 0
+        self._body: SizedBody | None = None
         self._chunks: ChunkedBody | None = None
         self._discard_bytes = 0
         self.granted_bytes = 0
@@ -110,6 +109,7 @@ class HttpConnection(AcceptedProtocol):
         self._half_closed = False
         self._is_working = False
         self._is_paused = False
+        self._answers_unread = False
 
     @property
     def is_idle(self) -> bool:
@@ -147,8 +147,8 @@ class HttpConnection(AcceptedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         state = self.state
         if state is State.BODY:
-            assert self._body_view is not None
-            return self._body_view[self._body_filled :]
+            assert self._body is not None
+            return self._body.room()
         if state is State.DISCARD:
             return _scratch[: self._discard_bytes]
         if state is State.CLOSING:
@@ -160,11 +160,9 @@ class HttpConnection(AcceptedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         state = self.state
         if state is State.BODY:
-            self._body_filled += nbytes
             assert self._body is not None
-            if self._body_filled == len(self._body):
-                self._whole(bytes(self._body))
-                self._work()
+            if self._body.filled(nbytes):
+                self._grow(self._body)
         elif state is State.DISCARD:
             self._discard_bytes -= nbytes
             if not self._discard_bytes:
@@ -180,6 +178,21 @@ class HttpConnection(AcceptedProtocol):
             else:
                 self._work()
 
+    def pause_writing(self) -> None:
+        """A peer that sends requests and does not read their answers is not read either, else they would pile up here."""
+        self._answers_unread = True
+        if self.state is not State.CLOSING and not self._is_paused:
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._answers_unread = False
+        if self.state is State.BUSY or self.state is State.CLOSING:
+            return
+        self._resume()
+        if not self._is_working:
+            self._work()
+
     # --- what the service calls ---------------------------------------------------------------------
 
     def respond(self, response: Response) -> None:
@@ -191,9 +204,9 @@ class HttpConnection(AcceptedProtocol):
             self._linger()
             return
         self._enter(State.HEAD)
-        if self._is_paused:
-            self._is_paused = False
-            self._transport.resume_reading()
+        if self._answers_unread:
+            return
+        self._resume()
         if self._filled and not self._is_working:
             self._work()
 
@@ -203,7 +216,9 @@ class HttpConnection(AcceptedProtocol):
             return
         if at_once:
             self._transport.abort()
-        else:
+        elif self.state is not State.CLOSING:
+            self._give_up_request()
+            self._enter(State.CLOSING)  # a peer that does not read what was written is closed at once a little later
             self._transport.close()
 
     def refuse(self, response: Response) -> None:
@@ -226,7 +241,7 @@ class HttpConnection(AcceptedProtocol):
         """Read as many requests as stand in the buffer, or as much as is there of one."""
         self._is_working = True
         try:
-            while self._filled and self._step():
+            while self._filled and not self._answers_unread and self._step():
                 pass
         except BadRequest as error:
             self.refuse(self._service.malformed(self, error))
@@ -262,7 +277,7 @@ class HttpConnection(AcceptedProtocol):
             self._refuse_body(head, refusal)
             return True
         self._head = head
-        self.granted_bytes = head.content_length
+        self.granted_bytes = first_grant_bytes(head.content_length)
         if head.expects_continue and (head.chunked or head.content_length > self._filled):
             self._transport.write(_CONTINUE)
         if head.chunked:
@@ -274,13 +289,24 @@ class HttpConnection(AcceptedProtocol):
             self._consume(head.content_length)
             self._whole(body)
         else:
-            self._body = body_buffer = bytearray(head.content_length)
-            self._body_filled = self._filled
-            self._body_view = memoryview(body_buffer)
-            self._body_view[: self._filled] = memoryview(self._buffer)[: self._filled]
+            self._body = SizedBody(head.content_length, memoryview(self._buffer)[: self._filled])
             self._filled = self._scanned = 0
             self._enter(State.BODY)
         return True
+
+    def _grow(self, body: SizedBody) -> None:
+        """Get room for more of a body; where it is whole go on with it."""
+        more_bytes = body.wanted_bytes
+        if not more_bytes:
+            self._whole(body.body())
+            self._work()
+            return
+        refusal = self._service.grant(self, more_bytes)
+        if refusal is not None:
+            self.refuse(refusal)
+            return
+        self.granted_bytes += more_bytes
+        body.grow()
 
     def _read_chunks(self) -> bool:
         chunks = self._chunks
@@ -303,7 +329,7 @@ class HttpConnection(AcceptedProtocol):
     def _whole(self, body: bytes) -> None:
         head, granted_bytes = self._head, self.granted_bytes
         assert head is not None
-        self._head = self._body = self._body_view = None
+        self._head = self._body = None
         self.granted_bytes = 0
         self._enter(State.BUSY)
         self._service.complete(self, head, body, granted_bytes)
@@ -349,9 +375,7 @@ class HttpConnection(AcceptedProtocol):
         """Say that nothing more comes, and read on until the peer has gone: closing at once could overtake the answer with a reset."""
         self._enter(State.CLOSING)
         self._filled = 0
-        if self._is_paused:
-            self._is_paused = False
-            self._transport.resume_reading()
+        self._resume()
         if self._half_closed or not self._transport.can_write_eof():
             self._transport.close()
         else:
@@ -360,7 +384,12 @@ class HttpConnection(AcceptedProtocol):
     def _give_up_request(self) -> None:
         self._service.release(self.granted_bytes)
         self.granted_bytes = 0
-        self._head = self._body = self._body_view = self._chunks = None
+        self._head = self._body = self._chunks = None
+
+    def _resume(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            self._transport.resume_reading()
 
 
 @lru_cache(512)

@@ -18,6 +18,7 @@ from pydantic import Field
 from emp_pipe.accepting import Acceptor, Places
 from emp_pipe.bearer import BearerTokens
 from emp_pipe.component import Context, Intake
+from emp_pipe.http_body import first_grant_bytes
 from emp_pipe.http_connection import HttpConnection, Response, State
 from emp_pipe.http_head import BadRequest, RequestHead
 from emp_pipe.listening import close_all, open_listeners
@@ -265,7 +266,7 @@ class _Service:
         refusal = self.otlp.refusal(head.content_length)
         if refusal is not None:
             return self._refused(signal, refusal, encoding)
-        self.otlp.reserve(head.content_length)
+        self.otlp.reserve(first_grant_bytes(head.content_length))
         connection.request = _Wanted(signal, encoding, codec, self._peer(connection, client), cors)
         return None
 

@@ -1,0 +1,113 @@
+"""What one peer may hold of an HTTP receiver: memory only for bytes that it has sent, and no answers that it does not read."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emp_pipe.http_body import SizedBody, first_grant_bytes
+from emp_pipe.http_connection import HttpConnection, State
+from emp_pipe.otlp_answers import DONE
+from tests.support.forward import PATIENCE_S
+from tests.support.otlp_receiving import CONTENT_TYPES, connected, encoded, head, request, running
+
+MIB = 1 << 20
+
+
+async def until(is_so: Any, what: str) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not is_so():
+            await asyncio.sleep(0.005)
+    assert is_so(), what
+
+
+async def test_lengths_that_are_only_told_hold_no_memory_and_keep_nobody_out(tmp_path: Path) -> None:
+    async with running("http", tmp_path, max_request_bytes=16 * MIB, max_total_bytes=16 * MIB) as server, contextlib.AsyncExitStack() as idle:
+        for _ in range(20):
+            client = await idle.enter_async_context(connected(server))
+            await client.write(head("/v1/logs", {"Content-Type": CONTENT_TYPES["protobuf"], "Content-Length": str(16 * MIB // 8)}))
+        await until(lambda: [one.state for one in server.receiver._service.connections].count(State.BODY) == 20, "all wait for their bodies")
+        assert server.otlp.held_bytes == 20 * first_grant_bytes(2 * MIB)
+        async with connected(server) as client:
+            assert (await client.send("logs", encoded(request("logs")))).code == "OK"
+    assert server.otlp.held_bytes == 0
+
+
+async def test_a_body_that_finds_no_more_room_in_its_middle_is_told_to_come_again(tmp_path: Path) -> None:
+    async with running("http", tmp_path, max_request_bytes=4 * MIB, max_total_bytes=4 * MIB) as server:
+        async with connected(server) as slow, connected(server) as client:
+            await slow.write(head("/v1/logs", {"Content-Type": CONTENT_TYPES["protobuf"], "Content-Length": str(4 * MIB)}) + bytes(MIB))
+            await until(lambda: server.otlp.held_bytes >= MIB, "a part of the first body is there")
+            status, headers, _ = await client.post("/v1/logs", bytes(4 * MIB - 1), {"Content-Type": CONTENT_TYPES["protobuf"]})
+            assert (status, "retry-after" in headers) == (503, True)
+            server.otlp.reserve(2 * MIB)
+            await slow.write(bytes(3 * MIB))
+            status, headers, _ = await slow.answer()
+            assert (status, "retry-after" in headers) == (503, True)
+            await slow.closed()
+            server.otlp.release(2 * MIB)
+        await until(lambda: server.otlp.held_bytes == 0, "all is given back")
+
+
+@pytest.mark.parametrize("size", [0, 1, 131_071, 131_072, 131_073, 262_144, 1_000_003])
+async def test_a_body_of_any_length_arrives_whole(tmp_path: Path, size: int) -> None:
+    async with running("http", tmp_path) as server, connected(server) as client:
+        sent = b"\x0a" + size.to_bytes(4, "little") + bytes(index * 7 % 251 for index in range(size))
+        received: list[bytes] = []
+        server.otlp.take = lambda signal, body, answer, **more: received.append(body) or answer(DONE)
+        await client.write(head("/v1/logs", {"Content-Type": CONTENT_TYPES["protobuf"], "Content-Length": str(len(sent))}) + sent)
+        await until(lambda: received, "it is taken")
+        assert received == [sent]
+
+
+def test_parts_of_a_body_double_so_that_they_are_few() -> None:
+    body, grown = SizedBody(64 * MIB, memoryview(b"ab")), 0
+    while True:
+        room = body.room()
+        if body.filled(len(room)):
+            if not body.wanted_bytes:
+                break
+            body.grow()
+            grown += 1
+    assert (len(body.body()), body.body()[:2], grown) == (64 * MIB, b"ab", 9)
+
+
+async def test_a_peer_that_reads_no_answers_is_not_read_either_and_closed_in_the_end(tmp_path: Path) -> None:
+    async with running("http", tmp_path, head_timeout_s=2.0, idle_timeout_s=2.0) as server:
+        with socket.socket() as peer:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            peer.connect(server.address)
+            peer.setblocking(False)
+            requests, [connection] = head("/nowhere", {}, "GET") * 1000, await _connections(server, 1)
+            unread_bytes = connection._transport.get_write_buffer_size
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.5):
+                    while unread_bytes() < MIB:
+                        await asyncio.get_running_loop().sock_sendall(peer, requests)
+            assert 0 < unread_bytes() < MIB // 4, "its answers pile up here"
+            await until(lambda: not server.receiver._service.connections, "it is closed, though its answers cannot be written")
+
+
+async def test_a_peer_that_reads_its_answers_late_gets_all_of_them(tmp_path: Path) -> None:
+    async with running("http", tmp_path) as server, connected(server) as client:
+        client.writer.transport.pause_reading()
+        count = 60_000
+        client.writer.write(head("/nowhere", {}, "GET") * count)
+        [connection] = await _connections(server, 1)
+        await until(lambda: connection._answers_unread, "the answers are stuck")
+        assert connection.state is State.HEAD
+        client.writer.transport.resume_reading()
+        for _ in range(count):
+            status, _, _ = await client.answer()
+            assert status == 404
+
+
+async def _connections(server: Any, count: int) -> list[HttpConnection]:
+    connections = server.receiver._service.connections
+    await until(lambda: len(connections) == count and all(one.is_made for one in connections), f"{count} are connected")
+    return list(connections)
