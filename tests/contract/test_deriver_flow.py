@@ -188,6 +188,24 @@ async def test_a_slow_deriver_delays_nobody_else(opened: OpenLog) -> None:
         assert await subject.until_out(2) == [1, 2]
 
 
+async def test_a_stop_does_not_wait_for_a_deriver_that_hangs_beyond_its_deadline(opened: OpenLog) -> None:
+    log = await opened.open(*GROUPS)
+    Thinking.go_on.clear()
+    Thinking.thinks.clear()
+    subject = passing(opened, deriver=Thinking)
+    async with asyncio.TaskGroup() as tasks:
+        running_loop = tasks.create_task(subject.loop.run())
+        try:
+            await append(opened, [1, 2])
+            await opened.until(Thinking.thinks.is_set)
+            await subject.loop.stop(subject.context.clock.monotonic_s() + 0.1)
+            assert running_loop.done()
+            assert delivered(await opened.read("passing")) == [1, 2], "what it had taken was not given back"
+        finally:
+            Thinking.go_on.set()
+    assert log.usage().groups[1].held_blocks == 0
+
+
 async def test_what_is_derived_for_a_topic_that_nobody_reads_is_counted_and_not_kept(opened: OpenLog) -> None:
     log = await opened.open(group("passing", Topic.TRACES_IN))
     await append(opened, range(3))

@@ -93,6 +93,27 @@ async def test_a_commit_that_the_disk_refused_is_repeated_as_it_was(opened: Open
     assert subject.metric("deriver_failures_total", kind="log_io") == 3
 
 
+@pytest.mark.parametrize("call", ["state_items", "read"])
+async def test_a_log_that_cannot_be_read_for_a_while_is_asked_again(opened: OpenLog, call: str) -> None:
+    await opened.open(*GROUPS)
+    await append(opened, range(3))
+    subject = passing(opened)
+    failures, ask = 2, getattr(subject.log, call)
+
+    async def fail(*arguments: Any) -> Any:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise LogError(ErrorKind.LOG_IO, detail="cannot read")
+        return await ask(*arguments)
+
+    setattr(subject.log, call, fail)
+    async with running(subject):
+        assert await subject.until_out(3) == [0, 1, 2]
+    assert failures == 0
+    assert subject.deriver.calls[0] == "restore"
+
+
 async def test_a_disk_that_refuses_is_shown_in_the_status_until_it_takes_again(opened: OpenLog) -> None:
     await opened.open(*GROUPS)
     subject = passing(opened)
