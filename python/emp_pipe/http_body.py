@@ -9,7 +9,7 @@ _FIRST_BYTES = 131_072
 
 
 def first_grant_bytes(content_length: int) -> int:
-    """Return how much memory a length gets by being told. More comes with the bytes: a peer that only says how much it has holds no more."""
+    """Return how much memory a length gets by being told: a peer that only says how much it has holds no more."""
     return min(content_length, _FIRST_BYTES)
 
 

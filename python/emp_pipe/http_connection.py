@@ -187,11 +187,10 @@ class HttpConnection(AcceptedProtocol):
 
     def resume_writing(self) -> None:
         self._answers_unread = False
-        if self.state is State.BUSY or self.state is State.CLOSING:
-            return
-        self._resume()
-        if not self._is_working:
-            self._work()
+        if self.state not in (State.BUSY, State.CLOSING):
+            self._resume()
+            if not self._is_working:
+                self._work()
 
     # --- what the service calls ---------------------------------------------------------------------
 
@@ -204,11 +203,10 @@ class HttpConnection(AcceptedProtocol):
             self._linger()
             return
         self._enter(State.HEAD)
-        if self._answers_unread:
-            return
-        self._resume()
-        if self._filled and not self._is_working:
-            self._work()
+        if not self._answers_unread:
+            self._resume()
+            if self._filled and not self._is_working:
+                self._work()
 
     def close(self, *, at_once: bool = False) -> None:
         """Close: after what was written, or at once."""
@@ -376,10 +374,13 @@ class HttpConnection(AcceptedProtocol):
         self._enter(State.CLOSING)
         self._filled = 0
         self._resume()
-        if self._half_closed or not self._transport.can_write_eof():
-            self._transport.close()
-        else:
-            self._transport.write_eof()
+        try:
+            if not self._half_closed and self._transport.can_write_eof():
+                self._transport.write_eof()
+                return
+        except OSError:  # the peer has gone before
+            pass
+        self._transport.close()
 
     def _give_up_request(self) -> None:
         self._service.release(self.granted_bytes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,19 @@ MIB = 1 << 20
 
 async def until(is_so: Any, what: str) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not is_so():
+        while not is_so():  # noqa: ASYNC110  # states without an event of their own
             await asyncio.sleep(0.005)
     assert is_so(), what
 
 
 async def test_lengths_that_are_only_told_hold_no_memory_and_keep_nobody_out(tmp_path: Path) -> None:
-    async with running("http", tmp_path, max_request_bytes=16 * MIB, max_total_bytes=16 * MIB) as server, contextlib.AsyncExitStack() as idle:
+    limits = {"max_request_bytes": 16 * MIB, "max_total_bytes": 16 * MIB}
+    async with running("http", tmp_path, **limits) as server, contextlib.AsyncExitStack() as idle:
         for _ in range(20):
             client = await idle.enter_async_context(connected(server))
             await client.write(head("/v1/logs", {"Content-Type": CONTENT_TYPES["protobuf"], "Content-Length": str(16 * MIB // 8)}))
-        await until(lambda: [one.state for one in server.receiver._service.connections].count(State.BODY) == 20, "all wait for their bodies")
+        connections = await _connections(server, 20)
+        await until(lambda: all(one.state is State.BODY for one in connections), "all wait for their bodies")
         assert server.otlp.held_bytes == 20 * first_grant_bytes(2 * MIB)
         async with connected(server) as client:
             assert (await client.send("logs", encoded(request("logs")))).code == "OK"
@@ -111,3 +114,15 @@ async def _connections(server: Any, count: int) -> list[HttpConnection]:
     connections = server.receiver._service.connections
     await until(lambda: len(connections) == count and all(one.is_made for one in connections), f"{count} are connected")
     return list(connections)
+
+
+async def test_a_peer_that_has_gone_does_not_disturb_the_stop(tmp_path: Path) -> None:
+    async with running("http", tmp_path) as server:
+        with socket.create_connection(server.address) as peer:
+            peer.sendall(head("/v1/logs", {"Content-Type": CONTENT_TYPES["protobuf"], "Content-Length": "100"}))
+            [connection] = await _connections(server, 1)
+            await until(lambda: connection.state is State.BODY, "it waits for its body")
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        # The reset has come, and the event loop has not yet seen it.
+        await server.receiver.stop(server.receiver._context.clock.monotonic_s() + PATIENCE_S)
+        assert server.otlp.held_bytes == 0
