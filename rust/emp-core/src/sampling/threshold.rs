@@ -162,13 +162,13 @@ mod tests {
         for text in ["", "1234567890123", "123456789012345", "1234567890123G", "1234567890ABCD"] {
             assert_eq!(parse_randomness(text.as_bytes()), None, "{text:?}");
         }
-        assert_eq!(parse_randomness(b"0123456789abcd"), Some(0x0123_4567_89ab_cd));
+        assert_eq!(parse_randomness(b"0123456789abcd"), Some(0x0001_2345_6789_abcd));
     }
 
     #[test]
     fn randomness_is_the_low_56_bits_of_the_trace_id() {
         let id = [0xff, 1, 2, 3, 4, 5, 6, 7, 0xee, 9, 10, 11, 12, 13, 14, 15];
-        assert_eq!(randomness_of(&id), 0x090a_0b0c_0d0e_0f);
+        assert_eq!(randomness_of(&id), 0x0009_0a0b_0c0d_0e0f);
     }
 
     proptest! {

@@ -139,7 +139,7 @@ mod tests {
         for text in ["ot=th:e666;rv:0123456789abcd", "a=1, ot=rv:0123456789abcd;x:y;th:e666 ,b=2", "ot=p:8;th:e666;rv:0123456789abcd;q:"] {
             let state = read(text.as_bytes());
             assert_eq!(state.threshold, Threshold::parse(b"e666"), "{text}");
-            assert_eq!(state.randomness, Some(0x0123_4567_89ab_cd), "{text}");
+            assert_eq!(state.randomness, Some(0x0001_2345_6789_abcd), "{text}");
             assert!(!state.malformed);
         }
         assert_eq!(read(b""), OtState::default());
