@@ -359,10 +359,8 @@ class HttpConnection(AcceptedProtocol):
         self._buffer = buffer
 
     def _consume(self, size_bytes: int) -> None:
-        rest = self._filled - size_bytes
-        if rest:
-            self._buffer[:rest] = self._buffer[size_bytes : self._filled]
-        self._filled = rest
+        self._filled, rest = self._filled - size_bytes, self._buffer[size_bytes : self._filled]
+        self._buffer[: self._filled] = rest
         self._scanned = 0
 
     def _send(self, response: Response, *, last: bool) -> None:

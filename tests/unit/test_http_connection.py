@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +121,6 @@ async def test_a_peer_that_has_gone_does_not_disturb_the_stop(tmp_path: Path) ->
             peer.sendall(head("/v1/logs", {"Content-Type": CONTENT_TYPES["protobuf"], "Content-Length": "100"}))
             [connection] = await _connections(server, 1)
             await until(lambda: connection.state is State.BODY, "it waits for its body")
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        # The reset has come, and the event loop has not yet seen it.
+        # The end has come, and the event loop has not yet seen it.
         await server.receiver.stop(server.receiver._context.clock.monotonic_s() + PATIENCE_S)
         assert server.otlp.held_bytes == 0
