@@ -261,10 +261,10 @@ class HttpConnection(AcceptedProtocol):
         while buffer.startswith(b"\r\n", 0, self._filled):
             self._consume(2)
         end = buffer.find(_END_OF_HEAD, max(self._scanned - 3, 0), self._filled)
+        if (end if end >= 0 else self._filled) >= self._service.max_head_bytes:
+            raise BadRequest(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the headers are too long")
         if end < 0:
             self._scanned = self._filled
-            if self._filled >= self._service.max_head_bytes:
-                raise BadRequest(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the headers are too long")
             return False
         head = parse_head(bytes(memoryview(buffer)[:end]))
         self._consume(end + 4)

@@ -52,7 +52,7 @@ class OtlpGrpcConfig(OtlpReceiverConfig):
         "certificate, else loopback. One or several.",
     )
     max_concurrent_reads: _PositiveInt = Field(32, description="The most requests that are being received at once; others wait their turn.")
-    max_streams_per_connection: _PositiveInt = Field(100, description="The most requests under way on one connection.")
+    max_streams_per_connection: _PositiveInt = Field(1000, description="The most requests under way on one connection.")
     max_connections: _PositiveInt = Field(4096, description="The most connections open at once.")
     keepalive_s: _PositiveFloat = Field(60.0, description="A client that is silent for so long is asked whether it is there.")
     keepalive_timeout_s: _PositiveFloat = Field(20.0, description="The time it has to answer that.")
@@ -153,6 +153,9 @@ class OtlpGrpcReceiver:
             ("grpc.max_allowed_incoming_connections", config.max_connections),
             ("grpc.keepalive_time_ms", int(config.keepalive_s * 1000)),
             ("grpc.keepalive_timeout_ms", int(config.keepalive_timeout_s * 1000)),
+            ("grpc.http2.ping_timeout_ms", int(config.keepalive_timeout_s * 1000)),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
             ("grpc.http2.min_ping_interval_without_data_ms", int(config.min_ping_interval_s * 1000)),
         ]
 
