@@ -37,8 +37,8 @@ impl Held {
         self.due_since_ns.get_or_insert(time_ns);
     }
 
-    /// Whether its kept rows are to be sent now. While traces in it are open each pass costs an inflation, so the rows wait as long again
-    /// as half the time that the block has been here: a few passes at most, however its traces end.
+    /// Whether its kept rows are to be sent now. While traces in it are open each pass costs an inflation, so the rows wait for another
+    /// half of the time that the block had been here: a few passes at most, however its traces end.
     pub fn pass_is_due(&self, time_ns: i64, at_once: bool) -> bool {
         self.due_since_ns
             .is_some_and(|since| self.pending == 0 || at_once || time_ns.saturating_sub(since) >= since.saturating_sub(self.taken_ns) / 2)

@@ -252,3 +252,24 @@ fn a_decision_is_not_forgotten_while_a_restart_would_bring_rows_of_its_trace_aga
     assert_eq!(world.sent.iter().filter(|number| **number <= 2).count(), 2, "the late row was sent twice");
     assert_eq!(world.skipped, 1);
 }
+
+#[test]
+fn blocks_with_open_traces_are_opened_for_errors_at_a_bounded_rate_and_the_rest_comes_with_them() {
+    let mut world = World::new(TailSettings { max_trace_spans: 1 << 20, ..settings(FLEET) });
+    for offset in 1..=25 {
+        let mut rows = vec![Row { trace: 0, number: offset, is_error: false }; 1000];
+        rows[7] = Row { trace: 100 + offset as u8, number: 1000 + offset, is_error: true };
+        world.append(&rows, offset);
+    }
+    world.take();
+    for sent in [10, 20, 25, 25] {
+        if let Some(tick) = world.tick(false) {
+            world.commit(tick);
+        }
+        assert_eq!(world.sent.len(), sent);
+        world.now_ns += SECOND_NS;
+    }
+    let mut all = world.sent.clone();
+    all.sort_unstable();
+    assert_eq!(all, (1001..=1025).collect::<Vec<_>>());
+}

@@ -100,7 +100,9 @@ impl TailSampler {
     ) -> Result<Vec<u64>, CoreError> {
         let mut due: Vec<(u64, u32)> = Vec::new();
         for (offset, slot) in self.blocks.in_order().collect::<Vec<_>>() {
-            if self.blocks.get(slot).pass_is_due(self.time_ns, at_once) {
+            let block = self.blocks.get(slot);
+            let early = block.pending > 0 && !at_once;
+            if block.pass_is_due(self.time_ns, at_once) && (!early || self.early_rows.take(block.records as f64, self.time_ns)) {
                 due.push((offset, slot));
             }
         }
