@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
@@ -19,7 +21,9 @@ from emp_pipe.component import Arrival, Wiring
 from emp_pipe.errors import ConfigError, EmpPipeError
 from emp_pipe.intake import GuardedProcessor, PipelineIntake
 from emp_pipe.processors.sample import Sample, SampleConfig
+from emp_pipe.registry import Kind, find
 from emp_pipe.taps import Taps
+from tests.support.command import ROOT
 from tests.support.context import make_context
 from tests.support.otlp_rows import log, log_batch, logs_of, metric_batch, plain_attributes, span_batch, spans_of
 from tests.support.telemetry import metric_request
@@ -257,6 +261,18 @@ def test_a_level_that_is_none_is_refused_by_name() -> None:
     with pytest.raises(ConfigError) as raised:
         sampler(rules=[{"percent": 1, "max_severity": "loud"}])
     assert 'processors.sample: max_severity: "loud" is no level' in str(raised.value)
+
+
+def test_the_examples_of_the_page_about_sampling_can_be_used() -> None:
+    page = (ROOT / "docs" / "sampling.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    seen = set()
+    for block in blocks:
+        for name, settings in yaml.safe_load(block)["processors"].items():
+            kind = find(Kind.PROCESSORS, name)
+            kind.component(name, kind.config.model_validate(settings), make_context())
+            seen.add(name)
+    assert seen == {"sample", "tail_sample"}
 
 
 # in the pipeline

@@ -3,7 +3,7 @@
     traces.in ─▶ take: a summary of each trace; the blocks stay compressed ─▶ tick: decisions ─▶ rows of kept traces ─▶ traces
 
 What it remembers is in one commit with what it sends, so a restart loses no trace that is not decided and sends none twice. How it does
-that: `docs/decisions/004-tail-sampling.md`; for users: `docs/sampling.md`. Not here: the decisions themselves (Rust core, `sampling/`), the
+that: `docs/decisions/005-tail-sampling.md`; for users: `docs/sampling.md`. Not here: the decisions themselves (Rust core, `sampling/`), the
 loop (`delivery/derive.py`), sampling before the log (`sample.py`).
 """
 

@@ -1,5 +1,5 @@
 //! Sampling: consistent probability ([`threshold`], [`tracestate`], [`span`]), before the log ([`head`]) and after it, where whole
-//! traces are decided ([`tail`], by [`policy`]). `docs/decisions/004-tail-sampling.md` says why it is as it is.
+//! traces are decided ([`tail`], by [`policy`]). `docs/decisions/005-tail-sampling.md` says why it is as it is.
 
 pub mod attribute;
 mod blocks;
