@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from emp_pipe._core import Block
+from emp_pipe._core import Block, CoreError
 from emp_pipe.component import Derived, Wiring
 from emp_pipe.log.protocol import Delivery, Topic
 from emp_pipe.processors.red_metrics import RedMetrics, RedMetricsConfig
+from tests.support.blocks import block as logs_block
 from tests.support.context import make_context
 from tests.support.metrics import DELTA, SECOND, T0, labels_of, metrics_in, points_in, requests_in, value_of
 from tests.support.spans import CLIENT, ERROR, OK, span, spans_block
@@ -261,6 +262,11 @@ def test_a_span_that_cannot_be_read_is_left_out_and_the_others_are_counted() -> 
     red.take(Block(good.header, payload))
     assert list(calls(list(red.tick().outputs)).values()) == [1]
     assert red.metric("unreadable") == 1
+
+
+def test_a_block_of_another_signal_is_refused() -> None:
+    with pytest.raises(CoreError, match="of logs, not of traces"):
+        Red().take(logs_block([1]))
 
 
 @pytest.mark.parametrize(

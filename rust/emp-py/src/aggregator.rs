@@ -5,7 +5,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use emp_core::aggregate::emit::{BlockForm, Flushed};
 use emp_core::aggregate::{Aggregator, Settings, Taken};
-use emp_core::block::decode_block;
 use emp_core::error::ErrorKind;
 use emp_core::fluent::read::Rejected;
 use pyo3::prelude::*;
@@ -36,10 +35,7 @@ impl PyAggregator {
     #[pyo3(signature = (block, *, max_inflated_bytes=268_435_456))]
     fn take(&self, py: Python<'_>, block: &Bound<'_, PyBlock>, max_inflated_bytes: usize) -> PyResult<PyAggregatorTaken> {
         let block = block.get();
-        let taken = py.detach(|| {
-            let batch = decode_block(&block.header, &block.payload, max_inflated_bytes)?;
-            Ok(self.lock().take(&batch))
-        });
+        let taken = py.detach(|| self.lock().take_block(&block.header, &block.payload, max_inflated_bytes));
         PyAggregatorTaken::new(py, taken.map_err(to_py_err)?)
     }
 

@@ -9,7 +9,7 @@ use crate::otlp::wire::{Field, Reader, Value, WireError, for_each_field, put_fix
 
 /// The buckets that a merged side may span, as SDKs have by default; where a sender has more of them, so many.
 const MAX_BUCKETS: usize = 160;
-/// Of those as well no more than this.
+/// A point with more of them is not added to: what a point costs must not depend on what another one claimed.
 const MOST_BUCKETS: usize = 1024;
 /// Where SDKs begin.
 const FINEST_SCALE: i32 = 20;
@@ -103,7 +103,7 @@ impl Buckets {
         if self.counts.is_empty() || other.counts.is_empty() {
             return 0;
         }
-        let max = MAX_BUCKETS.max(self.counts.len()).max(other.counts.len()).min(MOST_BUCKETS) as i64;
+        let max = MAX_BUCKETS.max(self.counts.len()).max(other.counts.len()) as i64;
         let (first, last) = (self.offset.min(other.offset), self.end().max(other.end()) - 1);
         (0..64).find(|shift| shifted(last, *shift) - shifted(first, *shift) < max).unwrap_or(63)
     }
@@ -186,7 +186,8 @@ impl Exponential {
     pub fn is_sound(&mut self) -> bool {
         self.positive.trim();
         self.negative.trim();
-        self.zero_threshold.is_finite() && self.zero_threshold >= 0.0 && self.total() <= u128::from(u64::MAX)
+        let few = self.positive.counts.len().max(self.negative.counts.len()) <= MOST_BUCKETS;
+        few && self.zero_threshold.is_finite() && self.zero_threshold >= 0.0 && self.total() <= u128::from(u64::MAX)
     }
 
     fn total(&self) -> u128 {

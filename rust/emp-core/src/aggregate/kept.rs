@@ -8,7 +8,7 @@ use super::point::{Point, Value, put_times};
 use crate::otlp::wire::put_fixed64;
 
 /// How far back a new point looks for one to join: a sender that never joins any must not make it slow.
-const LOOK_BACK: usize = 32;
+const LOOK_BACK: usize = 16;
 
 /// What becomes of the points of a stream within a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,7 +79,7 @@ impl Join {
     pub fn add(self, points: &mut Vec<Kept>, point: &Point<'_>) {
         if !point.recorded {
             // A marker: the latest is enough, and says something only while no value comes after it.
-            return match points.iter_mut().find(|kept| !kept.recorded) {
+            return match points.iter_mut().rev().take(LOOK_BACK).find(|kept| !kept.recorded) {
                 Some(marker) if marker.time_unix_nano <= point.time_unix_nano => marker.become_point(point, self.max_exemplars),
                 Some(_) => {}
                 None => push(points, points.len(), point, self.max_exemplars),

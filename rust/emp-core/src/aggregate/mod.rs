@@ -20,7 +20,10 @@ pub mod red_emit;
 mod stats;
 mod streams;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, Signal};
+use crate::block::{Header, decode_block};
+use crate::error::{CoreError, ErrorKind};
+use crate::fluent::read::MAX_REJECTED_BYTES;
 use crate::otlp::fields::{resource, scope};
 use crate::otlp::points::count_points;
 use crate::otlp::wire::{Reader, WireError, put_bytes, put_header, put_uint};
@@ -66,6 +69,24 @@ pub struct Taken {
     pub skipped: u64,
     /// See there.
     pub unreadable: Vec<Unreadable>,
+    unreadable_bytes: usize,
+}
+
+impl Taken {
+    /// Notes what cannot be read. Past a number of bytes only how much it is: a sender whose points are all broken must not make a copy of its
+    /// metric for each.
+    #[cold]
+    fn set_aside(&mut self, error: WireError, points: u64, data: impl FnOnce() -> Vec<u8>) {
+        match self.unreadable.last_mut() {
+            Some(last) if self.unreadable_bytes > MAX_REJECTED_BYTES => last.points += points,
+            _ => {
+                let mut data = data();
+                data.truncate(MAX_REJECTED_BYTES);
+                self.unreadable_bytes += data.len() + size_of::<Unreadable>();
+                self.unreadable.push(Unreadable { data, detail: error.detail, points });
+            }
+        }
+    }
 }
 
 /// What is not to be aggregated: a metric without data that we know.
@@ -120,6 +141,14 @@ impl Aggregator {
         tables + self.kept_bytes
     }
 
+    /// Takes the metrics of a block in. An error: it cannot be read, and nothing was taken.
+    pub fn take_block(&mut self, header: &Header, payload: &[u8], max_bytes: usize) -> Result<Taken, CoreError> {
+        if header.signal != Signal::Metrics {
+            return Err(CoreError::new(ErrorKind::BlockInvalid, 0, format!("a block of {}, not of metrics", header.signal.name())));
+        }
+        Ok(self.take(&decode_block(header, payload, max_bytes)?))
+    }
+
     /// Takes the metrics of a batch in.
     pub fn take(&mut self, batch: &Batch) -> Taken {
         let mut taken = Taken::default();
@@ -136,7 +165,7 @@ impl Aggregator {
             let message = batch.message(row);
             if let Err(error) = self.take_metric(message, resources[at], scopes[scope_at], &mut taken) {
                 let points = u64::from(count_points(Reader::new(message)));
-                taken.unreadable.push(Unreadable { data: message.to_vec(), detail: error.detail, points });
+                taken.set_aside(error, points, || message.to_vec());
             }
         }
         taken
@@ -164,15 +193,15 @@ impl Aggregator {
                         taken.points += 1;
                         taken.skipped += u64::from(!used);
                     }
-                    Err(error) => taken.unreadable.push(self.unreadable_point(metric, point, error)),
+                    Err(error) => taken.set_aside(error, 1, || self.alone(metric, point)),
                 }
             }
         }
         Ok(())
     }
 
-    #[cold]
-    fn unreadable_point(&self, metric: u32, point: &[u8], error: WireError) -> Unreadable {
+    /// A metric with one of its points alone.
+    fn alone(&self, metric: u32, point: &[u8]) -> Vec<u8> {
         let metric = &self.metrics.all[metric as usize];
         let mut data = metric.head.clone();
         let mut framed = Vec::new();
@@ -180,7 +209,7 @@ impl Aggregator {
         put_header(&mut data, metric.data_field, framed.len() + metric.tail.len());
         data.extend_from_slice(&framed);
         data.extend_from_slice(&metric.tail);
-        Unreadable { data, detail: error.detail, points: 1 }
+        data
     }
 
     /// False: the point is past the limit and cannot be added up with others.

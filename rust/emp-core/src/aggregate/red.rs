@@ -8,7 +8,7 @@ use super::exemplars::Slowest;
 use super::exponential::Exponential;
 use super::histogram::Histogram;
 use super::metrics::Entries;
-use crate::batch::TableEntry;
+use crate::batch::{Signal, TableEntry};
 use crate::block::{Header, inflate};
 use crate::compress::Codec;
 use crate::error::{CoreError, ErrorKind};
@@ -174,6 +174,9 @@ impl Red {
 
     /// Counts the spans of a block. An error: it cannot be read, and nothing was counted.
     pub fn take(&mut self, header: &Header, payload: &[u8], max_bytes: usize, now_unix_nano: u64) -> Result<RedTaken, CoreError> {
+        if header.signal != Signal::Traces {
+            return Err(CoreError::new(ErrorKind::BlockInvalid, 0, format!("a block of {}, not of traces", header.signal.name())));
+        }
         let inflated;
         let request = if header.codec == Codec::None {
             payload
