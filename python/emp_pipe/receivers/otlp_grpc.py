@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -36,6 +36,8 @@ _GZIP_MAGIC = b"\x1f\x8b"
 """No OTLP request begins so: it would be field 3 with the wire type 7, which does not exist."""
 _IDENTITY_AND_GZIP = 1 << 0 | 1 << 2
 _SWEEP_INTERVAL_S = 1.0
+_TURN_S = 5.0
+"""How long a message may take to come whole while others wait for a turn: SDKs for Python give up after 10 s in all."""
 _LAST_ANSWERS_S = 0.5
 """Before the deadline of a stop, for the answers to what has not become durable."""
 
@@ -186,6 +188,44 @@ class OtlpGrpcReceiver:
         self.addresses.append((host, bound))
 
 
+class _Turns:
+    """So many messages are received at once. Who begins one and does not send it has a turn for long only while nobody waits for it."""
+
+    def __init__(self, most: int, timeout_s: float) -> None:
+        self._free = asyncio.Semaphore(most)
+        self._timeout_s = timeout_s
+        self._waiting = 0
+        self._limits: dict[asyncio.Timeout, float] = {}
+        """Of those who have a turn, with the times until which nobody may take it from them."""
+
+    @property
+    def reading(self) -> int:
+        """Messages that are being received."""
+        return len(self._limits)
+
+    async def read(self, read: Callable[[], Awaitable[Any]]) -> Any:
+        """Return what `read` returns. Raises TimeoutError when that does not come in time."""
+        self._waiting += 1
+        try:
+            if self._free.locked():
+                for limit, fair_s in self._limits.items():
+                    if not limit.expired():
+                        limit.reschedule(min(limit.when() or fair_s, fair_s))
+            await self._free.acquire()
+        finally:
+            self._waiting -= 1
+        now_s = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(min(_TURN_S, self._timeout_s) if self._waiting else self._timeout_s) as limit:
+                self._limits[limit] = now_s + _TURN_S
+                try:
+                    return await read()
+                finally:
+                    del self._limits[limit]
+        finally:
+            self._free.release()
+
+
 class _Service:
     """The three Export methods."""
 
@@ -199,9 +239,7 @@ class _Service:
         self._loop = asyncio.get_running_loop()
         self._knows_clients = config.tls is not None and config.tls.client_ca_file is not None
         self._timeout_s = config.request_timeout_s
-        self._turns = asyncio.Semaphore(config.max_concurrent_reads)
-        self.reading = 0
-        """Messages that are being received."""
+        self._turns = _Turns(config.max_concurrent_reads, config.request_timeout_s)
 
         self._methods = {
             _SERVICES[signal]: grpc.stream_unary_rpc_method_handler(functools.partial(self._export, signal)) for signal in SIGNALS
@@ -232,9 +270,10 @@ class _Service:
             otlp.count(signal, no_room)
             return await self._fail(context, no_room)
         try:
-            message = await self._read(context)
+            message = await self._turns.read(context.read)
         except TimeoutError:
-            too_slow = Outcome(Code.DEADLINE_EXCEEDED, f"the request did not come whole within {self._timeout_s:g} s")
+            within = f"{self._timeout_s:g} s, or {_TURN_S:g} s while others wait"
+            too_slow = Outcome(Code.DEADLINE_EXCEEDED, f"the request did not come whole within {within}")
             otlp.count(signal, too_slow)
             return await self._fail(context, too_slow)
         if message is self._grpc.aio.EOF:  # the client has gone, or sent no message
@@ -250,15 +289,6 @@ class _Service:
         if outcome.code is Code.OK:
             return response_body(outcome, signal, "protobuf")
         return await self._fail(context, outcome)
-
-    async def _read(self, context: grpc.aio.ServicerContext) -> Any:
-        """Return the message, or EOF. Raises TimeoutError when it does not come whole in time."""
-        async with self._turns, asyncio.timeout(self._timeout_s):
-            self.reading += 1
-            try:
-                return await context.read()
-            finally:
-                self.reading -= 1
 
     async def _fail(self, context: grpc.aio.ServicerContext, outcome: Outcome) -> bytes:
         trailers: tuple[tuple[str, bytes], ...] = (("grpc-status-details-bin", status_body(outcome, "protobuf")),)
