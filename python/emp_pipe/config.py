@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ByteSize, Field, SecretStr, SerializeAsAny, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
 from emp_pipe.component import ComponentConfig, http_address
 from emp_pipe.config_layer import KeyPath, Layer, path_text
@@ -224,7 +225,11 @@ def _validated(model: type[_Model], values: Any, path: KeyPath, layer: Layer, er
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        for problem in error.errors(include_url=False, include_context=False, include_input=False):
+        found = error.errors(include_url=False, include_context=False)
+        for problem in found:
+            at = problem["loc"]
+            if problem["type"] == "too_short" and any(len(one["loc"]) > len(at) and one["loc"][: len(at)] == at for one in found):
+                continue  # it is too short because what is in it is wrong, which is said
             where = (*path, *_known_part(problem["loc"], path, layer))
             if problem["type"] == "extra_forbidden":
                 valid = _top_level_keys() if not where[:-1] else _keys_at(model, problem["loc"][:-1])
@@ -232,9 +237,17 @@ def _validated(model: type[_Model], values: Any, path: KeyPath, layer: Layer, er
             elif problem["type"] == "missing":
                 errors.append(_invalid(layer, where, f"{path_text(where)} must be set"))
             else:
-                message = problem["msg"].removeprefix("Value error, ")
-                errors.append(_invalid(layer, where, f"{path_text(where)}: {message[:1].lower()}{message[1:]}"))
+                errors.append(_invalid(layer, where, f"{path_text(where)}: {_message(problem)}"))
         return None
+
+
+def _message(problem: ErrorDetails) -> str:
+    """Return pydantic's words in those of a YAML file."""
+    message = problem["msg"].removeprefix("Value error, ").replace(" after validation", "")
+    message = re.sub(r"\b([Tt])uple\b", lambda found: "List" if found[1] == "T" else "list", message)
+    if problem["type"] == "string_type" and isinstance(problem["input"], bool | int | float):
+        message += " (YAML reads on, off, yes, no and numbers as something else: write it in quotes)"
+    return f"{message[:1].lower()}{message[1:]}"
 
 
 def _known_part(loc: tuple[str | int, ...], path: KeyPath, layer: Layer) -> tuple[str | int, ...]:
@@ -280,7 +293,7 @@ def _unknown_key(layer: Layer, where: KeyPath, valid: list[str]) -> ConfigError:
         ErrorKind.CONFIG_UNKNOWN_KEY,
         place=layer.place(where),
         detail=f"{path_text(where)} is not a setting",
-        advice=f"{suggestion}Valid here: {', '.join(sorted(valid))}" if valid else "",
+        advice=f"{suggestion}{'V' if like else 'v'}alid here: {', '.join(sorted(valid))}" if valid else "",
         key=path_text(where),
     )
 

@@ -52,6 +52,25 @@ def test_an_unknown_component_type_is_named_with_the_nearest_type() -> None:
     assert problem.startswith("emp.yaml:3: processors.enrihc: there is no processor of type 'enrihc'; did you mean 'enrich'?")
 
 
+def test_a_list_of_which_an_element_is_wrong_is_not_called_too_short_as_well() -> None:
+    (problem,) = problems("processors:\n  tail_sample:\n    policies:\n    - {type: probability}\n")
+    assert problem.startswith("emp.yaml:5: processors.tail_sample.policies[0]: a policy of type probability needs 'percent'")
+
+
+def test_values_of_another_type_are_named_in_the_words_of_the_file() -> None:
+    (empty,) = problems("processors: {tail_sample: {policies: []}}\n")
+    assert "policies: list should have at least 1 item, not 0" in empty
+    (word,) = problems("processors: {tail_sample: {policies: error}}\n")
+    assert "policies: input should be a valid list" in word
+    (switch,) = problems("http: {listen: off}\n")
+    assert "http.listen: input should be a valid string (YAML reads on, off, yes, no and numbers as something else" in switch
+
+
+def test_a_key_that_is_like_no_other_is_told_which_there_are() -> None:
+    (problem,) = problems("http: {qqq: 1}\n")
+    assert "http.qqq is not a setting; valid here: " in problem
+
+
 def test_a_wrong_value_is_named_with_its_line_and_without_the_value() -> None:
     (problem,) = problems(f'receivers:\n  "{RECEIVER}":\n    size: "s3cret"\n')
     assert problem.startswith(f"emp.yaml:4: receivers.{RECEIVER}.size: ")
