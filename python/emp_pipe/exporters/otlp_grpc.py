@@ -4,7 +4,7 @@ One `send` is one unary call with a block's export request as it lies in memory;
 is in `delivery/grpc_answers.py`; retries, merging, limits and selection are the delivery loop's: grpcio's own retries are off.
 
 grpcio cannot send bytes that are already compressed, and its own gzip costs several times what ours does: requests go uncompressed unless
-`compression: gzip` is set (`docs/decisions/004-otlp-grpc.md`). grpcio is imported when an exporter opens.
+`compression: gzip` is set (`docs/decisions/004-otlp-grpc-out.md`). grpcio is imported when an exporter opens.
 """
 
 from __future__ import annotations
