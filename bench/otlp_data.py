@@ -32,7 +32,7 @@ class OtlpData:
     """What to send: `items` rows (data points for metrics) in requests of `per_request`.
 
     Spans: `spans_per_trace` of them have one trace id, and lie scattered over `scatter` requests; of the traces, `error_share` has one span
-    with an error. Data points: every one is a stream of its own; the same recipe with another `later_ns` gives the same streams again."""
+    with an error. Data points: every one is a stream of its own; the same recipe with `later_ns` gives the streams' next points."""
 
     signal: Signal
     items: int
@@ -210,13 +210,13 @@ def _spans(rng: random.Random, data: OtlpData, built: Built) -> None:
 def _points(rng: random.Random, data: OtlpData, built: Built) -> None:
     """Gauges, cumulative sums and delta histograms in turn, 20 points a metric; every point is a stream of its own by its `job_id`."""
     for first in range(0, data.items, data.per_request):
-        resource = rng.randrange(SERVICES)
+        resource = first // data.per_request % SERVICES  # a metric of a resource has a limit of streams
         metrics = []
         for start in range(first, min(first + data.per_request, data.items), 20):
             kind, points = (start // 20) % 3, []
             for index in range(start, min(start + 20, first + data.per_request, data.items)):
                 unique = rng.randbytes(16).hex().encode()
-                point = _point(rng, kind, data.base_unix_nano + data.later_ns + index * 1000, unique.decode())
+                point = _point(rng, kind, data.base_unix_nano + index * 1000, data.later_ns, unique.decode())
                 built.ids.append(unique)
                 built.rows.append((point, resource))
                 points.append(delimited(1, point))
@@ -231,9 +231,11 @@ def _points(rng: random.Random, data: OtlpData, built: Built) -> None:
         built.requests.append(_request(built.resources[resource], b"".join(metrics)))
 
 
-def _point(rng: random.Random, kind: int, at: int, unique: str) -> bytes:
+def _point(rng: random.Random, kind: int, first_at: int, later_ns: int, unique: str) -> bytes:
     labels = (("job_id", f"job-{unique}"), ("gpu", rng.randrange(128, 200)))
-    times = fixed64(2, at - 30_000_000_000) + fixed64(3, at)
+    is_delta = kind == 2
+    start = first_at if is_delta and later_ns else first_at - 30_000_000_000
+    times = fixed64(2, start) + fixed64(3, first_at + later_ns)
     if kind == 0:
         return times + double(4, rng.random() * 100) + attributes(7, labels)
     if kind == 1:

@@ -79,6 +79,8 @@ class Sampling:
 
     expected: Sampled
     decision_wait_s: float
+    all_in_flight: bool = False
+    """Nothing may be decided before everything is sent."""
 
 
 class Workbench:
@@ -149,6 +151,8 @@ class Workbench:
             cpu_before_s, began_s = subject.cpu_s(), time.monotonic()
             generator.start(port)
             report = generator.wait(ARRIVAL_TIMEOUT_S * 2)
+            if sampling is not None and sampling.all_in_flight and (early := self.sink.count()):
+                raise VoidRun(f"{variant.name}: {early} spans were decided while others were sent: not all were in flight")
             self.await_all(subject, warm.records + load.records, sampling)
             cpu_s, duration_s = subject.cpu_s() - cpu_before_s, time.monotonic() - began_s
             peak_rss_bytes = subject.peak_rss_bytes

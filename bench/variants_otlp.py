@@ -26,14 +26,15 @@ def emp_pipe(
     compression: Compression = "none",
     buffer: Buffer = "memory",
     processors: dict[str, Any] | None = None,
+    out: Protocol | None = None,
 ) -> Variant:
-    """In and out by the same protocol, with these processors and no others."""
+    """In and out (unless `out` says otherwise) by the same protocol, with these processors and no others."""
 
     def start(subject: Subject, folder: Path, sink: SinkAddress) -> int:
         (port,) = free_ports(1)
         exporter = (
             {"otlp_http": {"endpoint": sink.url, "compression": compression}}
-            if protocol == "http"
+            if (out or protocol) == "http"
             else {"otlp_grpc": {"endpoint": f"http://{sink.grpc}", "compression": compression}}
         )
         config = {
@@ -59,8 +60,9 @@ def collector(
     compression: Compression = "none",
     durable: bool = False,
     tail_sampling: dict[str, Any] | None = None,
+    out: Protocol | None = None,
 ) -> Variant:
-    """In and out by the same protocol; durable: its sending queue in file_storage with an fsync a write."""
+    """In and out (unless `out` says otherwise) by the same protocol; durable: its sending queue in file_storage with an fsync a write."""
 
     def start(subject: Subject, folder: Path, sink: SinkAddress) -> int:
         (port,) = free_ports(1)
@@ -71,6 +73,7 @@ def collector(
             compression=compression,
             storage=folder / "storage" if durable else None,
             tail_sampling=tail_sampling,
+            out=out or protocol,
         )
         subject.start(collector_command("collector", configs.write(folder / "collector.yaml", config), [port]))
         return port
@@ -84,8 +87,9 @@ def collector_config(
     port: int,
     sink: SinkAddress,
     compression: str,
-    storage: Path | None = None,
-    tail_sampling: dict[str, Any] | None = None,
+    storage: Path | None,
+    tail_sampling: dict[str, Any] | None,
+    out: Protocol,
 ) -> dict[str, Any]:
     queue: dict[str, Any] = {"block_on_overflow": True}
     extensions: dict[str, Any] = {}
