@@ -161,13 +161,16 @@ def run_ack_latency(bench: Workbench, pairs: int, with_reference: bool, say: Cal
 
 
 def run_idle_memory(bench: Workbench, say: Callable[[str], None]) -> list[Figure]:
-    """Resident memory of an edge that has nothing to do, with Forward and HTTP, five seconds after its start."""
-    with bench.subject(variants.idle_edge("idle")) as (subject, _):
-        time.sleep(5)
-        subject.check_alive()
-        resident_mb = subject.rss_bytes() / MEGABYTE
-    say(f"idle edge: {resident_mb:.1f} MB")
-    return [Figure("idle_edge_resident", resident_mb, "MB", aim=64)]
+    """Resident memory of an edge that has nothing to do, five seconds after its start: with Forward and HTTP, and with OTLP too."""
+    figures = []
+    for name, otlp, aim in (("idle_edge_resident", False, 64), ("idle_edge_resident_with_otlp", True, 90)):
+        with bench.subject(variants.idle_edge("idle", otlp=otlp)) as (subject, _):
+            time.sleep(5)
+            subject.check_alive()
+            resident_mb = subject.rss_bytes() / MEGABYTE
+        say(f"{name}: {resident_mb:.1f} MB")
+        figures.append(Figure(name, resident_mb, "MB", aim=aim))
+    return figures
 
 
 def run_growth(bench: Workbench, duration_s: float, say: Callable[[str], None]) -> list[Figure]:

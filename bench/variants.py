@@ -97,17 +97,24 @@ def collector_chain(name: str) -> Variant:
     return Variant(name, start)
 
 
-def idle_edge(name: str) -> Variant:
-    """An edge on its defaults, with only its addresses and its folder set: Forward and HTTP, SQLite, the rotating file exporter."""
+def idle_edge(name: str, *, otlp: bool) -> Variant:
+    """An edge on its defaults, with only its addresses and its folder set: SQLite, the rotating file exporter, Forward and HTTP.
+
+    `otlp`: with its receivers of OTLP too, by gRPC and by HTTP, and what it does with traces and metrics."""
 
     def start(subject: Subject, folder: Path, sink: SinkAddress) -> int:
-        port, http_port = free_ports(2)
+        port, http_port, grpc_port, otlp_http_port = free_ports(4)
+        addresses = {"otlp_grpc": grpc_port, "otlp_http": otlp_http_port}
         config = {
             "data_dir": str(folder / "data"),
             "http": {"listen": f"127.0.0.1:{http_port}"},
-            "receivers": {"forward": {"listen": f"127.0.0.1:{port}"}},
+            "receivers": {
+                "forward": {"listen": f"127.0.0.1:{port}"},
+                **{receiver: {"listen": f"127.0.0.1:{own_port}"} if otlp else False for receiver, own_port in addresses.items()},
+            },
         }
-        subject.start(emp_pipe_command("edge", configs.write(folder / "edge.yaml", config), [port, http_port], role="edge"))
+        ports = [port, http_port, *(addresses.values() if otlp else ())]
+        subject.start(emp_pipe_command("edge", configs.write(folder / "edge.yaml", config), ports, role="edge"))
         return port
 
     return Variant(name, start)
