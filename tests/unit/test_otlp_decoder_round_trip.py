@@ -143,6 +143,28 @@ def test_json_with_white_space_is_json_without_it(signal: str) -> None:
     check()
 
 
+@pytest.mark.parametrize("signal", ["traces", "metrics"])
+def test_the_json_that_we_write_reads_back_as_what_it_was_written_from(signal: str) -> None:
+    cls = CLASSES[signal][0]
+
+    @given(messages(cls, depth=7, unknown=False))
+    def check(request: Any) -> None:
+        usual(signal, request)
+        decoder = OtlpDecoder(Normalizer(unfold=False), signal=signal)  # type: ignore[arg-type]
+        read = decoder.decode(request.SerializeToString(), now_unix_nano=NOW)
+        if read.batch is None:
+            return
+        again = cls()
+        for line in read.batch.to_json_lines().splitlines():
+            one = decoder.decode(line, encoding="json", now_unix_nano=NOW)
+            assert one.rejected == [], one.rejected[0].detail
+            assert one.batch is not None
+            again.MergeFromString(one.batch.to_block("none", topic=signal, block_id="b").payload("none"))
+        assert rows_of(signal, again) == rows_of(signal, request)
+
+    check()
+
+
 def test_mutated_requests_never_panic_and_items_never_vanish() -> None:
     @given(
         st.sampled_from(list(CLASSES)).flatmap(lambda signal: st.tuples(st.just(signal), messages(CLASSES[signal][0], depth=6))), st.data()
