@@ -289,13 +289,26 @@ def test_events_are_flagged_by_type_and_by_name() -> None:
     assert one.batch.event_count == 4
 
 
-def test_the_job_of_a_span_is_a_column_and_its_bytes_stay() -> None:
+@pytest.mark.parametrize(
+    ("attrs", "job"),
+    [
+        ({"job_id": "job-1"}, "job-1"),
+        ({"jobId": "job-1"}, "job-1"),
+        ({"baggage.job_id": "job-1"}, "job-1"),
+        ({"jobId": "other", "job_id": "job-1", "baggage.job_id": "other"}, "job-1"),
+    ],
+)
+def test_the_job_of_a_span_is_a_column_and_its_bytes_stay(attrs: dict[str, str], job: str) -> None:
     data = ExportTraceServiceRequest()
     span = data.resource_spans.add().scope_spans.add().spans.add(trace_id=bytes(range(16)), span_id=bytes(range(8)))
-    span.attributes.extend(attributes({"job_id": "job-1"}))
+    span.attributes.extend(attributes(attrs))
     one = OtlpDecoder(Normalizer(), signal="traces").decode(data.SerializeToString(), now_unix_nano=NOW)
     assert one.batch is not None
-    assert pa.record_batch(one.batch.to_arrow(["job_id"])).to_pylist() == [{"job_id": "job-1"}]
+    block = one.batch.to_block("none", topic="traces", block_id="b")
+
+    assert span.SerializeToString() in block.payload("none")
+    for batch in (one.batch, block.decode()):
+        assert pa.record_batch(batch.to_arrow(["job_id"])).to_pylist() == [{"job_id": job}]
 
 
 def test_of_a_key_that_occurs_twice_the_last_one_counts_in_a_record_that_is_changed() -> None:

@@ -41,6 +41,8 @@ impl Codec {
 const KEEP_SCRATCH_BYTES: usize = 4 << 20;
 /// What an unknown inflated size is allowed to take before a byte has been inflated.
 const FIRST_RESERVE_BYTES: usize = 1 << 20;
+/// zstd windows above 128 MiB are refused, as zstd's own tools do: a few bytes may ask for one of gigabytes.
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
 #[derive(Default)]
 struct Scratch {
@@ -136,7 +138,10 @@ pub fn decompress(codec: Codec, data: &[u8], max_bytes: usize, known_bytes: Opti
             Ok(0)
         }
         Codec::Gzip => flate2::read::MultiGzDecoder::new(data).take(cap).read_to_end(&mut out),
-        Codec::Zstd => zstd::stream::read::Decoder::with_buffer(data).and_then(|decoder| decoder.take(cap).read_to_end(&mut out)),
+        Codec::Zstd => zstd::stream::read::Decoder::with_buffer(data).and_then(|mut decoder| {
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+            decoder.take(cap).read_to_end(&mut out)
+        }),
     };
     read.map_err(|error| CoreError::new(kind, 0, format!("{}: the body cannot be inflated ({error})", codec.name())))?;
     if out.len() > max_bytes {

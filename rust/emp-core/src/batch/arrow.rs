@@ -220,7 +220,9 @@ impl<'a> Scanned<'a> {
             }
             for (column, found) in self.attributes.iter_mut().zip(&mut found) {
                 let of_resource = column.of_resource[batch.columns.resource[row] as usize].as_deref();
-                append(&mut column.builder, found.take().as_deref().or(of_resource));
+                // The column also knows a job by the other names that spans have for it.
+                let of_column = (column.key == "job_id").then(|| batch.view(batch.columns.job_id[row])).flatten();
+                append(&mut column.builder, found.take().as_deref().or(of_column).or(of_resource));
             }
         }
         Ok(())

@@ -113,7 +113,7 @@ pub struct Columns {
     pub span_id: Vec<[u8; 8]>,
     /// The string body.
     pub body: Vec<View>,
-    /// Attribute `job_id`.
+    /// Attribute `job_id`; without it, `jobId` or `baggage.job_id`.
     pub job_id: Vec<View>,
     /// Attribute `event_type`.
     pub event_type: Vec<View>,

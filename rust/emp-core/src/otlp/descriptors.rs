@@ -260,7 +260,8 @@ static SUMMARY_DATA_POINT: [Descriptor; 7] = [
     one(8, "flags", Uint32),
 ];
 static QUANTILE: [Descriptor; 2] = [one(1, "quantile", Double), one(2, "value", Double)];
-static EXEMPLAR: [Descriptor; 6] = [
+/// Exemplar.
+pub static EXEMPLAR: [Descriptor; 6] = [
     many(7, "filteredAttributes", Message(&KEY_VALUE)),
     one(2, "timeUnixNano", Fixed64),
     maybe(3, "asDouble", Double),

@@ -194,6 +194,8 @@ fn scan_attribute(field: &Field<'_>, extremes: &mut Extremes, facts: &mut RowFac
     extremes.max_value_bytes = extremes.max_value_bytes.max(measured(string, value));
     match key {
         b"job_id" => facts.job_id = view(string),
+        // As an SDK's own baggage processor names it, or JavaScript writes it: where the row has no `job_id`.
+        b"jobId" | b"baggage.job_id" if facts.job_id == View::NONE => facts.job_id = view(string),
         b"event_type" => {
             facts.event_type = view(string);
             facts.flags |= if string.is_some() { FLAG_EVENT } else { 0 };

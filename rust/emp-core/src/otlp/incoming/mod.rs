@@ -10,6 +10,7 @@ mod metrics;
 #[cfg(test)]
 mod tests;
 mod usual;
+mod usual_point;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -7,13 +7,14 @@ use proptest::prelude::*;
 
 use super::keys::ERROR;
 use super::usual::{self, Log};
+use super::usual_point::is_usual;
 use super::{Decoder, Encoding, Read};
 use crate::batch::{Extremes, Signal};
 use crate::compress::Codec;
 use crate::error::ErrorKind;
 use crate::normalize::Normalizer;
 use crate::otlp::decode::decode_foreign;
-use crate::otlp::descriptors::{LOG, SPAN};
+use crate::otlp::descriptors::{LOG, METRIC, SPAN, inner};
 use crate::otlp::encode::encode;
 use crate::otlp::scan::scan_row;
 use crate::otlp::validate::validate;
@@ -143,6 +144,21 @@ fn span() -> impl Strategy<Value = Vec<u8>> {
     vec(one, 0..8).prop_map(move |fields| [ids.clone(), fields.concat()].concat())
 }
 
+fn point() -> impl Strategy<Value = Vec<u8>> {
+    let exemplar = (vec(attribute(7), 0..2), id(), number())
+        .prop_map(|(attributes, id, time)| [attributes.concat(), field(5, &id), fixed64(2, time)].concat());
+    let one = prop_oneof![
+        3 => attribute(7),
+        3 => attribute(9),
+        4 => (prop::sample::select(vec![2u32, 3, 4, 5, 6, 11, 12]), number()).prop_map(|(field, value)| fixed64(field, value)),
+        2 => (prop::sample::select(vec![6u32, 7]), vec(any::<u8>(), 0..20)).prop_map(|(number, packed)| field(number, &packed)),
+        2 => (prop::sample::select(vec![8u32, 10]), number()).prop_map(|(field, value)| uint(field, value)),
+        1 => (prop::sample::select(vec![5u32, 8]), exemplar).prop_map(|(number, exemplar)| field(number, &exemplar)),
+        1 => vec(any::<u8>(), 0..4),
+    ];
+    vec(one, 0..6).prop_map(|fields| fields.concat())
+}
+
 fn metric() -> impl Strategy<Value = Vec<u8>> {
     let point = prop_oneof![
         3 => (vec(attribute(7), 0..2), number()).prop_map(|(attributes, value)| [fixed64(6, value), attributes.concat()].concat()),
@@ -197,6 +213,14 @@ proptest! {
             prop_assert_eq!(validate(Reader::at(&message, base), &SPAN, 97), Ok(()));
             let expected = scan_row(Signal::Traces, &message, base, &mut theirs).unwrap();
             prop_assert_eq!(format!("{facts:?} {ours:?}"), format!("{expected:?} {theirs:?}"));
+        }
+    }
+
+    #[test]
+    fn a_data_point_that_is_usual_is_whole(point in point(), data in prop::sample::select(vec![5u32, 7, 9, 10, 11])) {
+        if is_usual(data, &point) {
+            let descriptors = inner(inner(&METRIC, data), 1);
+            prop_assert_eq!(validate(Reader::new(&point), descriptors, 95), Ok(()));
         }
     }
 

@@ -16,7 +16,7 @@ use crate::otlp::value::{AnyValue, any_value};
 use crate::otlp::wire::Reader;
 
 /// Bytes of a row, read forward; every read is checked.
-struct Bytes<'a> {
+pub(super) struct Bytes<'a> {
     data: &'a [u8],
     at: usize,
     /// Where `data` begins in the row buffer.
@@ -45,7 +45,7 @@ fn is_text(bytes: &[u8]) -> bool {
 
 /// A value that is a string, or the size of one that is not.
 #[derive(Clone, Copy)]
-enum Value<'a> {
+pub(super) enum Value<'a> {
     Text(&'a [u8], View),
     /// Its length and its first byte, 0 for none.
     Other(usize, u8),
@@ -75,6 +75,20 @@ impl Value<'_> {
 }
 
 impl<'a> Bytes<'a> {
+    /// At the beginning of a message.
+    #[inline(always)]
+    pub(super) fn new(data: &'a [u8]) -> Self {
+        Self { data, at: 0, base: 0 }
+    }
+
+    /// A tag of one byte, stepped over; None at the end.
+    #[inline(always)]
+    pub(super) fn tag(&mut self) -> Option<u8> {
+        let tag = self.data.get(self.at).copied();
+        self.at += 1;
+        tag
+    }
+
     #[inline(always)]
     fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let taken = self.data.get(self.at..)?.get(..len)?;
@@ -102,7 +116,7 @@ impl<'a> Bytes<'a> {
 
     /// The payload of a length-delimited field, at its length.
     #[inline(always)]
-    fn bytes(&mut self) -> Option<&'a [u8]> {
+    pub(super) fn bytes(&mut self) -> Option<&'a [u8]> {
         let len = self.len()?;
         self.take(len)
     }
@@ -113,7 +127,7 @@ impl<'a> Bytes<'a> {
     }
 
     #[inline(always)]
-    fn fixed64(&mut self) -> Option<u64> {
+    pub(super) fn fixed64(&mut self) -> Option<u64> {
         self.take(8).and_then(|bytes| bytes.first_chunk::<8>()).map(|bytes| u64::from_le_bytes(*bytes))
     }
 
@@ -125,7 +139,7 @@ impl<'a> Bytes<'a> {
 
     /// A varint whose value does not matter.
     #[inline(always)]
-    fn varint(&mut self) -> Option<()> {
+    pub(super) fn varint(&mut self) -> Option<()> {
         let end = self.data.get(self.at..)?.iter().take(10).position(|byte| *byte < 0x80)?;
         self.at += end + 1;
         Some(())
@@ -172,7 +186,7 @@ impl<'a> Bytes<'a> {
 
     /// The `KeyValue` whose length is next.
     #[inline(always)]
-    fn attribute(&mut self) -> Option<(&'a [u8], Value<'a>)> {
+    pub(super) fn attribute(&mut self) -> Option<(&'a [u8], Value<'a>)> {
         let len = self.len()?;
         let start = self.at;
         let pair = self.take(len)?;
@@ -237,6 +251,7 @@ fn widen(extremes: &mut Extremes, key: &[u8], value: &Value<'_>) {
 fn known_attribute(facts: &mut RowFacts, key: &[u8], value: &Value<'_>) {
     match key {
         b"job_id" => facts.job_id = value.view(),
+        b"jobId" | b"baggage.job_id" if facts.job_id == View::NONE => facts.job_id = value.view(),
         b"event_type" => {
             facts.event_type = value.view();
             facts.flags |= if let Value::Text(..) = value { FLAG_EVENT } else { 0 };
