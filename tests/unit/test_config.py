@@ -77,7 +77,7 @@ def test_a_wrong_value_is_named_with_its_line_and_without_the_value() -> None:
     assert "s3cret" not in problem
 
 
-@pytest.mark.parametrize("address", ["localhost:4318", "ftp://host", "http://", "http://user:hunter2@host:4318"])
+@pytest.mark.parametrize("address", ["localhost:4318", "ftp://host", "http://", "https://ingress dash0", "http://user:hunter2@host:4318"])
 def test_an_endpoint_of_own_metrics_that_cannot_work_or_holds_a_password_is_refused(address: str) -> None:
     (problem,) = problems(f'self_metrics: {{otlp_endpoint: "{address}"}}\n')
     assert problem.startswith("emp.yaml:2: self_metrics.otlp_endpoint: must")
