@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.client
+import re
 import signal
 import socket
 import ssl
@@ -344,6 +346,23 @@ def test_a_port_that_is_taken_ends_the_start_with_the_setting_named(bench: OtlpB
         result = run(*bench.arguments)
     assert result.returncode == 2
     assert f"{kind}: listen: another process listens on 127.0.0.1:{bench.otlp_port}" in result.stderr
+
+
+@pytest.mark.parametrize("kind", ["otlp_http", "otlp_grpc"])
+def test_a_bomb_takes_the_memory_of_the_limit_and_not_of_what_it_would_be(bench: OtlpBench, kind: str) -> None:
+    bench.receive(kind, "")
+    zeros = bytes(512 << 20)
+    with running(*bench.arguments) as process:
+        _send(kind, bench.otlp_port)
+        if kind == "otlp_http":
+            assert post(bench.otlp_port, gzip.compress(zeros, 1), Content_Encoding="gzip").status == 413
+        else:
+            with channel(bench.otlp_port) as opened:
+                assert export(opened, zeros, compression=grpc.Compression.Gzip) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        _send(kind, bench.otlp_port)
+        peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.process.pid}/status").read_text())
+        assert peak is not None
+        assert int(peak[1]) < 300 << 10
 
 
 def test_grpc_is_not_imported_where_no_receiver_or_exporter_speaks_it(bench: OtlpBench) -> None:

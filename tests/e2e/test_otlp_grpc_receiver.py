@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -103,3 +104,12 @@ async def test_metadata_of_any_kind_does_not_matter(tmp_path: Path) -> None:
     async with running("grpc", tmp_path) as server, connected(server) as client:
         await client.channel.unary_unary(METHODS["logs"])(GOOD, timeout=PATIENCE_S, metadata=metadata)
         assert server.intake.received == 3
+
+
+async def test_no_other_process_can_share_the_port(tmp_path: Path) -> None:
+    async with running("grpc", tmp_path) as server:
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            with pytest.raises(OSError, match="in use"):
+                other.bind(server.address)

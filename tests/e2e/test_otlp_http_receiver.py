@@ -311,7 +311,15 @@ async def test_a_browser_of_an_allowed_page_learns_what_it_may_send(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "origin", ["https://evil.example.com", "http://app.example.com", "https://app.example.com.evil", "null", "https://pages.example"]
+    "origin",
+    [
+        "https://evil.example.com",
+        "http://app.example.com",
+        "https://app.example.com.evil",
+        "null",
+        "https://pages.example",
+        "https://evil.example/a.pages.example",
+    ],
 )
 async def test_a_browser_of_another_page_gets_no_permission(tmp_path: Path, origin: str) -> None:
     async with running("http", tmp_path, cors=CORS) as server, connected(server) as client:

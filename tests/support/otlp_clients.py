@@ -8,6 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 
@@ -48,10 +49,10 @@ def channel(port: int, credentials: grpc.ChannelCredentials | None = None) -> It
         yield opened
 
 
-def export(opened: grpc.Channel, body: bytes = GOOD, token: str = "") -> grpc.StatusCode:
+def export(opened: grpc.Channel, body: bytes = GOOD, token: str = "", compression: Any = None) -> grpc.StatusCode:
     metadata = (("authorization", f"Bearer {token}"),) if token else ()
     try:
-        opened.unary_unary(METHODS["logs"])(body, timeout=PATIENCE_S, metadata=metadata)
+        opened.unary_unary(METHODS["logs"])(body, timeout=PATIENCE_S, metadata=metadata, compression=compression)
     except grpc.RpcError as error:
         return error.code()  # type: ignore[no-any-return]
     return grpc.StatusCode.OK
