@@ -79,7 +79,7 @@ class Pipeline:
         self.log: Log = buffer.component("buffer", config.buffer, self.context)
         self.exporters = {name: self.build_exporter(name, settings) for name, settings in config.exporters.items()}
         self.derivers = self.build_derivers(config, {})
-        self.writer = LogWriter(self.log, topics=self.topics(), codec=self.codec(self.exporters), clock=clock)
+        self.writer = LogWriter(self.log, topics=self.topics(), codec=self.codec(self.exporters), codecs=self.codecs(), clock=clock)
         self.intake = PipelineIntake(self.writer, self.taps, self._fail)
         self.intake.set_processors(self.build_processors(config))
         self.receivers = {name: self.build_receiver(name, settings) for name, settings in config.receivers.items()}
@@ -167,6 +167,10 @@ class Pipeline:
     def topics(self) -> frozenset[Topic]:
         """Return the topics that some group reads: of the others nothing is written."""
         return frozenset(topic for spec in self.groups() for topic in spec.topics)
+
+    def codecs(self) -> dict[Topic, Any]:
+        """Return the codecs of topics that have another one: traces that are held for a decision are held compressed, whatever is sent."""
+        return {Topic.TRACES_IN: "zstd"} if any(slot.wiring.tail_samples for slot in self.derivers.values()) else {}
 
     @staticmethod
     def codec(exporters: Mapping[str, ExporterSlot]) -> Any:

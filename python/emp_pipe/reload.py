@@ -76,7 +76,7 @@ async def reload(pipeline: Pipeline, config: PipelineConfig) -> None:
         await _flush(pipeline, gone_derivers, read_before & pipeline.topics(), deadline_s)
     if gone_exporters or new_exporters or gone_derivers or new_derivers:
         await pipeline.log.set_groups(pipeline.groups())
-        pipeline.writer.set_topics(pipeline.topics())
+        pipeline.writer.set_topics(pipeline.topics(), pipeline.codecs())
     for deriver in new_derivers.values():
         pipeline.start_deriver(deriver, contained=True)
     for exporter in new_exporters.values():

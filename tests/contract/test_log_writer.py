@@ -132,6 +132,19 @@ async def test_blocks_hold_at_most_a_mebibyte_but_for_a_larger_record(opened: Op
     assert len(sizes) <= 6
 
 
+async def test_a_topic_can_have_a_codec_of_its_own_also_after_a_reload(opened: OpenLog, writer: Writers) -> None:
+    await opened.open(group("a", Topic.LOGS, Topic.EVENTS))
+    intake = writer(Topic.LOGS, Topic.EVENTS, codec="none", codecs={Topic.EVENTS: "zstd"})
+    found = []
+    for codecs in (None, {Topic.LOGS: "gzip"}):
+        intake.set_topics((Topic.LOGS, Topic.EVENTS), codecs)
+        await intake.submit(Arrival("forward", batch=batch([1], event_type="x"), received=1))
+        deliveries = await opened.read("a")
+        found.append(sorted((delivery.topic, delivery.block.codec) for delivery in deliveries))
+        await opened.log.commit("a", acks=deliveries)
+    assert found == [[("events", "zstd"), ("logs", "none")], [("events", "none"), ("logs", "gzip")]]
+
+
 async def test_event_and_error_rows_are_copied_in_the_same_append_where_somebody_reads_them(opened: OpenLog, writer: Writers) -> None:
     gate = Gate(await opened.open(group("a"), group("bus", Topic.EVENTS), group("sentry", Topic.ERRORS)))
     gate.open()

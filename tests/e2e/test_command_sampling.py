@@ -208,6 +208,18 @@ def test_memory_bytes_decides_the_oldest_early_and_loses_nothing(bench: Sampling
         assert early + bench.metric("emp_pipe_tail_sample_open_traces") == 5000
 
 
+def test_traces_wait_compressed_whatever_the_destination_takes(bench: SamplingBench) -> None:
+    bench.write(
+        receivers=f'{{otlp_http: {{listen: "127.0.0.1:{bench.otlp_port}"}}}}',
+        processors="{tail_sample: {decision_wait_s: 3600}}",
+        exporters='{otlp_grpc: {endpoint: "http://127.0.0.1:1"}}',
+    )
+    with running(*bench.arguments):
+        bench.send(*(span(f"{at}", trace(1), attributes=keyed(same="x" * 1000)) for at in range(500)))
+        held = until(lambda: bench.groups()["tail_sample"]["held_bytes"], "the traces are in the log")
+        assert held < 500 * 100, "a kilobyte of the same in each of 500 spans"
+
+
 SAMPLES: list[tuple[str, set[str], set[str]]] = [
     ("", {"kept", "error"}, {"info", "debug", "bad"}),
     ("traces_percent: 100", {"kept", "error", "dropped"}, {"info", "debug", "bad"}),

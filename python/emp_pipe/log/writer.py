@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
@@ -62,19 +62,20 @@ class LogWriter:
         *,
         topics: Iterable[Topic],
         codec: Codec = "gzip",
+        codecs: Mapping[Topic, Codec] | None = None,
         level: int = 1,
         waiting_bytes_limit: int = WAITING_BYTES,
         clock: Clock | None = None,
     ) -> None:
-        """`topics` are those that some group reads: of the others nothing is written."""
+        """`topics` are those that some group reads: of the others nothing is written. `codecs`: of topics that have another."""
         from emp_pipe._core import encode_block
 
         self._encode_block = encode_block
         self._log = log
         self._routes = Routes(topics)
         self._codec: Codec = codec
+        self._codecs = dict(codecs or {})
         self._level = level
-        self._inline_bytes = BLOCK_BYTES if codec == "none" else INLINE_BYTES
         self._waiting_bytes_limit = waiting_bytes_limit
         self._waiting: list[_Submitted] = []
         self._waiting_bytes = 0
@@ -92,9 +93,11 @@ class LogWriter:
         self._block_prefix = f"{self._clock.unix_nano() // 1_000_000:012x}{os.urandom(6).hex()}"
         self._block_number = 0
 
-    def set_topics(self, topics: Iterable[Topic]) -> None:
+    def set_topics(self, topics: Iterable[Topic], codecs: Mapping[Topic, Codec] | None = None) -> None:
         """Say anew what groups read, after the log's groups have changed."""
         self._routes = Routes(topics)
+        if codecs is not None:
+            self._codecs = dict(codecs)
 
     async def routed(self) -> None:
         """Return when nothing is under way to the log any more that was filed by what `set_topics` said before."""
@@ -301,15 +304,17 @@ class LogWriter:
         return Append(blocks, checkpoints, list(books.values()), dead, list(kept_chunks))
 
     async def _encode(self, topic: Topic, batches: Sequence[Batch], blocks: list[Block]) -> None:
+        codec = self._codecs.get(topic, self._codec)
+        inline_bytes = BLOCK_BYTES if codec == "none" else INLINE_BYTES
         for part, size in _parts(batches):
             block_id = f"{self._block_prefix}{self._block_number:010x}"
             self._block_number += 1
-            if size <= self._inline_bytes:
-                blocks.append(self._encode_block(part, self._codec, topic=topic.value, block_id=block_id, level=self._level))
+            if size <= inline_bytes:
+                blocks.append(self._encode_block(part, codec, topic=topic.value, block_id=block_id, level=self._level))
                 continue
 
             def encode(part: Sequence[Batch] = part, block_id: str = block_id) -> Block:
-                return self._encode_block(part, self._codec, topic=topic.value, block_id=block_id, level=self._level)
+                return self._encode_block(part, codec, topic=topic.value, block_id=block_id, level=self._level)
 
             blocks.append(await asyncio.get_running_loop().run_in_executor(self._pool, encode))
 
