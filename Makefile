@@ -152,7 +152,7 @@ interop: build ## Unmodified counterparts in Node and Go against ours, where the
 # --- benchmarks ------------------------------------------------------------------------------------------------------------
 
 .PHONY: bench
-bench: ## Speed and memory beside the OpenTelemetry Collector, about 12 minutes (BENCH_CASES=part,part BENCH_PAIRS=7 BENCH_LONG=1)
+bench: ## Speed and memory beside the OpenTelemetry Collector, about 30 minutes (BENCH_CASES=part,part BENCH_PAIRS=7 BENCH_LONG=1)
 	@$(MAKE) build PROFILE=release
 	@$(PY) -m bench
 

@@ -1,8 +1,8 @@
 """`python -m bench` (`make bench`): run the cases, print the table, write `bench/out/latest.json`.
 
-BENCH_PAIRS (default 7), BENCH_CASES (comma-separated parts of names; default all; everything of OTLP is `otlp,tail,aggregation`),
-BENCH_LONG=1 (memory over ten minutes instead of half a minute). A case that cannot run says why: "not run: …".
-Ends with status 1 when a run was void, 0 otherwise: a missed bar is a result.
+BENCH_PAIRS (default 7), BENCH_CASES (comma-separated parts of names, `^part` for their beginning; default all; everything of OTLP is
+`^otlp,tail,aggregation,idle`), BENCH_LONG=1 (memory over ten minutes instead of half a minute). A case that cannot run says why:
+"not run: …". Ends with status 1 when a run was void, 0 otherwise: a missed bar is a result.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> int:
         steps["tail_sampling_million_spans_in_flight"] = lambda: cases_otlp.run_tail_in_flight(bench, with_collector, _say)
         steps["aggregation_100k_streams_resident"] = lambda: cases_otlp.run_aggregation(bench, _say)
         for name, step in steps.items():
-            if wanted and not any(part in name for part in wanted):
+            if wanted and not any(name.startswith(part[1:]) if part.startswith("^") else part in name for part in wanted):
                 continue
             try:
                 figures += step()
