@@ -120,6 +120,8 @@ class Acceptor:
             self._log.warning("tls time", "%s: refused, no TLS handshake within %.0f s", host, self._timeout_s)
         except ssl.SSLError as error:
             reason = (error.reason or str(error)).replace("_", " ").lower()
+            if isinstance(error, ssl.SSLCertVerificationError) and error.verify_message:
+                reason += f": {error.verify_message}"
             self._log.warning(
                 "tls", "%s: refused, TLS failed (%s); check the certificates and their authorities on both sides", host, reason
             )

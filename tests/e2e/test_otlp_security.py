@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,16 @@ async def test_with_a_client_authority_only_its_clients_get_in_and_their_name_is
             assert (await client.send("traces", encoded(BAD_ITEM))).rejected == 1
             (letter,) = server.intake.dead
             assert letter.peer.startswith("worker.example (")
+
+
+async def test_a_client_whose_certificate_has_expired_does_not_get_in(
+    tmp_path: Path, transport: Transport, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    expired = certificates.issue("client", "worker.example", not_after=datetime.now(UTC) - timedelta(days=1))
+    async with running(transport, tmp_path, tls=certificates.server(mutual=True)) as server:
+        await does_not_get_in(server, certificates, expired)
+        if transport == "http":  # gRPC does not tell why a handshake failed
+            assert any("certificate verify failed: certificate has expired" in line for line in caplog.messages)
 
 
 async def test_a_renewed_certificate_is_shown_after_a_reload_and_open_connections_stay(

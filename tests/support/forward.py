@@ -8,6 +8,7 @@ import gzip
 import struct
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -316,9 +317,9 @@ class Certificates:
         self.ca_file = directory / "ca.pem"
         self.authority.cert_pem.write_to_path(self.ca_file)
 
-    def issue(self, name: str, *identities: str) -> tuple[Path, Path]:
+    def issue(self, name: str, *identities: str, not_after: datetime | None = None) -> tuple[Path, Path]:
         """Return the files of a certificate and its key."""
-        issued = self.authority.issue_cert(*(identities or ("localhost", "127.0.0.1")))
+        issued = self.authority.issue_cert(*(identities or ("localhost", "127.0.0.1")), not_after=not_after)
         cert, key = self._directory / f"{name}.pem", self._directory / f"{name}.key"
         cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
         issued.private_key_pem.write_to_path(key)
