@@ -160,6 +160,17 @@ async def test_outputs_say_red_done_where_red_metrics_are_made_beside_the_sample
     assert (block.red_done, block.codec) == (True, "none")
 
 
+@pytest.mark.parametrize(("final", "sent"), [(True, [1, 2]), (False, [1])])
+async def test_the_last_tick_waits_for_no_block_to_be_complete(opened: OpenLog, final: bool, sent: list[int]) -> None:
+    sampling = await TailSampling(opened).open()
+    await sampling.send(span(KEPT_BY_10_PERCENT, 1))
+    await sampling.after(20)
+    await sampling.send(span(KEPT_BY_10_PERCENT, 2), span(DROPPED_BY_10_PERCENT, 3))
+    sampling.now_s += 10
+    await sampling.tick(final=final)
+    assert numbers(await sampling.out()) == sent
+
+
 async def test_the_last_tick_sends_what_is_decided_and_leaves_the_rest_in_the_log(opened: OpenLog) -> None:
     sampling = await TailSampling(opened).open()
     await sampling.send(span(KEPT_BY_10_PERCENT, 1), span(trace_id(1), 2, status=ERROR))
