@@ -51,7 +51,7 @@ class Places:
 
 
 class AcceptedProtocol(asyncio.BufferedProtocol):
-    """A connection's protocol; once made, it gives its place back itself."""
+    """A connection's protocol; it gives its place back when it is lost, also where it was never made."""
 
     is_made = False
 
@@ -128,8 +128,8 @@ class Acceptor:
         except OSError as error:  # the peer went away
             self._log.log(logging.DEBUG, "gone", "%s went away while connecting: %s", host, error)
         finally:
-            if not protocol.is_made:
-                self._places.leave(host)
+            if not protocol.is_made:  # nobody else tells it: it gives its place back, and nobody waits for its end
+                protocol.connection_lost(None)
                 sock.close()
 
 

@@ -2,9 +2,8 @@
 
     head ─▶ begin: refuse, or grant the body's bytes ─▶ body ─▶ complete ─▶ … durable … ─▶ respond ─▶ next head
 
-aiohttp's server copies a body four times and costs four times the CPU at 400 kB a request (measured: 320 µs against 80), and its
-limits come after the reading; hence our own. There is no task for a connection and none for a request. Requests on one connection are
-answered one by one. Not here: who may connect (`accepting.py`), what is said (a `Service`), the head's syntax (`http_head.py`).
+Why it is not aiohttp's: `docs/decisions/007-otlp-http-server.md`. There is no task for a connection and none for a request; requests on
+one are answered one by one. Not here: who may connect (`accepting.py`), what is said (a `Service`), a head's syntax (`http_head.py`).
 """
 
 from __future__ import annotations
@@ -131,6 +130,8 @@ class HttpConnection(AcceptedProtocol):
         self.is_made = True
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.closed.is_set():
+            return
         self.state = State.CLOSING
         self._give_up_request()
         self.closed.set()

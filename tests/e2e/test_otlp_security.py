@@ -242,6 +242,22 @@ async def test_a_client_that_never_begins_tls_is_closed_after_its_time(tmp_path:
         assert server.receiver._service.places.taken == 0
 
 
+async def test_a_client_whose_tls_fails_leaves_nothing_behind_that_a_stop_would_wait_for(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    async with running("http", tmp_path, tls=certificates.server(), stop_within_s=1) as server:
+        reader, writer = await asyncio.open_connection(*server.address)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        async with asyncio.timeout(PATIENCE_S):
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+            writer.close()
+            service = server.receiver._service
+            while service.places.taken:  # noqa: ASYNC110 — nothing tells the end of a handshake
+                await asyncio.sleep(0.01)
+        assert not service.connections
+
+
 # --- addresses --------------------------------------------------------------------------------------
 
 ANY = [("0.0.0.0", 4318), ("::", 4318)]  # noqa: S104 — this is what is tested
