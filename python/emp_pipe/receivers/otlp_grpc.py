@@ -91,15 +91,17 @@ class OtlpGrpcReceiver:
             self._service = service = _Service(self.config, self._tokens, otlp)
             self._server = server = grpc.aio.server(handlers=[service], options=self._options())
             self._listen(server)
-            await server.start()
-            started.set()
+            starting = asyncio.ensure_future(server.start())
             try:
+                await asyncio.shield(starting)
+                started.set()
                 while not self._stop.is_set():
                     otlp.publish()
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(_SWEEP_INTERVAL_S):
                             await self._stop.wait()
             finally:
+                await asyncio.wait([starting])  # a server that is stopped while it starts leaves a task that fails
                 await server.stop(None)
                 otlp.publish()
                 otlp.close()
