@@ -166,9 +166,15 @@ def build(layer: Layer) -> PipelineConfig:
         errors.append(_unknown_key(layer, ("buffer_type",), _top_level_keys()))
     result = _validated(PipelineConfig, values, (), layer, errors)
     if result is not None and not errors:
+        found = list(problems(result.receivers, result.processors, result.exporters))
+        needless = {problem.path[1] for problem in found if problem.path in layer.offered}
+        if needless:
+            kept = {name: settings for name, settings in result.processors.items() if name not in needless}
+            result = result.model_copy(update={"processors": kept})
         errors += [
             ConfigError(ErrorKind.CONFIG_INVALID, place=layer.place(problem.path), detail=problem.detail, advice=problem.advice)
-            for problem in problems(result.receivers, result.processors, result.exporters)
+            for problem in found
+            if problem.path not in layer.offered
         ]
     if errors or result is None:
         raise ConfigErrors(errors)

@@ -22,6 +22,8 @@ class Layer:
     variables: dict[KeyPath, str] = field(default_factory=dict)
     origin: str = ""
     """The whole layer's name, for what has no place of its own."""
+    offered: set[KeyPath] = field(default_factory=set)
+    """Components that a role has for those who need them: without anybody they are left out, and no mistake."""
 
     def put(self, path: KeyPath, value: Any, *, variable: str = "", place: str = "") -> None:
         """Set one value, making the maps above it; `variable` names the environment variable that it came from."""
@@ -89,4 +91,5 @@ def merged(lower: Layer, upper: Layer, component_sections: frozenset[str]) -> La
         components = result.values.get(section)
         if isinstance(components, dict):
             result.values[section] = {name: value for name, value in components.items() if value is not False}
+    result.offered = {path for path in lower.offered if path not in upper.places} | upper.offered
     return result

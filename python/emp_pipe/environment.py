@@ -184,9 +184,10 @@ def traces_metrics_to(environment: Environment) -> tuple[str, str]:
 
 
 def put_processors(layer: Layer, names: Iterable[str], place: str) -> None:
-    """Put processors with their defaults."""
+    """Put processors with their defaults, for the exporters that take what they make."""
     for name in names:
         layer.put(("processors", name), {}, place=place)
+        layer.offered.add(("processors", name))
 
 
 def put_only(layer: Layer, exporter: str, signals: Sequence[str], place: str) -> None:

@@ -65,6 +65,17 @@ def test_a_file_without_receivers_does_not_run(written: Path) -> None:
     assert "no receivers are set" in result.stderr
 
 
+def test_what_a_role_makes_of_traces_and_metrics_is_left_out_where_only_logs_are_taken(written: Path) -> None:
+    written.write_text('exporters: {file: false, forward: {endpoint: "central.example:24224"}}\n')
+    result = run("edge", "--config", str(written), "--print-config")
+    assert result.returncode == 0, result.stderr
+    assert "processors: {}" in result.stdout
+    written.write_text(written.read_text() + "processors: {aggregate: {interval_s: 10}}\n")
+    result = run("edge", "--config", str(written), "--print-config")
+    assert result.returncode == 2
+    assert "aggregate makes metrics, and no exporter takes metrics" in result.stderr
+
+
 def test_a_wrong_variable_is_named() -> None:
     result = run("edge", "--print-config", PORT="80x")
     assert result.returncode == 2

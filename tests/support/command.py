@@ -94,7 +94,11 @@ class Running:
 
 @contextmanager
 def running(*arguments: str, ready: str = "health: ", **variables: str) -> Iterator[Running]:
-    """Start a command, wait until it says that it is ready (`ready=""`: do not), kill it at the end if it still runs."""
+    """Start a command, wait until it says that it is ready (`ready=""`: do not), kill it at the end if it still runs.
+
+    A role's OTLP listeners get free ports unless told otherwise: there may be a Collector on the usual ones, or a second role."""
+    if arguments[0] in ("edge", "central"):
+        variables = {"EMP_OTLP_GRPC_LISTEN": "127.0.0.1:0", "EMP_OTLP_HTTP_LISTEN": "127.0.0.1:0", **variables}
     process = subprocess.Popen(
         [sys.executable, "-m", "emp_pipe", *arguments],
         env=environment(**variables),
