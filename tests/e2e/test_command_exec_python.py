@@ -90,9 +90,11 @@ def bare(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def equipped(bare: Path) -> Path:
-    """Return another Python than the one that runs emp-pipe, with OpenTelemetry in its environment."""
+    """Return another Python than the one that runs emp-pipe, with OpenTelemetry in its environment and without emp-pipe."""
     (site,) = bare.parent.parent.glob("lib/python3*/site-packages")
-    (site / "equipped.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if not entry.name.startswith("emp_pipe") and not (site / entry.name).exists():
+            (site / entry.name).symlink_to(entry)
     return bare
 
 
