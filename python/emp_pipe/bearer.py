@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from emp_pipe.component import ComponentConfig
+from emp_pipe.errors import ConfigError, ErrorKind
 from emp_pipe.secret import Secret
 
 
@@ -51,10 +52,8 @@ class BearerTokens:
     def prepare(self) -> None:
         """Read the secrets. Raises ConfigError; then the tokens are unchanged."""
         place, config = self._place, self._config
-        tokens = [(secret.reveal(f"{place}: token").strip().encode(), "") for secret in config.token]
-        tokens += [
-            (secret.reveal(f"{place}: client_tokens.{name}").strip().encode(), name) for name, secret in config.client_tokens.items()
-        ]
+        tokens = [(_revealed(secret, f"{place}: token"), "") for secret in config.token]
+        tokens += [(_revealed(secret, f"{place}: client_tokens.{name}"), name) for name, secret in config.client_tokens.items()]
         self._tokens = tokens
 
     def client_of(self, authorization: str) -> str | None:
@@ -68,3 +67,10 @@ class BearerTokens:
             if hmac.compare_digest(offered, token) and found is None:
                 found = name
         return found if scheme.lower() == "bearer" else None
+
+
+def _revealed(secret: Secret, place: str) -> bytes:
+    token = secret.reveal(place).strip()
+    if not token:  # it would let in whoever sends the word Bearer alone
+        raise ConfigError(ErrorKind.CONFIG_INVALID, place=place, detail="the token is nothing but white space")
+    return token.encode()

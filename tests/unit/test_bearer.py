@@ -36,6 +36,12 @@ def test_a_token_of_its_own_names_its_client() -> None:
     assert [made.client_of(f"Bearer {token}") for token in ("one", "two", "common")] == ["ci", "gpu-7", ""]
 
 
+@pytest.mark.parametrize("settings", [{"token": " "}, {"token": ["good", "\t"]}, {"client_tokens": {"ci": "  "}}])
+def test_a_token_of_white_space_is_refused_for_it_would_let_everybody_in(settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="nothing but white space"):
+        tokens(**settings)
+
+
 def test_three_tokens_are_one_too_many() -> None:
     with pytest.raises(ValidationError):
         BearerConfig.model_validate({"token": ["a", "b", "c"]})

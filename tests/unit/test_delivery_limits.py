@@ -168,22 +168,29 @@ def test_spans_past_the_limit_of_a_trace_become_dead_letters_with_a_reason_of_th
     run_virtual(main)
 
 
-def test_a_row_that_is_broken_where_only_limits_look_becomes_a_dead_letter_and_holds_nothing_up() -> None:
+def test_a_row_that_is_broken_where_only_limits_look_becomes_a_dead_letter_and_its_neighbours_go() -> None:
     def field(number: int, payload: bytes) -> bytes:
         return bytes([number << 3 | 2, len(payload)]) + payload
+
+    def metric(value: bytes, more: bytes = b"") -> bytes:
+        return field(2, field(5, field(1, field(7, field(1, b"k") + field(2, field(1, value))) + more)))
 
     async def main(clock: VirtualClock, random: Random) -> None:
         exporter = ScriptedExporter(codec="none", merges=True)
         exporter.limits = DestinationLimits(max_value_bytes=8)
-        good = metric_block(3, codec="none")
-        long_value = field(7, field(1, b"k") + field(2, field(1, b"x" * 20)))
-        broken = field(1, field(2, field(2, field(5, field(1, long_value) + b"\x0a\x7f"))))
-        header = {**json.loads(good.header), "block_id": "broken", "uncompressed_bytes": len(broken), "max_value_bytes": 20, "records": 1}
+        rows = metric(b"before") + metric(b"x" * 20) + metric(b"y" * 20, more=b"\x0a\x7f") + metric(b"after")
+        request = field(1, field(2, rows))
+        sound = metric_block(3, codec="none")
+        header = {**json.loads(sound.header), "block_id": "broken", "uncompressed_bytes": len(request), "max_value_bytes": 20, "records": 4}
         async with delivering(exporter, clock=clock, random=random) as subject:
-            await subject.append([Block(json.dumps(header).encode(), broken), good])
+            await subject.append([Block(json.dumps(header).encode(), request), sound])
             await subject.until_done()
             letters, books = await subject.dead(), await subject.books()
-        assert [letter.reason for letter in letters] == [DeadReason.BLOCK_INVALID]
-        assert (books.acked, books.dead) == (3, 1)
+        assert [(letter.reason, letter.records) for letter in letters] == [(DeadReason.BLOCK_INVALID, 1)]
+        assert b"yyyy" in letters[0].payload
+        sent = b"".join(bytes(memoryview(parcel.block)) for parcel in exporter.parcels)
+        assert all(value in sent for value in (b"before", "…".encode(), b"after"))
+        assert b"yyyy" not in sent
+        assert (books.acked, books.dead) == (6, 1)
 
     run_virtual(main)

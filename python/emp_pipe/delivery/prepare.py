@@ -184,29 +184,48 @@ class Preparer:
             self._skip(ending, before - (batch.record_count if batch is not None else 0))
             if batch is None:
                 return None
-        limits = self._limits
-        if limits is not None:
-            try:
-                limited = limits.apply(batch, self._clock.unix_nano())
-            except CoreError as error:  # a row of another emp-pipe's block may be broken where only limits look
-                self._letter(
-                    ending, batch.to_block(codec, topic=block.topic, block_id=block.block_id), DeadReason.BLOCK_INVALID, str(error), 0
-                )
-                return None
-            for batch_apart, reason, detail in (
-                (limited.expired, DeadReason.EXPIRED, "older (or further ahead) than the destination accepts"),
-                (limited.trace_too_large, DeadReason.TRACE_TOO_LARGE, "past the spans of a trace that the destination accepts"),
-            ):
-                if batch_apart is not None:
-                    apart = batch_apart.to_block(self._codec(block), topic=block.topic, block_id=f"{block.block_id}.{reason.value}")
-                    self._letter(ending, apart, reason, detail, 0)
-            for limit, values in limited.truncated.items():
-                self._metrics.truncated(limit, values)
-            batch = limited.batch
-            if batch is None:
-                return None
+        if self._limits is not None and (batch := self._limited(ending, block, batch, self._limits)) is None:
+            return None
         reopened = batch.to_block(codec, topic=block.topic, block_id=block.block_id)
         return reopened.with_flags(decided=block.decided, red_done=block.red_done, aggregated=block.aggregated)
+
+    def _limited(self, ending: Ending, block: Block, batch: Batch, limits: DestinationLimits) -> Batch | None:
+        """Return the rows of a batch as the destination takes them, or None; those that it would refuse become dead letters."""
+        now_unix_nano = self._clock.unix_nano()
+        try:
+            limited = limits.apply(batch, now_unix_nano)
+        except CoreError:  # a row of another emp-pipe's block may be broken where only limits look
+            sound = self._sound(ending, block, batch, limits)
+            if not sound:
+                return None
+            limited = limits.apply(_core.encode_block(sound, "none", topic=block.topic, block_id="").decode(), now_unix_nano)
+        for batch_apart, reason, detail in (
+            (limited.expired, DeadReason.EXPIRED, "older (or further ahead) than the destination accepts"),
+            (limited.trace_too_large, DeadReason.TRACE_TOO_LARGE, "past the spans of a trace that the destination accepts"),
+        ):
+            if batch_apart is not None:
+                self._letter_of(ending, block, batch_apart, reason, detail)
+        for limit, values in limited.truncated.items():
+            self._metrics.truncated(limit, values)
+        return limited.batch
+
+    def _sound(self, ending: Ending, block: Block, batch: Batch, limits: DestinationLimits) -> list[Batch]:
+        """Return the parts of a batch that limits can be applied to; the rows that break them, found by halving, become dead letters."""
+        try:
+            limits.apply(batch, self._clock.unix_nano())
+        except CoreError as error:
+            if len(batch) > 1:
+                middle = len(batch) // 2
+                halves = (batch.slice(0, middle), batch.slice(middle, len(batch)))
+                return [part for half in halves for part in self._sound(ending, block, half, limits)]
+            self._letter_of(ending, block, batch, DeadReason.BLOCK_INVALID, str(error))
+            return []
+        return [batch]
+
+    def _letter_of(self, ending: Ending, block: Block, rows: Batch, reason: DeadReason, detail: str) -> None:
+        """Make a dead letter of some rows of a block."""
+        apart = rows.to_block(self._codec(block), topic=block.topic, block_id=f"{block.block_id}.{reason.value}")
+        self._letter(ending, apart, reason, detail, 0)
 
     def _readable(self, part: Part) -> bool:
         try:
