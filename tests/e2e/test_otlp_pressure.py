@@ -248,6 +248,7 @@ async def test_a_call_that_ends_without_a_message_is_invalid(tmp_path: Path) -> 
         assert told.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert (await client.send("logs", GOOD)).code == "OK"
         assert len(server.intake.arrivals) == 1
+    assert server.metric("otlp_received_requests_total", signal="logs", code="INVALID_ARGUMENT") == 1
 
 
 async def test_a_call_that_is_given_up_before_the_commit_loses_only_its_answer(tmp_path: Path) -> None:

@@ -260,26 +260,23 @@ class _Service:
             client = self._tokens.client_of(authorization)
             if client is None:
                 otlp.log.warning("token", "%s: refused, no valid token", peer)
-                refused = Outcome(Code.UNAUTHENTICATED, "no valid token; send `authorization: Bearer <token>`")
-                otlp.count(signal, refused)
-                return await self._fail(context, refused)
+                why = "no valid token; send `authorization: Bearer <token>`"
+                return await self._refuse(signal, context, Outcome(Code.UNAUTHENTICATED, why))
         if not client and self._knows_clients:
             client = _common_name(context.auth_context())
         if client:
             peer = f"{client} ({peer})"
         no_room = otlp.refusal()
         if no_room is not None:
-            otlp.count(signal, no_room)
-            return await self._fail(context, no_room)
+            return await self._refuse(signal, context, no_room)
         try:
             message = await self._turns.read(context.read)
         except TimeoutError:
             within = f"{self._timeout_s:g} s, or {_TURN_S:g} s while others wait"
-            too_slow = Outcome(Code.DEADLINE_EXCEEDED, f"the request did not come whole within {within}")
-            otlp.count(signal, too_slow)
-            return await self._fail(context, too_slow)
+            why = f"the request did not come whole within {within}"
+            return await self._refuse(signal, context, Outcome(Code.DEADLINE_EXCEEDED, why))
         if message is self._grpc.aio.EOF:  # the client has gone, or sent no message
-            return await self._fail(context, Outcome(Code.INVALID_ARGUMENT, "there was no message"))
+            return await self._refuse(signal, context, Outcome(Code.INVALID_ARGUMENT, "there was no message"))
         answered: asyncio.Future[Outcome] = self._loop.create_future()
 
         def answer(outcome: Outcome) -> None:
@@ -290,6 +287,11 @@ class _Service:
         outcome = await answered
         if outcome.code is Code.OK:
             return response_body(outcome, signal, "protobuf")
+        return await self._fail(context, outcome)
+
+    async def _refuse(self, signal: Signal, context: grpc.aio.ServicerContext, outcome: Outcome) -> bytes:
+        """Answer a request that is not taken."""
+        self._otlp.count(signal, outcome)
         return await self._fail(context, outcome)
 
     async def _fail(self, context: grpc.aio.ServicerContext, outcome: Outcome) -> bytes:
