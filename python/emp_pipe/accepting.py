@@ -1,7 +1,7 @@
 """Accepting connections for a receiver: limits first, then TLS where the port has it, then the connection's protocol takes over.
 
-Not here: opening the listeners (`listening.py`), closing who is silent (the receiver's sweep). Forward's way in, which looks at the first
-byte before TLS, is `receivers/forward_accept.py`.
+What differs between receivers is their `Door`: who has a place, what serves a peer, and what is said of one that does not get in.
+Not here: opening the listeners (`listening.py`, `receivers/forward_listen.py`), closing who is silent (the receiver's sweep).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable
+from typing import Protocol
 
 from emp_pipe.clock import Clock
 from emp_pipe.logs import RateLimitedLogger
@@ -56,21 +56,37 @@ class AcceptedProtocol(asyncio.BufferedProtocol):
     is_made = False
 
 
-class Acceptor:
-    """Brings accepted sockets to their protocol. `accept` runs once for each listener; `close` ends the TLS handshakes under way."""
+class Door(Protocol):
+    """What an acceptor asks of its receiver. An address is "" for a Unix socket."""
 
-    def __init__(
-        self,
-        places: Places,
-        open_protocol: Callable[[str], AcceptedProtocol],
-        *,
-        tls: WatchedContext | None,
-        handshake_timeout_s: float,
-        clock: Clock,
-        log: RateLimitedLogger,
-    ) -> None:
-        self._places = places
-        self._open_protocol = open_protocol
+    def admit(self, address: str) -> bool:
+        """Take a place; False where the limits leave none, and then that has been said."""
+        ...
+
+    def open(self, address: str) -> AcceptedProtocol:
+        """Return what serves a peer that was admitted; when it is lost it gives the place back."""
+        ...
+
+    async def expects_tls(self, sock: socket.socket, address: str) -> bool:
+        """Return whether TLS is to begin, maybe after a look at what has come, within the handshake's time; False: the peer was told."""
+        ...
+
+    def timed_out(self, address: str, timeout_s: float) -> None:
+        """Say that TLS took longer."""
+        ...
+
+    def tls_failed(self, address: str, reason: str) -> None:
+        """Say that the TLS handshake failed."""
+        ...
+
+
+class Acceptor:
+    """Brings accepted sockets to their protocol. `accept` runs once for each listener; `close` ends the TLS handshakes under way.
+
+    TLS is for TCP only: on a Unix socket the file's permissions say who connects."""
+
+    def __init__(self, door: Door, *, tls: WatchedContext | None, handshake_timeout_s: float, clock: Clock, log: RateLimitedLogger) -> None:
+        self._door = door
         self._tls = tls
         self._timeout_s = handshake_timeout_s
         self._clock = clock
@@ -79,6 +95,7 @@ class Acceptor:
 
     async def accept(self, listener: socket.socket, tasks: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
+        is_tcp = listener.family != socket.AF_UNIX
         while True:
             try:
                 sock, address = await loop.sock_accept(listener)
@@ -87,14 +104,14 @@ class Acceptor:
                     self._log.log(logging.ERROR, "accept", "cannot accept a connection (%s); raise the limit of open files", error.strerror)
                     await self._clock.sleep(_PAUSE_WHEN_OUT_OF_FILES_S)
                 continue
-            host = str(address[0])
-            if not self._places.take(host):
-                self._log.warning("too many", "%s: refused, there are too many connections; raise `max_connections`", host)
+            host = str(address[0]) if is_tcp else ""
+            if not self._door.admit(host):
                 sock.close()
                 continue
             sock.setblocking(False)
-            _set_options(sock)
-            if self._tls is None:
+            if is_tcp:
+                _set_options(sock)
+            if self._tls is None or not is_tcp:
                 await self._open(sock, host, None)
                 continue
             task = tasks.create_task(self._open(sock, host, self._tls.current()), name=f"TLS handshake with {host}")
@@ -106,9 +123,11 @@ class Acceptor:
             task.cancel()
 
     async def _open(self, sock: socket.socket, host: str, context: ssl.SSLContext | None) -> None:
-        protocol = self._open_protocol(host)
+        protocol = self._door.open(host)
         encrypted = context is not None
         try:
+            if encrypted and not await self._expects_tls(sock, host):
+                return
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: protocol,
                 sock,
@@ -117,20 +136,22 @@ class Acceptor:
                 ssl_shutdown_timeout=_TLS_GOODBYE_S if encrypted else None,
             )
         except (TimeoutError, ConnectionAbortedError):  # the latter is how the event loop says it
-            self._log.warning("tls time", "%s: refused, no TLS handshake within %.0f s", host, self._timeout_s)
+            self._door.timed_out(host, self._timeout_s)
         except ssl.SSLError as error:
             reason = (error.reason or str(error)).replace("_", " ").lower()
             if isinstance(error, ssl.SSLCertVerificationError) and error.verify_message:
                 reason += f": {error.verify_message}"
-            self._log.warning(
-                "tls", "%s: refused, TLS failed (%s); check the certificates and their authorities on both sides", host, reason
-            )
+            self._door.tls_failed(host, reason)
         except OSError as error:  # the peer went away
             self._log.log(logging.DEBUG, "gone", "%s went away while connecting: %s", host, error)
         finally:
             if not protocol.is_made:  # nobody else tells it: it gives its place back, and nobody waits for its end
                 protocol.connection_lost(None)
                 sock.close()
+
+    async def _expects_tls(self, sock: socket.socket, host: str) -> bool:
+        async with asyncio.timeout(self._timeout_s):
+            return await self._door.expects_tls(sock, host)
 
 
 def _set_options(sock: socket.socket) -> None:

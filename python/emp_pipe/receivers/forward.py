@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
+from emp_pipe.accepting import Acceptor
 from emp_pipe.component import Context, Intake
 from emp_pipe.errors import ConfigError
 from emp_pipe.forward_handshake import Refusal
 from emp_pipe.listening import close_all, open_listeners, parse_listen
 from emp_pipe.logs import RateLimitedLogger, get_logger
-from emp_pipe.receivers.forward_accept import Acceptor
+from emp_pipe.receivers.forward_accept import ForwardDoor
 from emp_pipe.receivers.forward_access import Access, AccessConfig
 from emp_pipe.receivers.forward_connection import ForwardConnection
 from emp_pipe.receivers.forward_drain import read_what_has_come
@@ -146,7 +147,13 @@ class ForwardReceiver:
             self._finished.set()
 
     async def _serve(self, hub: Hub, sockets: list[socket.socket], started: asyncio.Event) -> None:
-        acceptor = Acceptor(hub, self._access, self._tls, self.config.handshake_timeout_s)
+        acceptor = Acceptor(
+            ForwardDoor(hub, self._access),
+            tls=self._tls,
+            handshake_timeout_s=self.config.handshake_timeout_s,
+            clock=hub.clock,
+            log=hub.log,
+        )
         async with asyncio.TaskGroup() as tasks:
             accepting = [tasks.create_task(acceptor.accept(sock, tasks), name=f"{self.id}: accept") for sock in sockets]
             others = [

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, cast
 
+from emp_pipe.accepting import AcceptedProtocol
 from emp_pipe.component import Arrival
 from emp_pipe.forward_handshake import Credentials, Refusal, ServerHandshake, refused_pong
 from emp_pipe.receivers.forward_acks import AckQueue, PendingRead
@@ -29,7 +30,7 @@ _TURN_BYTES = 256 << 10
 _LONG_AGO = 1 << 62
 
 
-class ForwardConnection(asyncio.BufferedProtocol):
+class ForwardConnection(AcceptedProtocol):
     """The protocol object of one accepted connection. `refuse`: tell the peer so, in the handshake where there is one."""
 
     def __init__(self, hub: Hub, address: str, credentials: Credentials | None, refuse: Refusal | None = None) -> None:
@@ -38,7 +39,6 @@ class ForwardConnection(asyncio.BufferedProtocol):
         self.waits_since_s = hub.clock.monotonic_s()
         """When the peer was last heard of, to within a sweep."""
         self.heard = False
-        self.is_made = False
         self.closed = asyncio.Event()
         self._hub = hub
         self._refuse = refuse

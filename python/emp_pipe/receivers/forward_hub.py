@@ -6,11 +6,11 @@ Nothing here runs per record; `ForwardConnection` calls it a few times a read. R
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from emp_pipe.accepting import Places
 from emp_pipe.clock import Clock
 from emp_pipe.component import Arrival, Intake
 from emp_pipe.errors import ErrorKind, LogError, Retry
@@ -94,36 +94,19 @@ class Hub:
     unacked_bytes: int = 0
     stopping: bool = False
     log: RateLimitedLogger = field(init=False)
+    places: Places = field(init=False)
     _waiting_for_room: set[ForwardConnection] = field(default_factory=set)
     _waiting_for_log: set[ForwardConnection] = field(default_factory=set)
     _held: list[tuple[Arrival, Callable[[Arrival, asyncio.Future[None]], None]]] = field(default_factory=list)
     _log_is_closed_to_us: asyncio.Event = field(default_factory=asyncio.Event)
     _io_error: bool = False
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
-    _places: Counter[str] = field(default_factory=Counter)
-    _open_places: int = 0
     _published: Counts = field(default_factory=Counts)
 
     def __post_init__(self) -> None:
         self.log = RateLimitedLogger(get_logger(self.settings.receiver))
+        self.places = Places(self.settings.max_connections, self.settings.max_connections_per_address)
         self._idle.set()
-
-    # --- how many ---------------------------------------------------------------------------------
-
-    def admit(self, address: str) -> bool:
-        """Take a place for a connection from an address; False where the limits leave none."""
-        settings = self.settings
-        if self._open_places >= settings.max_connections or self._places[address] >= settings.max_connections_per_address:
-            return False
-        self._places[address] += 1
-        self._open_places += 1
-        return True
-
-    def release(self, address: str) -> None:
-        self._open_places -= 1
-        self._places[address] -= 1
-        if self._places[address] <= 0:
-            del self._places[address]
 
     # --- the books of what is on its way to the log -------------------------------------------------
 
@@ -160,7 +143,7 @@ class Hub:
 
     def forget(self, connection: ForwardConnection) -> None:
         self.connections.discard(connection)
-        self.release(connection.address)
+        self.places.leave(connection.address)
         if self._waiting_for_room and not self.unacked_bytes:
             self.settled(0)
         self._waiting_for_room.discard(connection)

@@ -121,8 +121,7 @@ class OtlpHttpReceiver:
 
     async def _serve(self, service: _Service, sockets: list[socket.socket], started: asyncio.Event) -> None:
         acceptor = Acceptor(
-            service.places,
-            service.open,
+            service,
             tls=self._tls,
             handshake_timeout_s=self.config.head_timeout_s,
             clock=self._context.clock,
@@ -180,7 +179,7 @@ class OtlpHttpReceiver:
 
 
 class _Service:
-    """What the connections share: the rules by which a head is judged, and the answers."""
+    """What the connections share: their places, the rules by which a head is judged, and the answers. It is the acceptor's door too."""
 
     def __init__(self, config: OtlpHttpConfig, tokens: BearerTokens, otlp: OtlpIntake, now_s: float) -> None:
         self.max_head_bytes = config.max_head_bytes
@@ -193,6 +192,23 @@ class _Service:
         self._cors = Cors(config.cors)
 
     # --- connections --------------------------------------------------------------------------------
+
+    def admit(self, address: str) -> bool:
+        if self.places.take(address):
+            return True
+        self.otlp.log.warning("too many", "%s: refused, there are too many connections; raise `max_connections`", address)
+        return False
+
+    async def expects_tls(self, sock: socket.socket, address: str) -> bool:
+        return True
+
+    def timed_out(self, address: str, timeout_s: float) -> None:
+        self.otlp.log.warning("tls time", "%s: refused, no TLS handshake within %.0f s", address, timeout_s)
+
+    def tls_failed(self, address: str, reason: str) -> None:
+        self.otlp.log.warning(
+            "tls", "%s: refused, TLS failed (%s); check the certificates and their authorities on both sides", address, reason
+        )
 
     def open(self, address: str) -> HttpConnection:
         connection = HttpConnection(self, address)
