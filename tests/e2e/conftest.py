@@ -1,4 +1,5 @@
-"""The event loops of the end-to-end tests: receivers run on uvloop as in the product, their promises hold on asyncio's own too."""
+"""The event loops of the end-to-end tests: receivers run on uvloop as in the product, their promises hold on asyncio's own too. And the
+ways in of OTLP: what a test promises of `transport` holds for both."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ from collections.abc import Callable
 
 import pytest
 import uvloop
+
+from tests.support.otlp_receiving import Transport
 
 _ON_BOTH_LOOPS = (
     "test_accepting",
@@ -26,3 +29,9 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
     if module.startswith(("test_accepting", "test_forward", "test_otlp")):
         loops["uvloop"] = uvloop.new_event_loop
     return loops
+
+
+@pytest.fixture(params=["http", "grpc"])
+def transport(request: pytest.FixtureRequest) -> Transport:
+    name: Transport = request.param
+    return name

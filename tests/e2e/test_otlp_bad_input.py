@@ -15,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.otlp_receiving import (
+    GOOD,
     SIGNALS,
     Codec,
-    Reply,
     Signal,
     Transport,
+    among_good,
     bodies_of,
     compressed,
     connected,
@@ -27,36 +28,6 @@ from tests.support.otlp_receiving import (
     request,
     running,
 )
-
-GOOD = {signal: encoded(request(signal, 2)) for signal in SIGNALS}
-
-
-@pytest.fixture(params=["http", "grpc"])
-def transport(request: pytest.FixtureRequest) -> Transport:
-    name: Transport = request.param
-    return name
-
-
-async def among_good(
-    tmp_path: Path, transport: Transport, signal: Signal, data: bytes, codec: Codec = "none", **how: Any
-) -> tuple[Reply, list[str], int, int]:
-    """Send bytes between two good requests; return the answer to them, the rows they left, and what the books say of them."""
-    async with running(transport, tmp_path) as server, connected(server) as client:
-        assert (await client.send(signal, GOOD[signal])).code == "OK"
-        before = len(server.intake.arrivals)
-        reply: Reply = await client.send(signal, data, codec, **how)
-        after = len(server.intake.arrivals)
-        assert (await client.send(signal, GOOD[signal])).code == "OK"
-        assert len(server.intake.arrivals) == after + 1, "the good request behind it has arrived"
-        assert server.otlp.held_bytes == 0
-        of_case = server.intake.arrivals[before:after]
-        dead = sum(letter.records for arrival in of_case for letter in arrival.dead)
-        received, invalid = sum(one.received for one in of_case), sum(one.invalid for one in of_case)
-        kept = sum(one.batch.record_count for one in of_case if one.batch is not None)
-        assert received == kept + invalid, "the books balance"
-        assert dead == invalid == reply.rejected
-        return reply, bodies_of(of_case), received, invalid
-
 
 # --- items ------------------------------------------------------------------------------------------
 
@@ -103,13 +74,6 @@ async def test_a_data_point_with_a_wrong_id_in_its_exemplar_is_refused_and_the_o
     reply, rows, received, invalid = await among_good(tmp_path, transport, "metrics", encoded(message))
     assert (reply.code, reply.rejected, received, invalid) == ("OK", 1, 4, 1)
     assert rows == ["metric.0", "metric.1", "metric.2"]
-
-
-async def test_a_string_that_is_no_utf8_costs_its_record_alone(tmp_path: Path, transport: Transport) -> None:
-    data = encoded(request("logs", 3)).replace(b"record 1", b"record \xff")
-    reply, rows, _, _ = await among_good(tmp_path, transport, "logs", data)
-    assert (reply.code, reply.rejected, rows) == ("OK", 1, ["record 0", "record 2"])
-    assert "UTF-8" in reply.message
 
 
 def nested(depth: int) -> bytes:
@@ -161,6 +125,8 @@ UNREADABLE = {
     "the scope rows as a varint": _field(1, b"\x10\x01"),
     "the rows as a varint": _field(1, _field(2, b"\x10\x01")),
     "a broken resource": _field(1, _field(1, b"\x0a\x05abc")),
+    "a resource's key that is no UTF-8": _field(1, _field(1, _field(1, _field(1, b"\xff")))),
+    "a scope's name that is no UTF-8": _field(1, _field(2, _field(1, _field(1, b"\xff")))),
     "text": b"hello, I am no protobuf",
     "JSON": b'{"resourceLogs":[]}',
 }

@@ -22,12 +22,6 @@ GOOD = encoded(request("logs"))
 MIB_64 = 64 << 20
 
 
-@pytest.fixture(params=["http", "grpc"])
-def transport(request: pytest.FixtureRequest) -> Transport:
-    name: Transport = request.param
-    return name
-
-
 async def until(holds: Any, what: str) -> None:
     try:
         async with asyncio.timeout(PATIENCE_S):

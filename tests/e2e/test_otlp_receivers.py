@@ -12,13 +12,6 @@ from emp_pipe.log.protocol import DeadReason
 from tests.support.forward import RecordingIntake, turns
 from tests.support.otlp_receiving import SIGNALS, Codec, Signal, Transport, bodies_of, connected, encoded, request, running
 
-
-@pytest.fixture(params=["http", "grpc"])
-def transport(request: pytest.FixtureRequest) -> Transport:
-    name: Transport = request.param
-    return name
-
-
 _FIRST = {"logs": "record 0", "traces": "span 1", "metrics": "metric.0"}
 
 

@@ -27,12 +27,6 @@ BAD_ITEM = request("traces", 2)
 BAD_ITEM.resource_spans[0].scope_spans[0].spans[0].trace_id = b"short"
 
 
-@pytest.fixture(params=["http", "grpc"])
-def transport(request: pytest.FixtureRequest) -> Transport:
-    name: Transport = request.param
-    return name
-
-
 @pytest.fixture
 def certificates(tmp_path: Path) -> Certificates:
     return Certificates(tmp_path)

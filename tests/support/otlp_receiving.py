@@ -272,3 +272,27 @@ async def connected(server: Running, *, token: str = "", **tls: Any) -> AsyncIte
     host, port = server.address
     async with grpc.aio.insecure_channel(f"{host}:{port}", options=options) as channel:
         yield GrpcClient(channel, metadata)
+
+
+GOOD = {signal: encoded(request(signal, 2)) for signal in SIGNALS}
+
+
+async def among_good(
+    tmp_path: Path, transport: Transport, signal: Signal, data: bytes, codec: Codec = "none", **how: Any
+) -> tuple[Reply, list[str], int, int]:
+    """Send bytes between two good requests; return the answer to them, the rows they left, and what the books say of them."""
+    async with running(transport, tmp_path) as server, connected(server) as client:
+        assert (await client.send(signal, GOOD[signal])).code == "OK"
+        before = len(server.intake.arrivals)
+        reply: Reply = await client.send(signal, data, codec, **how)
+        after = len(server.intake.arrivals)
+        assert (await client.send(signal, GOOD[signal])).code == "OK"
+        assert len(server.intake.arrivals) == after + 1, "the good request behind it has arrived"
+        assert server.otlp.held_bytes == 0
+        of_case = server.intake.arrivals[before:after]
+        dead = sum(letter.records for arrival in of_case for letter in arrival.dead)
+        received, invalid = sum(one.received for one in of_case), sum(one.invalid for one in of_case)
+        kept = sum(one.batch.record_count for one in of_case if one.batch is not None)
+        assert received == kept + invalid, "the books balance"
+        assert dead == invalid == reply.rejected
+        return reply, bodies_of(of_case), received, invalid
