@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from emp_pipe.clock import Clock
 from emp_pipe.log.protocol import ChunkKey, DeadLetter, Delivery, Rejection, Topic
@@ -93,14 +93,14 @@ class ExporterConfig(ComponentConfig):
     only: SelectionConfig | None = Field(None, description="Send only the rows that match.")
     except_: SelectionConfig | None = Field(None, alias="except", description="Leave out the rows that match.")
     required: bool | None = Field(None, description="Stop receivers rather than lose a record when this destination is behind.")
-    quota_bytes: Annotated[int, Field(gt=0)] = Field(8 << 30, description="What this destination may hold in the buffer.")
-    quota_age_s: Annotated[float, Field(gt=0)] | None = Field(None, description="Older blocks count as past the quota.")
+    quota_bytes: PositiveInt = Field(8 << 30, description="What this destination may hold in the buffer.")
+    quota_age_s: PositiveFloat | None = Field(None, description="Older blocks count as past the quota.")
     start: Annotated[str, Field(pattern="^(oldest|newest)$")] = Field("oldest", description="Where a new destination begins.")
-    max_request_bytes: Annotated[int, Field(gt=0)] = Field(3_670_016, description="The most bytes of a request, before compression.")
-    max_concurrency: Annotated[int, Field(gt=0)] = Field(16, description="The most requests under way at once.")
-    timeout_s: Annotated[float, Field(gt=0)] = Field(30.0, description="The time that one attempt may take.")
-    retry_initial_s: Annotated[float, Field(gt=0)] = Field(0.5, description="The first upper bound of the full-jitter wait.")
-    retry_max_s: Annotated[float, Field(gt=0)] = Field(30.0, description="The largest upper bound of the full-jitter wait.")
+    max_request_bytes: PositiveInt = Field(3_670_016, description="The most bytes of a request, before compression.")
+    max_concurrency: PositiveInt = Field(16, description="The most requests under way at once.")
+    timeout_s: PositiveFloat = Field(30.0, description="The time that one attempt may take.")
+    retry_initial_s: PositiveFloat = Field(0.5, description="The first upper bound of the full-jitter wait.")
+    retry_max_s: PositiveFloat = Field(30.0, description="The largest upper bound of the full-jitter wait.")
 
 
 class ProcessorConfig(ComponentConfig):

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ByteSize, Field, SecretStr, SerializeAsAny, ValidationError, field_validator
+from pydantic import BaseModel, ByteSize, Field, PositiveFloat, SecretStr, SerializeAsAny, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from emp_pipe.component import ComponentConfig, http_address
@@ -84,7 +84,7 @@ class NormalizeConfig(ComponentConfig):
 class ShutdownConfig(ComponentConfig):
     """How emp-pipe stops."""
 
-    deadline_s: Annotated[float, Field(gt=0)] = Field(
+    deadline_s: PositiveFloat = Field(
         20.0, description="From SIGTERM to exit. What is not delivered by then stays in the buffer for the next start."
     )
 
@@ -94,7 +94,7 @@ class SelfMetricsConfig(ComponentConfig):
 
     otlp_endpoint: str | None = Field(None, description="Such as http://127.0.0.1:4318; `/v1/metrics` is appended. Unset: not sent.")
     headers: Mapping[str, Secret] = Field(default_factory=dict, description="Sent with every request, such as Authorization.")
-    interval_s: Annotated[float, Field(gt=0)] = Field(30.0, description="The time between two exports.")
+    interval_s: PositiveFloat = Field(30.0, description="The time between two exports.")
 
     @field_validator("otlp_endpoint")
     @classmethod

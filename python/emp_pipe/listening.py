@@ -1,4 +1,4 @@
-"""TCP listeners of a receiver: what a `listen` setting means, the sockets, and the errors that name the address.
+"""TCP listeners of a receiver: their settings, what a `listen` setting means, the sockets, and the errors that name the address.
 
 An entry of `listen` is `host:port` or just the port. A port alone means all interfaces where every peer has to show a key, a token or a
 certificate, and loopback where not: data of strangers is not taken by accident. `*:port` says all interfaces in so many words.
@@ -10,6 +10,9 @@ from __future__ import annotations
 import errno
 import re
 import socket
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from emp_pipe.errors import ConfigError, ErrorKind
 
@@ -25,6 +28,37 @@ def parse_listen(entry: str) -> tuple[str, int]:
     if match is None or int(match["port"]) > 65535:
         raise ValueError(f"`{entry}` is no address: write host:port, such as 127.0.0.1:4318, *:4318 for all interfaces, or a port alone")
     return (match["host"] or "").strip("[]"), int(match["port"])
+
+
+def _one_address_is_a_list(given: Any) -> Any:
+    return [str(given)] if isinstance(given, str | int) else given
+
+
+def _addresses_are_addresses(listen: tuple[str, ...]) -> tuple[str, ...]:
+    for entry in listen:
+        parse_listen(entry)
+    return listen
+
+
+Listen = Annotated[tuple[str, ...], BeforeValidator(_one_address_is_a_list), AfterValidator(_addresses_are_addresses)]
+"""The type of a `listen` setting: one entry or several."""
+
+
+def listen_setting(port: str, credentials: str) -> Any:
+    """Return the default and the description of a `listen` setting. `credentials`: what guards the receiver, for the reader."""
+    return Field(
+        (port,),
+        description=f"host:port, *:port for all interfaces, or a port alone: all interfaces where clients have to show {credentials}, "
+        "else loopback. One or several.",
+    )
+
+
+def max_connections_setting() -> Any:
+    return Field(4096, description="The most connections open at once.")
+
+
+def max_connections_per_address_setting() -> Any:
+    return Field(1024, description="The most connections open at once from one address.")
 
 
 def addresses(entry: str, *, guarded: bool) -> list[tuple[str, int]]:

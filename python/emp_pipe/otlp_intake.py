@@ -17,14 +17,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from emp_pipe.bearer import BearerConfig
 from emp_pipe.component import Arrival, Context, Intake
 from emp_pipe.errors import ErrorKind, LogError
-from emp_pipe.listening import parse_listen
+from emp_pipe.listening import Listen
 from emp_pipe.log.protocol import DeadLetter, DeadReason
 from emp_pipe.logs import RateLimitedLogger, get_logger
 from emp_pipe.otlp_answers import DONE, Code, Encoding, Outcome, Signal
@@ -46,8 +46,6 @@ _DECODE_THREADS = 2
 _RETRY_AFTER_S = (1, 5)
 """Senders come back spread over this time; the Python exporter gives up after 10 s in all."""
 
-_PositiveInt = Annotated[int, Field(gt=0)]
-_PositiveFloat = Annotated[float, Field(gt=0)]
 
 _DEAD_REASON = {"too_large": DeadReason.TOO_LARGE, "body_invalid": DeadReason.BODY_INVALID}
 
@@ -55,31 +53,20 @@ _DEAD_REASON = {"too_large": DeadReason.TOO_LARGE, "body_invalid": DeadReason.BO
 class OtlpReceiverConfig(BearerConfig):
     """What both OTLP receivers can be told."""
 
-    listen: tuple[str, ...] = Field(
-        (),
-        description="host:port, *:port for all interfaces, or a port alone: all interfaces where clients have to show a token or a "
-        "certificate, else loopback. One or several.",
-    )
+    listen: Listen
     tls: TlsServerConfig | None = Field(None, description="Speak TLS on every address of `listen`; with client_ca_file, mutual TLS.")
-    max_request_bytes: _PositiveInt = Field(67_108_864, description="The largest request, as it comes and inflated.")
-    max_total_bytes: _PositiveInt = Field(
+    max_request_bytes: PositiveInt = Field(67_108_864, description="The largest request, as it comes and inflated.")
+    max_total_bytes: PositiveInt = Field(
         268_435_456,
         description="What all requests under way together may hold until they are durable; over it clients are told to come again.",
     )
-    request_timeout_s: _PositiveFloat = Field(60.0, description="The time that a request may take to come whole.")
-
-    @field_validator("listen", mode="before")
-    @classmethod
-    def _one_address_is_a_list(cls, given: Any) -> Any:
-        return [str(given)] if isinstance(given, str | int) else given
+    request_timeout_s: PositiveFloat = Field(60.0, description="The time that a request may take to come whole.")
 
     @field_validator("listen")
     @classmethod
-    def _addresses_are_addresses(cls, listen: tuple[str, ...]) -> tuple[str, ...]:
+    def _it_listens(cls, listen: tuple[str, ...]) -> tuple[str, ...]:
         if not listen:
             raise ValueError("there is nothing to listen on")
-        for entry in listen:
-            parse_listen(entry)
         return listen
 
     @model_validator(mode="after")

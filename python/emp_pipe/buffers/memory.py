@@ -9,9 +9,9 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from emp_pipe.component import ComponentConfig, Context
 from emp_pipe.errors import ErrorKind, LogError
@@ -43,9 +43,9 @@ _CHUNK_MEMORY_NS = 3600 * 1_000_000_000
 class MemoryConfig(ComponentConfig):
     """Settings of the buffer that forgets."""
 
-    max_bytes: Annotated[int, Field(gt=0)] = Field(256 << 20, description="What the buffer may hold; 15 % of it is kept for draining.")
-    dead_max_bytes: Annotated[int, Field(gt=0)] = Field(16 << 20, description="What dead letters may take; the oldest go first.")
-    dead_max_age_s: Annotated[float, Field(gt=0)] = Field(7 * 86400.0, description="How long dead letters are kept.")
+    max_bytes: PositiveInt = Field(256 << 20, description="What the buffer may hold; 15 % of it is kept for draining.")
+    dead_max_bytes: PositiveInt = Field(16 << 20, description="What dead letters may take; the oldest go first.")
+    dead_max_age_s: PositiveFloat = Field(7 * 86400.0, description="How long dead letters are kept.")
 
 
 class _Stored:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import apsw
-from pydantic import Field
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from emp_pipe.buffers import sqlite_groups
 from emp_pipe.buffers.sqlite_reader import Fetched, Row
@@ -52,10 +52,10 @@ class SqliteConfig(ComponentConfig):
     """Settings of the buffer on disk."""
 
     directory: Path | None = Field(None, description="Where the buffer lies; by default `log` below the data directory.")
-    max_bytes: Annotated[int, Field(gt=0)] = Field(8 << 30, description="What the buffer may hold; 15 % of it is kept for draining.")
+    max_bytes: PositiveInt = Field(8 << 30, description="What the buffer may hold; 15 % of it is kept for draining.")
     min_free_bytes: Annotated[int, Field(ge=0)] = Field(256 << 20, description="Receivers wait while the disk has less than this free.")
-    dead_max_bytes: Annotated[int, Field(gt=0)] = Field(256 << 20, description="What dead letters may take; the oldest go first.")
-    dead_max_age_s: Annotated[float, Field(gt=0)] = Field(7 * 86400.0, description="How long dead letters are kept.")
+    dead_max_bytes: PositiveInt = Field(256 << 20, description="What dead letters may take; the oldest go first.")
+    dead_max_age_s: PositiveFloat = Field(7 * 86400.0, description="How long dead letters are kept.")
 
 
 class SqliteLog:

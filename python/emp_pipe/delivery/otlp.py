@@ -6,12 +6,12 @@ Not here: what a status means (`http_answers.py`, `grpc_answers.py`), how a requ
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from emp_pipe.component import ExporterConfig, Signal
+from emp_pipe.component import ExporterConfig, Signal, http_address
 from emp_pipe.errors import ConfigError, ErrorKind
 from emp_pipe.secret import Secret
 from emp_pipe.tls import TlsClientConfig
@@ -49,6 +49,11 @@ class OtlpDestinationConfig(ExporterConfig):
     token: Secret | None = Field(None, description="Sent as `Authorization: Bearer …`.")
     dataset: str | None = Field(None, description="Dash0's dataset: 3 to 26 of A-Z a-z 0-9 _ -. Default: that of the token.")
     region: str | None = Field(None, pattern=r"^[a-z0-9-]{3,40}$", description="Dash0's region, when no `endpoint` is set.")
+
+    @field_validator("endpoint", "logs_endpoint", "traces_endpoint", "metrics_endpoint")
+    @classmethod
+    def _is_an_http_address(cls, value: str | None) -> str | None:
+        return None if value is None else http_address(value)
 
     @field_validator("dataset")
     @classmethod
@@ -101,6 +106,15 @@ class OtlpDestinationConfig(ExporterConfig):
         if self.dataset is not None:
             headers["Dash0-Dataset"] = self.dataset
         return headers
+
+
+def check_header_names(names: Iterable[str], *, allowed: re.Pattern[str], what: str, own: re.Pattern[str]) -> None:
+    """Raise ValueError for a name that is not `what` a protocol's names are, or is the exporter's `own` to set."""
+    for name in names:
+        if not allowed.fullmatch(name):
+            raise ValueError(f"{name!r} is not {what}")
+        if own.fullmatch(name):
+            raise ValueError(f"{name} is set by the exporter")
 
 
 def partial_success(body: bytes) -> tuple[int, str]:

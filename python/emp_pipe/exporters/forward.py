@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import OrderedDict
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from emp_pipe.component import Context, ExporterConfig, Parcel, Sent, Signal
 from emp_pipe.errors import DeliveryError, ErrorKind
@@ -29,7 +29,6 @@ _INLINE_BELOW_BYTES = 65_536
 _MOST_REMEMBERED_BLOCKS = 256
 
 _OTHER_SIGNALS = "set a `shared_key` on both sides, or send traces and metrics by otlp_http or otlp_grpc"
-_PositiveFloat = Annotated[float, Field(gt=0)]
 
 
 class ForwardExporterConfig(ExporterConfig):
@@ -51,16 +50,14 @@ class ForwardExporterConfig(ExporterConfig):
     )
     require_ack: bool = Field(True, description="Wait for the peer's ack. Without it what is on the way is lost when the connection is.")
     keepalive: bool = Field(True, description="Keep connections open between chunks.")
-    connections: Annotated[int, Field(gt=0)] = Field(
-        4, description="Connections to a peer that is no emp-pipe: one chunk at a time on each."
-    )
-    connect_timeout_s: _PositiveFloat = Field(5.0, description="The time that connecting may take, TLS included.")
-    handshake_timeout_s: _PositiveFloat = Field(10.0, description="The time that the key's handshake may take.")
-    ack_timeout_s: _PositiveFloat = Field(
+    connections: PositiveInt = Field(4, description="Connections to a peer that is no emp-pipe: one chunk at a time on each.")
+    connect_timeout_s: PositiveFloat = Field(5.0, description="The time that connecting may take, TLS included.")
+    handshake_timeout_s: PositiveFloat = Field(10.0, description="The time that the key's handshake may take.")
+    ack_timeout_s: PositiveFloat = Field(
         60.0, description="The time that an ack may take; then the connection is closed and the chunk sent again."
     )
-    failback_s: _PositiveFloat = Field(30.0, description="How often to try the first endpoint again while another one is used.")
-    timeout_s: _PositiveFloat = Field(90.0, description="The time that one attempt may take.")
+    failback_s: PositiveFloat = Field(30.0, description="How often to try the first endpoint again while another one is used.")
+    timeout_s: PositiveFloat = Field(90.0, description="The time that one attempt may take.")
 
     @field_validator("endpoint", mode="before")
     @classmethod

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from emp_pipe import __version__
-from emp_pipe.component import Context, Parcel, Sent, Signal, http_address
-from emp_pipe.delivery.otlp import OtlpDestinationConfig, partial_success, printable
+from emp_pipe.component import Context, Parcel, Sent, Signal
+from emp_pipe.delivery.otlp import OtlpDestinationConfig, check_header_names, partial_success, printable
 from emp_pipe.errors import ConfigError, DeliveryError, ErrorKind, Retry
 from emp_pipe.secret import Secret
 from emp_pipe.tls import ClientPem, Watched, client_pem
@@ -32,7 +32,8 @@ _METHODS = {
     "traces": "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
     "metrics": "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
 }
-_OWN_METADATA = frozenset({"content-type", "te", "host", "user-agent", "content-length", "transfer-encoding", "connection"})
+_METADATA_NAME = re.compile(r"[0-9A-Za-z_.-]+")
+_OWN_METADATA = re.compile(r"content-type|te|host|user-agent|content-length|transfer-encoding|connection|grpc-.*", re.IGNORECASE)
 _DEFAULT_PORTS = {"http": 4317, "https": 443}
 _DASH0_PORT = 4317
 _OF_A_CONNECTION = re.compile(
@@ -64,9 +65,7 @@ class OtlpGrpcConfig(OtlpDestinationConfig):
     @field_validator("endpoint", "logs_endpoint", "traces_endpoint", "metrics_endpoint")
     @classmethod
     def _is_a_grpc_address(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(http_address(value))
+        parts = urlsplit(value or "")
         if parts.path.strip("/") or parts.query or parts.fragment:
             raise ValueError("a gRPC address has no path: write http://host:4317, or use `otlp_http`")
         return value
@@ -74,11 +73,8 @@ class OtlpGrpcConfig(OtlpDestinationConfig):
     @field_validator("headers")
     @classmethod
     def _headers_are_metadata(cls, value: Mapping[str, Secret]) -> Mapping[str, Secret]:
+        check_header_names(value, allowed=_METADATA_NAME, what="a name for gRPC metadata", own=_OWN_METADATA)
         for name in value:
-            if not re.fullmatch(r"[0-9A-Za-z_.-]+", name):
-                raise ValueError(f"{name!r} is not a name for gRPC metadata")
-            if name.lower() in _OWN_METADATA or name.lower().startswith("grpc-"):
-                raise ValueError(f"{name} is set by the exporter")
             if name.lower().endswith("-bin"):
                 raise ValueError(f"{name} is for bytes, which a configuration cannot hold")
         return value

@@ -17,10 +17,10 @@ from multidict import CIMultiDict
 from pydantic import Field, field_validator
 from yarl import URL
 
-from emp_pipe.component import Context, Parcel, Sent, Signal, http_address
+from emp_pipe.component import Context, Parcel, Sent, Signal
 from emp_pipe.delivery.http_answers import error_of
 from emp_pipe.delivery.http_client import BlockPayload, open_session, read_answer
-from emp_pipe.delivery.otlp import OtlpDestinationConfig, partial_success, printable, unreadable_answer
+from emp_pipe.delivery.otlp import OtlpDestinationConfig, check_header_names, partial_success, printable, unreadable_answer
 from emp_pipe.errors import DeliveryError, ErrorKind, Retry
 from emp_pipe.secret import Secret
 from emp_pipe.tls import WatchedContext
@@ -29,7 +29,8 @@ if TYPE_CHECKING:  # a configuration can be checked without the native core
     from emp_pipe._core import DestinationLimits
 
 _PROTOBUF = "application/x-protobuf"
-_OWN_HEADERS = frozenset({"content-type", "content-encoding", "content-length", "transfer-encoding", "host"})
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_OWN_HEADERS = re.compile(r"content-type|content-encoding|content-length|transfer-encoding|host", re.IGNORECASE)
 
 
 class OtlpHttpConfig(OtlpDestinationConfig):
@@ -39,19 +40,10 @@ class OtlpHttpConfig(OtlpDestinationConfig):
     logs_endpoint: str | None = Field(None, description="The full address for logs, in place of the one under `endpoint`.")
     compression: Literal["gzip", "zstd", "none"] = Field("gzip", description="How request bodies are compressed.")
 
-    @field_validator("endpoint", "logs_endpoint", "traces_endpoint", "metrics_endpoint")
-    @classmethod
-    def _is_an_http_address(cls, value: str | None) -> str | None:
-        return None if value is None else http_address(value)
-
     @field_validator("headers")
     @classmethod
     def _headers_are_not_ours(cls, value: Mapping[str, Secret]) -> Mapping[str, Secret]:
-        for name in value:
-            if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
-                raise ValueError(f"{name!r} is not a header name")
-            if name.lower() in _OWN_HEADERS:
-                raise ValueError(f"{name} is set by the exporter")
+        check_header_names(value, allowed=_HEADER_NAME, what="a header name", own=_OWN_HEADERS)
         return value
 
     def address(self, signal: Signal) -> str | None:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from emp_pipe.component import Context, Derived, ProcessorConfig
 from emp_pipe.log.protocol import DeadLetter, DeadReason, Delivery, Rejection, Topic
@@ -32,7 +32,7 @@ class AggregateConfig(ProcessorConfig):
         "stream with the attribute otel.metric.overflow, and are counted.",
     )
     max_exemplars: Annotated[int, Field(ge=0, le=100)] = Field(5, description="The most exemplars of a point.")
-    max_held_bytes: Annotated[int, Field(gt=0)] = Field(
+    max_held_bytes: PositiveInt = Field(
         64 << 20, description="With this much in compressed blocks, or four times as much in memory, a window ends early."
     )
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveInt, field_validator
 
 from emp_pipe.component import Context, Derived, ProcessorConfig
 from emp_pipe.log.protocol import Delivery, Topic
@@ -38,7 +38,7 @@ class RedMetricsConfig(ProcessorConfig):
         1_000, description="The most span names (with their dimensions) of a resource; more are counted under otel.metric.overflow."
     )
     max_exemplars: Annotated[int, Field(ge=0, le=100)] = Field(5, description="Exemplars of a duration's point: its slowest calls.")
-    max_held_bytes: Annotated[int, Field(gt=0)] = Field(64 << 20, description="With this much in compressed blocks it is written early.")
+    max_held_bytes: PositiveInt = Field(64 << 20, description="With this much in compressed blocks it is written early.")
 
     @field_validator("bounds_s")
     @classmethod

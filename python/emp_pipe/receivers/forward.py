@@ -12,13 +12,20 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from emp_pipe.accepting import Acceptor
 from emp_pipe.component import Context, Intake
 from emp_pipe.errors import ConfigError
 from emp_pipe.forward_handshake import Refusal
-from emp_pipe.listening import close_all, open_listeners, parse_listen
+from emp_pipe.listening import (
+    Listen,
+    close_all,
+    listen_setting,
+    max_connections_per_address_setting,
+    max_connections_setting,
+    open_listeners,
+)
 from emp_pipe.logs import RateLimitedLogger, get_logger
 from emp_pipe.receivers.forward_accept import ForwardDoor
 from emp_pipe.receivers.forward_access import Access, AccessConfig
@@ -36,18 +43,11 @@ _SWEEP_INTERVAL_S = 1.0
 _LOOK_NAMES_UP_EVERY_S = 60.0
 _MOST_LAST_READS_S = 2.0
 
-_PositiveInt = Annotated[int, Field(gt=0)]
-_PositiveFloat = Annotated[float, Field(gt=0)]
-
 
 class ForwardConfig(AccessConfig):
     """Settings of a Fluent Forward receiver."""
 
-    listen: tuple[str, ...] = Field(
-        ("24224",),
-        description="host:port, *:port for all interfaces, or a port alone: all interfaces where clients have to show a key or a "
-        "certificate, else loopback. One or several.",
-    )
+    listen: Listen = listen_setting("24224", "a key or a certificate")
     unix_path: Path | None = Field(None, description="A Unix socket to listen on as well.")
     unix_mode: Annotated[int, Field(ge=0, le=0o777)] = Field(0o660, description="The permissions of the Unix socket.")
     tls: TlsServerConfig | None = Field(None, description="Speak TLS on every TCP address of `listen`; with client_ca_file, mutual TLS.")
@@ -59,43 +59,31 @@ class ForwardConfig(AccessConfig):
         "emp_pipe", description="Whose repeated chunks are acknowledged and not stored again. Fluent Bit's ids are hashes of the content."
     )
     correct_clock_skew: bool = Field(False, description="Move the times of a source whose clock is wrong; it is reported in any case.")
-    clock_behind_s: _PositiveFloat | None = Field(
+    clock_behind_s: PositiveFloat | None = Field(
         None, description="A source with no younger record for a minute has a clock that is behind."
     )
-    max_frame_bytes: _PositiveInt = Field(268_435_456, description="The largest message; fluentd's file chunks can be that big.")
-    max_inflated_bytes: _PositiveInt = Field(268_435_456, description="What a compressed message may inflate to.")
-    max_entry_bytes: _PositiveInt = Field(67_108_864, description="The largest record.")
+    max_frame_bytes: PositiveInt = Field(268_435_456, description="The largest message; fluentd's file chunks can be that big.")
+    max_inflated_bytes: PositiveInt = Field(268_435_456, description="What a compressed message may inflate to.")
+    max_entry_bytes: PositiveInt = Field(67_108_864, description="The largest record.")
     max_read_bytes: Annotated[int, Field(ge=16_384)] = Field(
         131_072, description="The most bytes that one read of a socket takes; more does not stay in the processor's cache."
     )
-    max_unacked_bytes: _PositiveInt = Field(16_777_216, description="What one connection may have under way to the log.")
-    max_total_unacked_bytes: _PositiveInt = Field(67_108_864, description="What all connections together may have under way to the log.")
-    max_total_unfinished_bytes: _PositiveInt = Field(
+    max_unacked_bytes: PositiveInt = Field(16_777_216, description="What one connection may have under way to the log.")
+    max_total_unacked_bytes: PositiveInt = Field(67_108_864, description="What all connections together may have under way to the log.")
+    max_total_unfinished_bytes: PositiveInt = Field(
         536_870_912,
         description="What the unfinished messages of all connections may hold of memory, inflated. Over it the connections that hold "
         "most are closed; their peers send again.",
     )
-    max_connections: _PositiveInt = Field(4096, description="The most connections open at once.")
-    max_connections_per_address: _PositiveInt = Field(1024, description="The most connections open at once from one address.")
-    handshake_timeout_s: _PositiveFloat = Field(10.0, description="The time that TLS and the key's handshake may take.")
-    frame_timeout_s: _PositiveFloat = Field(120.0, description="A connection that is silent inside a message for so long is closed.")
-    idle_timeout_s: _PositiveFloat | None = Field(
+    max_connections: PositiveInt = max_connections_setting()
+    max_connections_per_address: PositiveInt = max_connections_per_address_setting()
+    handshake_timeout_s: PositiveFloat = Field(10.0, description="The time that TLS and the key's handshake may take.")
+    frame_timeout_s: PositiveFloat = Field(120.0, description="A connection that is silent inside a message for so long is closed.")
+    idle_timeout_s: PositiveFloat | None = Field(
         None,
         description="A connection that is silent between messages for so long is closed. Off: a client without acks would lose what it "
         "sends next.",
     )
-
-    @field_validator("listen", mode="before")
-    @classmethod
-    def _one_address_is_a_list(cls, given: Any) -> Any:
-        return [str(given)] if isinstance(given, str | int) else given
-
-    @field_validator("listen")
-    @classmethod
-    def _addresses_are_addresses(cls, listen: tuple[str, ...]) -> tuple[str, ...]:
-        for entry in listen:
-            parse_listen(entry)
-        return listen
 
     @model_validator(mode="after")
     def _it_makes_sense(self) -> ForwardConfig:

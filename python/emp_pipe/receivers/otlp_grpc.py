@@ -11,14 +11,14 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from emp_pipe.bearer import BearerTokens
 from emp_pipe.component import Context, Intake
 from emp_pipe.errors import ConfigError, ErrorKind
-from emp_pipe.listening import close_all, open_listeners
+from emp_pipe.listening import Listen, close_all, listen_setting, max_connections_setting, open_listeners
 from emp_pipe.logs import get_logger
 from emp_pipe.otlp_answers import Code, Outcome, Signal, response_body, retry_info, status_body
 from emp_pipe.otlp_intake import SIGNALS, OtlpIntake, OtlpReceiverConfig
@@ -41,24 +41,17 @@ _TURN_S = 5.0
 _LAST_ANSWERS_S = 0.5
 """Before the deadline of a stop, for the answers to what has not become durable."""
 
-_PositiveInt = Annotated[int, Field(gt=0)]
-_PositiveFloat = Annotated[float, Field(gt=0)]
-
 
 class OtlpGrpcConfig(OtlpReceiverConfig):
     """Settings of an OTLP/gRPC receiver."""
 
-    listen: tuple[str, ...] = Field(
-        ("4317",),
-        description="host:port, *:port for all interfaces, or a port alone: all interfaces where clients have to show a token or a "
-        "certificate, else loopback. One or several.",
-    )
-    max_concurrent_reads: _PositiveInt = Field(32, description="The most requests that are being received at once; others wait their turn.")
-    max_streams_per_connection: _PositiveInt = Field(1000, description="The most requests under way on one connection.")
-    max_connections: _PositiveInt = Field(4096, description="The most connections open at once.")
-    keepalive_s: _PositiveFloat = Field(60.0, description="A client that is silent for so long is asked whether it is there.")
-    keepalive_timeout_s: _PositiveFloat = Field(20.0, description="The time it has to answer that.")
-    min_ping_interval_s: _PositiveFloat = Field(10.0, description="Clients that ping more often are turned away (too_many_pings).")
+    listen: Listen = listen_setting("4317", "a token or a certificate")
+    max_concurrent_reads: PositiveInt = Field(32, description="The most requests that are being received at once; others wait their turn.")
+    max_streams_per_connection: PositiveInt = Field(1000, description="The most requests under way on one connection.")
+    max_connections: PositiveInt = max_connections_setting()
+    keepalive_s: PositiveFloat = Field(60.0, description="A client that is silent for so long is asked whether it is there.")
+    keepalive_timeout_s: PositiveFloat = Field(20.0, description="The time it has to answer that.")
+    min_ping_interval_s: PositiveFloat = Field(10.0, description="Clients that ping more often are turned away (too_many_pings).")
 
 
 class OtlpGrpcReceiver:

@@ -13,7 +13,7 @@ import socket
 from http import HTTPStatus
 from typing import Annotated, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from emp_pipe.accepting import Acceptor, Places
 from emp_pipe.bearer import BearerTokens
@@ -21,7 +21,14 @@ from emp_pipe.component import Context, Intake
 from emp_pipe.http_body import first_grant_bytes
 from emp_pipe.http_connection import HttpConnection, Response, State
 from emp_pipe.http_head import BadRequest, RequestHead
-from emp_pipe.listening import close_all, open_listeners
+from emp_pipe.listening import (
+    Listen,
+    close_all,
+    listen_setting,
+    max_connections_per_address_setting,
+    max_connections_setting,
+    open_listeners,
+)
 from emp_pipe.logs import get_logger
 from emp_pipe.otlp_answers import DONE, Code, Encoding, Outcome, Signal, response_body, status_body
 from emp_pipe.otlp_intake import Codec, OtlpIntake, OtlpReceiverConfig
@@ -48,24 +55,17 @@ _STATUSES = {
     Code.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
 }
 
-_PositiveInt = Annotated[int, Field(gt=0)]
-_PositiveFloat = Annotated[float, Field(gt=0)]
-
 
 class OtlpHttpConfig(OtlpReceiverConfig):
     """Settings of an OTLP/HTTP receiver."""
 
-    listen: tuple[str, ...] = Field(
-        ("4318",),
-        description="host:port, *:port for all interfaces, or a port alone: all interfaces where clients have to show a token or a "
-        "certificate, else loopback. One or several.",
-    )
+    listen: Listen = listen_setting("4318", "a token or a certificate")
     max_head_bytes: Annotated[int, Field(ge=1024)] = Field(16_384, description="The longest request line with its headers.")
-    max_connections: _PositiveInt = Field(4096, description="The most connections open at once.")
-    max_connections_per_address: _PositiveInt = Field(1024, description="The most connections open at once from one address.")
-    head_timeout_s: _PositiveFloat = Field(10.0, description="The time that TLS and the headers of a request may take.")
+    max_connections: PositiveInt = max_connections_setting()
+    max_connections_per_address: PositiveInt = max_connections_per_address_setting()
+    head_timeout_s: PositiveFloat = Field(10.0, description="The time that TLS and the headers of a request may take.")
     cors: CorsConfig | None = Field(None, description="Which web pages may send. Unset: none.")
-    idle_timeout_s: _PositiveFloat = Field(180.0, description="A connection that is silent between requests for so long is closed.")
+    idle_timeout_s: PositiveFloat = Field(180.0, description="A connection that is silent between requests for so long is closed.")
 
 
 class _Wanted(NamedTuple):
