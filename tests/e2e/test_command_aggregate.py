@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
+from emp_pipe.processors.aggregate import AggregateConfig
+from emp_pipe.processors.red_metrics import RedMetricsConfig
 from tests.support.command import Running, free_port, run, running, until
 from tests.support.command_bench import Bench
 from tests.support.metrics import histogram, histogram_point, point, request, sum_of
@@ -63,8 +65,11 @@ class MetricsBench(Bench):
         assert post(self.otlp_port, spans(names, self._chance, now_unix_nano=time.time_ns(), **settings)) == 200
 
     def wait_for_points(self, metric: str, count: int) -> list[Point]:
+        """Return the points of a metric once there are so many, sooner than a window of the usual length would end."""
         found: list[Point] = until(
-            lambda: len(points := points_in(self.data_dir, metric)) >= count and points, f"{count} points of {metric} in {self.data_dir}"
+            lambda: len(points := points_in(self.data_dir, metric)) >= count and points,
+            f"{count} points of {metric} in {self.data_dir}",
+            patience_s=AggregateConfig().interval_s * 0.5,
         )
         return found
 
@@ -171,7 +176,8 @@ def test_calls_and_durations_of_spans_are_written_beside_the_spans(bench: Metric
         ("unit: ms", lambda one: one.kind == "sum" or one.unit == "ms"),
         ("histogram: exponential", lambda one: one.kind in ("sum", "exponentialHistogram")),
         ("bounds_s: [0.5, 1]", lambda one: one.kind == "sum" or one.fields["explicitBounds"] == [0.5, 1]),
-        ("dimensions: [http.route]", lambda one: "http.route" not in one.labels),
+        ("dimensions: [http.route]", lambda one: one.labels["http.route"] == "/jobs"),
+        ("dimensions: []", lambda one: "http.route" not in one.labels),
         ("max_span_names: 1", lambda one: ("span.name" in one.labels) != ("otel.metric.overflow" in one.labels)),
         ("max_exemplars: 1", lambda one: len(one.fields.get("exemplars", ())) == (0 if one.kind == "sum" else 1)),
         ("interval_s: 0.1", lambda one: one.metric.startswith("traces.span.metrics.")),
@@ -182,8 +188,19 @@ def test_calls_and_durations_of_spans_are_written_beside_the_spans(bench: Metric
 def test_each_setting_of_red_metrics_does_what_it_says(bench: MetricsBench, setting: str, expected: Any) -> None:
     bench.processors(f"red_metrics: {{{setting}}}")
     with running(*bench.arguments):
-        bench.send_spans("GET /", "GET /", "POST /")
+        bench.send_spans("GET /", "GET /", "POST /", http_route="/jobs")
         found = until(lambda: len(points := points_in(bench.data_dir)) >= 4 and points, "calls and durations of two names")
     assert all(expected(one) for one in found), found
     if "max_span_names" in setting:
         assert sorted("span.name" in one.labels for one in found) == [False, False, True, True]
+
+
+def test_red_metrics_are_written_when_interval_s_is_over_and_not_before(bench: MetricsBench) -> None:
+    bench.processors("red_metrics: {interval_s: 600}")
+    with running(*bench.arguments) as process:
+        bench.send_spans("GET /")
+        until(lambda: bench.groups()["red_metrics"]["held_records"] == 1, "the span is held")
+        time.sleep(RedMetricsConfig().interval_s * 2)  # what is waited for is that nothing comes
+        assert (points_in(bench.data_dir), bench.groups()["red_metrics"]["held_records"]) == ([], 1)
+        stopped(process)
+    assert [one.metric for one in points_in(bench.data_dir)] == ["traces.span.metrics.calls", "traces.span.metrics.duration"]

@@ -13,6 +13,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from emp_pipe.processors.tail_sample import TailSampleConfig
 from tests.support.command import free_port, run, running, until
 from tests.support.command_bench import Bench, rows_in
 from tests.support.otlp_post import keyed, lines_in, post
@@ -68,7 +69,9 @@ class SamplingBench(Bench):
         return states
 
     def wait_for_states(self, expected: dict[str, str]) -> None:
-        until(lambda: self.states().keys() >= expected.keys(), f"{expected}, {self.states()} are there")
+        """Return when these spans are there and no others, sooner than a decision usually waits."""
+        patience_s = TailSampleConfig().decision_wait_s * 0.6
+        until(lambda: self.states().keys() >= expected.keys(), f"{expected}, {self.states()} are there", patience_s)
         assert self.states() == expected
 
 

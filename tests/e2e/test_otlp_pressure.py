@@ -14,6 +14,7 @@ import pytest
 
 from emp_pipe.errors import ConfigError, ErrorKind
 from emp_pipe.receivers import otlp_grpc
+from emp_pipe.receivers.otlp_http import OtlpHttpConfig
 from tests.support.forward import PATIENCE_S, RecordingIntake, turns
 from tests.support.otlp_receiving import METHODS, Running, Transport, connected, encoded, head, request, running
 
@@ -139,18 +140,20 @@ def _varint(value: int) -> bytes:
 
 # --- slow and silent clients ------------------------------------------------------------------------
 
+BEFORE_THE_DEFAULT_S = OtlpHttpConfig().head_timeout_s * 0.8
+
 
 async def test_headers_that_come_too_slowly_end_the_connection(tmp_path: Path) -> None:
     async with running("http", tmp_path, head_timeout_s=0.05) as server, connected(server) as client:
         await client.write(b"POST /v1/logs HTTP/1.1\r\nHost: h\r\nX-A: ")
-        assert await client.closed() == b""
+        assert await client.closed(BEFORE_THE_DEFAULT_S) == b""
         await until(lambda: server.receiver._service.places.taken == 0, "its place is free")
 
 
 async def test_drops_of_a_header_do_not_extend_its_time(tmp_path: Path) -> None:
     async with running("http", tmp_path, head_timeout_s=0.5) as server, connected(server) as client:
         dripping = asyncio.ensure_future(_drip(client, b"POST /v1/logs HTTP/1.1\r\nHost: h\r\nX-A: " + b"a" * 4000))
-        assert await client.closed() == b""
+        assert await client.closed(BEFORE_THE_DEFAULT_S) == b""
         dripping.cancel()
 
 

@@ -232,7 +232,7 @@ async def test_a_tls_client_on_the_plain_port_is_told_so_in_its_own_protocol(tmp
 
 async def test_a_client_that_never_begins_tls_is_closed_after_its_time(tmp_path: Path, certificates: Certificates) -> None:
     async with running("http", tmp_path, tls=certificates.server(), head_timeout_s=0.1) as server, connected(server) as client:
-        assert await client.closed() == b""
+        assert await client.closed(OtlpHttpConfig().head_timeout_s * 0.8) == b""
         assert server.receiver._service.places.taken == 0
 
 

@@ -31,7 +31,9 @@ def raw(port: int, data: bytes = b"") -> socket.socket:
     return client
 
 
-def said_until_closed(client: socket.socket) -> bytes:
+def said_until_closed(client: socket.socket, within_s: float = PATIENCE_S) -> bytes:
+    """Return what comes until the server closes; nothing for `within_s` raises TimeoutError."""
+    client.settimeout(within_s)
     said = b""
     with contextlib.suppress(ConnectionError):
         while data := client.recv(65_536):

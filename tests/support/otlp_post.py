@@ -36,9 +36,16 @@ def keyed(**attributes: str) -> list[KeyValue]:
 
 
 def spans(
-    names: Iterable[str], chance: Random, *, now_unix_nano: int, service: str = "api", failed: bool = False, duration_ms: int = 20
+    names: Iterable[str],
+    chance: Random,
+    *,
+    now_unix_nano: int,
+    service: str = "api",
+    failed: bool = False,
+    duration_ms: int = 20,
+    **attributes: str,
 ) -> ExportTraceServiceRequest:
-    """Return spans of those names, each the only one of its trace."""
+    """Return spans of those names, each the only one of its trace, with attributes whose `_` stand for dots."""
     request = ExportTraceServiceRequest()
     resource = request.resource_spans.add()
     resource.resource.attributes.extend(keyed(service_name=service))
@@ -53,6 +60,7 @@ def spans(
                 start_time_unix_nano=now_unix_nano - duration_ms * 1_000_000,
                 end_time_unix_nano=now_unix_nano,
                 status=Status(code=Status.STATUS_CODE_ERROR if failed else Status.STATUS_CODE_UNSET),
+                attributes=keyed(**attributes),
             )
         )
     return request

@@ -219,9 +219,9 @@ class HttpClient:
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:] if line)}
             return int(lines[0].split()[1]), headers, await self.reader.readexactly(int(headers.get("content-length", 0)))
 
-    async def closed(self) -> bytes:
+    async def closed(self, within_s: float = PATIENCE_S) -> bytes:
         """Return what still came until the server closed."""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(within_s):
             with contextlib.suppress(ConnectionError):
                 return await self.reader.read()
             return b""
