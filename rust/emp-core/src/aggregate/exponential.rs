@@ -11,6 +11,8 @@ use crate::otlp::wire::{Field, Reader, Value, WireError, for_each_field, put_fix
 const MAX_BUCKETS: usize = 160;
 /// A point with more of them is not added to: what a point costs must not depend on what another one claimed.
 const MOST_BUCKETS: usize = 1024;
+/// Indices are below it: those at the ends must fit the field that the first one is in.
+const INDICES_END: i64 = 1 << 31;
 /// Where SDKs begin.
 const FINEST_SCALE: i32 = 20;
 /// Two raises are the rule.
@@ -129,8 +131,8 @@ impl Buckets {
     fn take_within(&mut self, scale: i32, threshold: &mut f64) -> u64 {
         let edge = index_of(*threshold, scale);
         let mut taken = 0;
-        let upto = edge.saturating_add(1).min(self.end());
-        let within = (upto - self.offset).max(0) as usize;
+        // Of a scale finer than doubles are the edge may lie as far away as an i64 reaches.
+        let within = (edge.saturating_add(1).clamp(self.offset, self.end()) - self.offset) as usize;
         let at = usize::try_from(edge.saturating_sub(self.offset)).ok();
         if at.and_then(|at| self.counts.get(at)).is_some_and(|count| *count != 0) {
             *threshold = threshold.max(upper_bound(edge, scale));
@@ -186,8 +188,12 @@ impl Exponential {
     pub fn is_sound(&mut self) -> bool {
         self.positive.trim();
         self.negative.trim();
-        let few = self.positive.counts.len().max(self.negative.counts.len()) <= MOST_BUCKETS;
-        few && self.zero_threshold.is_finite() && self.zero_threshold >= 0.0 && self.total() <= u128::from(u64::MAX)
+        let fits = |side: &Buckets| side.counts.len() <= MOST_BUCKETS && side.end() <= INDICES_END;
+        fits(&self.positive)
+            && fits(&self.negative)
+            && self.zero_threshold.is_finite()
+            && self.zero_threshold >= 0.0
+            && self.total() <= u128::from(u64::MAX)
     }
 
     fn total(&self) -> u128 {

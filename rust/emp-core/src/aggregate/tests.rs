@@ -37,6 +37,16 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    /// One as no SDK makes it: any scale, any offset, any threshold.
+    fn wild_exponential()(scale in prop_oneof![any::<i32>(), 30..80i32, -12..22i32], threshold in prop_oneof![any::<f64>(), Just(1e-300)],
+                          offsets in proptest::array::uniform2(prop_oneof![any::<i32>(), -5..5i32]), counts in proptest::collection::vec(0u64..9, 0..9))
+                          -> Exponential {
+        let [positive, negative] = offsets.map(|offset| Buckets { offset: i64::from(offset), counts: counts.clone() });
+        Exponential { scale, zero_threshold: threshold.abs(), positive, negative, ..Exponential::finest() }
+    }
+}
+
 fn total(one: &Exponential) -> u64 {
     one.zero_count + one.positive.counts.iter().sum::<u64>() + one.negative.counts.iter().sum::<u64>()
 }
@@ -169,6 +179,19 @@ proptest! {
     }
 
     #[test]
+    fn wild_exponential_histograms_are_merged_without_loss_or_stay_apart(mut one in wild_exponential(), mut other in wild_exponential()) {
+        if one.is_sound() && other.is_sound() {
+            let both = total(&one) + total(&other);
+            if one.absorb(&other) {
+                prop_assert_eq!(total(&one), both);
+                for side in [&one.positive, &one.negative] {
+                    prop_assert!(side.counts.is_empty() || i32::try_from(side.offset).is_ok());
+                }
+            }
+        }
+    }
+
+    #[test]
     fn merging_exponential_histograms_is_commutative(one in exponential(), other in exponential()) {
         prop_assert_eq!(added(&[one.clone(), other.clone()]), added(&[other, one]));
     }
@@ -246,4 +269,20 @@ fn powers_of_two_are_the_last_value_of_their_bucket_at_every_scale() {
             assert_eq!(index, wanted, "2^{exponent} at scale {scale}");
         }
     }
+}
+
+#[test]
+fn a_zero_threshold_far_below_all_buckets_takes_none_of_them() {
+    let side = |offset| Buckets { offset, counts: vec![1] };
+    let mut one = Exponential { scale: 100, positive: side(5), negative: side(-5), ..Exponential::finest() };
+    let other = Exponential { zero_threshold: 1e-300, ..one.clone() };
+    assert!(one.absorb(&other));
+    assert_eq!((one.zero_count, total(&one)), (0, 4));
+}
+
+#[test]
+fn buckets_past_the_last_index_are_left_as_they_came() {
+    let with = |offset, counts| Exponential { positive: Buckets { offset, counts }, ..Exponential::finest() };
+    assert!(with(i64::from(i32::MAX), vec![1]).is_sound());
+    assert!(!with(i64::from(i32::MAX), vec![0, 1]).is_sound());
 }
