@@ -94,7 +94,8 @@ impl Buckets {
         for at in 0..self.counts.len() {
             let to = (shifted(self.offset + at as i64, shift) - first) as usize;
             let count = std::mem::take(&mut self.counts[at]);
-            self.counts[to] += count;
+            // Points that are added up never have more than fits ([`Exponential::absorb`]); weights of spans may.
+            self.counts[to] = self.counts[to].saturating_add(count);
         }
         self.counts.truncate((last - first + 1) as usize);
         self.offset = first;

@@ -286,3 +286,12 @@ fn buckets_past_the_last_index_are_left_as_they_came() {
     assert!(with(i64::from(i32::MAX), vec![1]).is_sound());
     assert!(!with(i64::from(i32::MAX), vec![0, 1]).is_sound());
 }
+
+#[test]
+fn counts_past_a_u64_stay_at_its_end() {
+    let mut histogram = Exponential::finest();
+    for value in [1.0, 1.1, 1e9] {
+        histogram.record(value, u64::MAX / 2 + 1);
+    }
+    assert_eq!(histogram.positive.counts.iter().max(), Some(&u64::MAX));
+}
