@@ -10,8 +10,8 @@ struct Candidate<'a> {
     time: u64,
 }
 
-/// Reads the exemplar fields that lie one after another in `fields`.
-fn candidates<'a>(fields: &'a [u8], out: &mut Vec<Candidate<'a>>) -> Result<(), WireError> {
+/// Calls `visit` with each of the exemplar fields that lie one after another in `fields`.
+fn candidates<'a>(fields: &'a [u8], mut visit: impl FnMut(Candidate<'a>)) -> Result<(), WireError> {
     for_each_field(Reader::new(fields), |raw| {
         let mut candidate = Candidate { raw: raw.raw, traced: false, time: 0 };
         for_each_field(raw.message(), |field| {
@@ -22,14 +22,14 @@ fn candidates<'a>(fields: &'a [u8], out: &mut Vec<Candidate<'a>>) -> Result<(), 
             }
             Ok::<(), WireError>(())
         })?;
-        out.push(candidate);
+        visit(candidate);
         Ok(())
     })
 }
 
 /// Whether the exemplar fields in `fields` can be read.
 pub fn check(fields: &[u8]) -> Result<(), WireError> {
-    if fields.is_empty() { Ok(()) } else { candidates(fields, &mut Vec::new()) }
+    candidates(fields, |_| ())
 }
 
 /// Adds the exemplars in `incoming` to those in `kept` (both checked: fields of a point, one after another), and keeps the best `max` of
@@ -38,13 +38,17 @@ pub fn offer(kept: &mut Vec<u8>, incoming: &[u8], max: usize) {
     if incoming.is_empty() {
         return;
     }
-    let mut all = Vec::new();
-    let _ = candidates(kept, &mut all).and_then(|()| candidates(incoming, &mut all));
-    let mut best: Vec<usize> = (0..all.len()).collect();
-    best.sort_by_key(|index| std::cmp::Reverse((all[*index].traced, all[*index].time, *index)));
-    best.truncate(max);
-    best.sort_unstable();
-    *kept = best.iter().flat_map(|index| all[*index].raw).copied().collect();
+    // Never more than one too many: a point may have millions.
+    let mut best: Vec<Candidate<'_>> = Vec::new();
+    let mut add = |candidate| {
+        best.push(candidate);
+        if best.len() > max {
+            let worst = (0..best.len()).min_by_key(|at| (best[*at].traced, best[*at].time)).unwrap_or_default();
+            best.remove(worst);
+        }
+    };
+    let _ = candidates(kept, &mut add).and_then(|()| candidates(incoming, &mut add));
+    *kept = best.iter().map(|candidate| candidate.raw).collect::<Vec<_>>().concat();
 }
 
 /// The exemplars of calls: the slowest ones, for they are what one looks for.
