@@ -98,3 +98,12 @@ fn a_point_with_a_million_empty_exemplars_costs_little_beside_its_bytes() {
     let cost = aggregated(&row);
     assert!(cost.most < row.len(), "{} bytes for a row of {}", cost.most, row.len());
 }
+
+#[test]
+fn a_point_with_a_million_buckets_costs_a_small_multiple_of_its_bytes() {
+    let mut point = Vec::new();
+    put_message(&mut point, 8, |buckets| put_bytes(buckets, 2, &vec![1; 1 << 20]));
+    let row = metric(10, 1, &[point]);
+    let cost = aggregated(&row);
+    assert!(cost.most < 4 * row.len(), "{} bytes for a row of {}", cost.most, row.len());
+}

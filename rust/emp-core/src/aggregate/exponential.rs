@@ -11,6 +11,8 @@ use crate::otlp::wire::{Field, Reader, Value, WireError, for_each_field, put_fix
 const MAX_BUCKETS: usize = 160;
 /// A point with more of them is not added to: what a point costs must not depend on what another one claimed.
 const MOST_BUCKETS: usize = 1024;
+/// With more of them, the empty ones counted, the others are not even read: each takes up to eight times its bytes.
+const MOST_READ: usize = 64 * MOST_BUCKETS;
 /// Indices are below it: those at the ends must fit the field that the first one is in.
 const INDICES_END: i64 = 1 << 31;
 /// Where SDKs begin.
@@ -42,6 +44,8 @@ pub struct Exponential {
     pub positive: Buckets,
     /// Below its negative.
     pub negative: Buckets,
+    /// It came with more buckets than are read.
+    pub is_cut: bool,
 }
 
 impl Buckets {
@@ -50,21 +54,28 @@ impl Buckets {
         self.counts.clear();
     }
 
-    fn read(&mut self, message: Reader<'_>) -> Result<(), WireError> {
+    /// False where there are more than [`MOST_READ`].
+    fn read(&mut self, message: Reader<'_>) -> Result<bool, WireError> {
+        let mut all = true;
+        let mut push = |counts: &mut Vec<u64>, count| match counts.len() < MOST_READ {
+            true => counts.push(count),
+            false => all = false,
+        };
         for_each_field(message, |field| {
             match (field.number, field.value) {
                 (buckets_field::OFFSET, Value::Varint(value)) => self.offset = i64::from(zigzag(value)),
-                (buckets_field::COUNTS, Value::Varint(count)) => self.counts.push(count),
+                (buckets_field::COUNTS, Value::Varint(count)) => push(&mut self.counts, count),
                 (buckets_field::COUNTS, Value::Bytes(_)) => {
                     let mut packed = field.message();
                     while let Some(count) = packed.next_varint()? {
-                        self.counts.push(count);
+                        push(&mut self.counts, count);
                     }
                 }
                 _ => {}
             }
-            Ok(())
-        })
+            Ok::<(), WireError>(())
+        })?;
+        Ok(all)
     }
 
     fn trim(&mut self) {
@@ -162,7 +173,7 @@ impl Exponential {
     /// Forgets all, keeps the memory.
     pub fn clear(&mut self) {
         self.stats = Stats::default();
-        (self.scale, self.zero_count, self.zero_threshold) = (0, 0, 0.0);
+        (self.scale, self.zero_count, self.zero_threshold, self.is_cut) = (0, 0, 0.0, false);
         self.positive.clear();
         self.negative.clear();
     }
@@ -178,8 +189,8 @@ impl Exponential {
             (field::SCALE, Value::Varint(value)) => self.scale = zigzag(value),
             (field::ZERO_COUNT, Value::Fixed64(count)) => self.zero_count = count,
             (field::ZERO_THRESHOLD, Value::Fixed64(bits)) => self.zero_threshold = f64::from_bits(bits),
-            (field::POSITIVE, Value::Bytes(_)) => self.positive.read(field.message())?,
-            (field::NEGATIVE, Value::Bytes(_)) => self.negative.read(field.message())?,
+            (field::POSITIVE, Value::Bytes(_)) => self.is_cut |= !self.positive.read(field.message())?,
+            (field::NEGATIVE, Value::Bytes(_)) => self.is_cut |= !self.negative.read(field.message())?,
             _ => return Ok(false),
         }
         Ok(true)
