@@ -9,7 +9,7 @@ use emp_core::batch::{Batch, Signal, TableEntry};
 use emp_core::compress::Codec;
 use emp_core::otlp::wire::{put_bytes, put_message, put_uint};
 
-const FORM: BlockForm<'_> = BlockForm { codec: Codec::Zstd, level: 1, topic: "metrics", id_prefix: "b" };
+const FORM: BlockForm<'_> = BlockForm { codec: Codec::None, level: 1, topic: "metrics", id_prefix: "b" };
 
 thread_local! {
     /// Bytes that this thread holds, and the most since [`cost_of`] began.
@@ -106,4 +106,29 @@ fn a_point_with_a_million_buckets_costs_a_small_multiple_of_its_bytes() {
     let row = metric(10, 1, &[point]);
     let cost = aggregated(&row);
     assert!(cost.most < 4 * row.len(), "{} bytes for a row of {}", cost.most, row.len());
+}
+
+#[test]
+fn one_huge_point_does_not_leave_its_memory_behind() {
+    let mut exponential = Vec::new();
+    put_message(&mut exponential, 8, |buckets| put_bytes(buckets, 2, &vec![0; 1 << 20]));
+    let mut histogram = Vec::new();
+    put_bytes(&mut histogram, 6, &vec![0; 1 << 20]);
+    put_bytes(&mut histogram, 7, &vec![0; (1 << 20) - 8]);
+    // Attributes and exemplars in turns: each kind is copied together.
+    let scattered = [[0x2a, 0, 0x3a, 2, 0x0a, 0].repeat(1 << 17), vec![0x31, 1, 0, 0, 0, 0, 0, 0, 0]].concat();
+    for (data, point) in [(10, exponential), (9, histogram), (7, scattered)] {
+        let batch = batch_of(Signal::Metrics, &[metric(data, 1, &[point])]);
+        let small = batch_of(Signal::Metrics, &[metric(data, 1, &[Vec::new()])]);
+        let mut aggregator = Aggregator::new(Settings { idle_windows: 1, ..Settings::default() });
+        let ((), cost) = cost_of(|| {
+            aggregator.take(&batch);
+            aggregator.flush(FORM).unwrap();
+            aggregator.take(&small);
+            aggregator.flush(FORM).unwrap();
+            aggregator.take(&small);
+            aggregator.flush(FORM).unwrap();
+        });
+        assert!(cost.held_after < 1 << 18, "{} bytes are held for data {data}", cost.held_after);
+    }
 }

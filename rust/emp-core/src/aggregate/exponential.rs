@@ -4,6 +4,7 @@
 //! so no count is ever split or lost. Source: OpenTelemetry metrics data model, ExponentialHistogram.
 
 use super::fields::{buckets as buckets_field, exponential as field};
+use super::point::empty;
 use super::stats::Stats;
 use crate::otlp::wire::{Field, Reader, Value, WireError, for_each_field, put_fixed64, put_message, put_uint, put_varint, varint_len};
 
@@ -51,7 +52,7 @@ pub struct Exponential {
 impl Buckets {
     fn clear(&mut self) {
         self.offset = 0;
-        self.counts.clear();
+        empty(&mut self.counts);
     }
 
     /// False where there are more than [`MOST_READ`].
@@ -170,7 +171,7 @@ impl Buckets {
 }
 
 impl Exponential {
-    /// Forgets all, keeps the memory.
+    /// Forgets all; keeps the memory as [`empty`] does.
     pub fn clear(&mut self) {
         self.stats = Stats::default();
         (self.scale, self.zero_count, self.zero_threshold, self.is_cut) = (0, 0, 0.0, false);

@@ -1,6 +1,7 @@
 //! Histograms with explicit bounds: reading a delta point, adding two of the same bounds.
 
 use super::fields::histogram as field;
+use super::point::empty;
 use super::stats::Stats;
 use crate::otlp::wire::{Field, Value, WireError, put_header};
 
@@ -16,11 +17,11 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// Forgets all, keeps the memory.
+    /// Forgets all; keeps the memory as [`empty`] does.
     pub fn clear(&mut self) {
         self.stats = Stats::default();
-        self.bounds.clear();
-        self.buckets.clear();
+        empty(&mut self.bounds);
+        empty(&mut self.buckets);
     }
 
     /// Reads a field; false where it is none of a histogram's own.

@@ -95,7 +95,7 @@ struct Gathered {
 impl Gathered {
     fn clear(&mut self) {
         (self.start, self.end) = (0, 0);
-        self.copied.clear();
+        empty(&mut self.copied);
     }
 
     #[inline]
@@ -116,7 +116,16 @@ impl Gathered {
     }
 }
 
-/// Reads points; keeps its memory from one to the next.
+/// What one list of a reader keeps from one point to the next: as much as points need that are not there to need much.
+const KEPT_BYTES: usize = 1 << 14;
+
+/// Empties a list and keeps its memory, but not what a huge point needed.
+pub fn empty<T>(list: &mut Vec<T>) {
+    list.clear();
+    list.shrink_to(KEPT_BYTES / size_of::<T>());
+}
+
+/// Reads points; keeps its memory from one to the next ([`empty`]).
 #[derive(Default)]
 pub struct PointReader {
     attributes: Gathered,
