@@ -132,3 +132,19 @@ fn one_huge_point_does_not_leave_its_memory_behind() {
         assert!(cost.held_after < 1 << 18, "{} bytes are held for data {data}", cost.held_after);
     }
 }
+
+#[test]
+fn an_aggregator_knows_its_size_also_where_points_do_not_join() {
+    // No temporality: every point is kept as it lies.
+    let points: Vec<Vec<u8>> = (0..2000)
+        .map(|_| {
+            let mut point = Vec::new();
+            put_bytes(&mut point, 6, &[1; 4096]);
+            point
+        })
+        .collect();
+    let batch = batch_of(Signal::Metrics, &[metric(9, 0, &points)]);
+    let mut aggregator = Aggregator::new(Settings::default());
+    let ((), cost) = cost_of(|| drop(aggregator.take(&batch)));
+    assert!(aggregator.size_bytes() > cost.held_after / 2, "{} said, {} held", aggregator.size_bytes(), cost.held_after);
+}

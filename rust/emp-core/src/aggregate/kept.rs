@@ -7,8 +7,8 @@ use super::histogram::Histogram;
 use super::point::{Point, Value, put_times};
 use crate::otlp::wire::put_fixed64;
 
-/// How far back a new point looks for one to join: a sender that never joins any must not make it slow.
-const LOOK_BACK: usize = 16;
+/// How far back a new point looks for one to join, and changes any: a sender that never joins any must not make it slow.
+pub const LOOK_BACK: usize = 16;
 
 /// What becomes of the points of a stream within a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -87,7 +87,7 @@ impl Join {
         }
         match self.rule {
             Rule::Pass => push(points, points.len(), point, self.max_exemplars),
-            Rule::Latest => match points.iter_mut().find(|kept| kept.recorded) {
+            Rule::Latest => match points.iter_mut().rev().take(LOOK_BACK).find(|kept| kept.recorded) {
                 Some(kept) => kept.become_later(point, self.max_exemplars),
                 None => push(points, points.len(), point, self.max_exemplars),
             },

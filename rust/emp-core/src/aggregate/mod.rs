@@ -27,7 +27,7 @@ use crate::fluent::read::MAX_REJECTED_BYTES;
 use crate::otlp::fields::{resource, scope};
 use crate::otlp::points::count_points;
 use crate::otlp::wire::{Reader, WireError, put_bytes, put_header, put_uint};
-use kept::{Join, Kept, Rule};
+use kept::{Join, Kept, LOOK_BACK, Rule};
 use metrics::{Entries, Metrics, NONE, is_point};
 use point::{Point, PointReader, Value};
 use streams::Streams;
@@ -226,9 +226,12 @@ impl Aggregator {
         let add = |streams: &mut Streams, stream: u32, point: &Point<'_>| {
             let stream = streams.get_mut(stream);
             stream.seen = self.window;
-            let before = sizes(&stream.points);
+            // Only the last points change: a sender whose points never join would make counting all of them at each new one slow.
+            let changing = stream.points.len().saturating_sub(LOOK_BACK);
+            let size = |points: &[Kept]| points[changing..].iter().map(Kept::size_bytes).sum::<usize>();
+            let before = size(&stream.points);
             join.add(&mut stream.points, point);
-            sizes(&stream.points).wrapping_sub(before)
+            size(&stream.points).wrapping_sub(before)
         };
         if let Some((stream, is_new)) = streams.find(number, point.attributes, !is_full)? {
             if is_new {
@@ -295,15 +298,6 @@ impl Aggregator {
         self.window -= 1;
         self.forget_idle(1);
         self.window += 1;
-    }
-}
-
-fn sizes(points: &[Kept]) -> usize {
-    match points {
-        [] => 0,
-        [one] => one.size_bytes(),
-        // A sender whose points never join would make counting them all at each new one slow.
-        [first, .., last] => first.size_bytes() + last.size_bytes() + (points.len() - 2) * size_of::<Kept>(),
     }
 }
 
