@@ -4,10 +4,13 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use emp_core::aggregate::emit::BlockForm;
+use emp_core::aggregate::red::{Red, RedSettings};
+use emp_core::aggregate::red_emit::Span;
 use emp_core::aggregate::{Aggregator, Settings};
 use emp_core::batch::{Batch, Signal, TableEntry};
+use emp_core::block::encode_block;
 use emp_core::compress::Codec;
-use emp_core::otlp::wire::{put_bytes, put_message, put_uint};
+use emp_core::otlp::wire::{put_bytes, put_fixed64, put_message, put_uint};
 
 const FORM: BlockForm<'_> = BlockForm { codec: Codec::None, level: 1, topic: "metrics", id_prefix: "b" };
 
@@ -147,4 +150,33 @@ fn an_aggregator_knows_its_size_also_where_points_do_not_join() {
     let mut aggregator = Aggregator::new(Settings::default());
     let ((), cost) = cost_of(|| drop(aggregator.take(&batch)));
     assert!(aggregator.size_bytes() > cost.held_after / 2, "{} said, {} held", aggregator.size_bytes(), cost.held_after);
+}
+
+#[test]
+fn long_span_names_are_not_held_from_one_flush_to_the_next() {
+    let spans: Vec<Vec<u8>> = (0..64u8)
+        .map(|number| {
+            let mut span = Vec::new();
+            put_bytes(&mut span, 1, &[number + 1; 16]);
+            put_bytes(&mut span, 2, &[number + 1; 8]);
+            put_bytes(&mut span, 5, &vec![b'a' + number % 26; 1 << 15 | usize::from(number)]);
+            put_fixed64(&mut span, 7, 1);
+            span
+        })
+        .collect();
+    let block = encode_block(&[&batch_of(Signal::Traces, &spans)], Codec::Zstd, 1, "traces", "b").unwrap();
+    let settings = RedSettings {
+        namespace: "traces".into(),
+        bounds: None,
+        milliseconds: false,
+        dimensions: Vec::new(),
+        max_names: 1000,
+        max_exemplars: 1,
+    };
+    let mut red = Red::new(settings);
+    let ((), cost) = cost_of(|| {
+        red.take(&block.header, &block.payload, 1 << 30, 1).unwrap();
+        red.flush(FORM, Span { start_unix_nano: 1, end_unix_nano: 2 }).unwrap();
+    });
+    assert!(cost.held_after < 1 << 18, "{} bytes are held", cost.held_after);
 }

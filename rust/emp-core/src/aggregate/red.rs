@@ -93,8 +93,8 @@ pub struct Red {
 /// Which names may have a series of their own, by resource.
 #[derive(Default)]
 struct Names {
-    /// Key to when it was seen last.
-    known: KeyedMap<Vec<u8>, u64>,
+    /// When it was seen last, by the hashes of its resource and of itself with its dimensions: a name may be long, and is held for an hour.
+    known: KeyedMap<(u64, u64), u64>,
     counts: KeyedMap<u64, usize>,
     looked_through_unix_nano: u64,
     random: ahash::RandomState,
@@ -103,8 +103,7 @@ struct Names {
 impl Names {
     fn admit(&mut self, resource: &TableEntry, name: &[u8], max: usize, now_unix_nano: u64) -> bool {
         let resource = self.random.hash_one(resource);
-        let mut key = resource.to_le_bytes().to_vec();
-        key.extend_from_slice(name);
+        let key = (resource, self.random.hash_one(name));
         if let Some(seen) = self.known.get_mut(&key) {
             *seen = now_unix_nano;
             return true;
@@ -125,9 +124,9 @@ impl Names {
         }
         self.looked_through_unix_nano = now_unix_nano;
         let counts = &mut self.counts;
-        self.known.retain(|key, seen| {
+        self.known.retain(|(resource, _), seen| {
             let keep = now_unix_nano.saturating_sub(*seen) < FORGET_AFTER_NS;
-            if !keep && let Some(count) = key.first_chunk().and_then(|hash| counts.get_mut(&u64::from_le_bytes(*hash))) {
+            if !keep && let Some(count) = counts.get_mut(resource) {
                 *count -= 1;
             }
             keep
