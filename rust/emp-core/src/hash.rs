@@ -4,3 +4,6 @@
 
 /// A map from what a sender wrote.
 pub type KeyedMap<K, V> = std::collections::HashMap<K, V, ahash::RandomState>;
+
+/// A set of what a sender wrote.
+pub type KeyedSet<K> = std::collections::HashSet<K, ahash::RandomState>;

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::text::{fitting_text, shortened};
 use super::{Applied, DestinationLimits};
 use crate::batch::Signal;
+use crate::hash::KeyedSet;
 use crate::otlp::fields::{log, span, span_event, span_link};
 use crate::otlp::scan::{KeyValue, key_value};
 use crate::otlp::value::{Scalar, put_key_value, put_scalar};
@@ -63,7 +64,7 @@ pub fn shorten(
         },
     };
     let keep = kept_attributes(message, &shape)?;
-    let mut row = Row { limits, applied, keys: Vec::new(), dropped_attributes: 0, dropped_events: 0 };
+    let mut row = Row { limits, applied, keys: KeyedSet::default(), dropped_attributes: 0, dropped_events: 0 };
     let kept_events = if shape.is_span { kept_events(message, limits.max_span_events)? } else { None };
     let (mut attribute, mut event) = (0, 0);
     for_each_field(Reader::new(message), |field| {
@@ -179,31 +180,30 @@ fn best(ranks: &[usize], most: u32) -> Option<Vec<bool>> {
     Some(keep)
 }
 
-struct Row<'a> {
+struct Row<'a, 'm> {
     limits: &'a DestinationLimits,
     applied: &'a mut Applied,
     /// The keys written so far: shortened ones may meet.
-    keys: Vec<Vec<u8>>,
+    keys: KeyedSet<Cow<'m, [u8]>>,
     dropped_attributes: u64,
     dropped_events: u64,
 }
 
-impl Row<'_> {
+impl<'m> Row<'_, 'm> {
     fn count(&mut self, limit: &'static str) {
         *self.applied.entry(limit).or_default() += 1;
     }
 
-    fn put_attribute(&mut self, out: &mut Vec<u8>, number: u32, pair: KeyValue<'_>) -> Result<(), WireError> {
+    fn put_attribute(&mut self, out: &mut Vec<u8>, number: u32, pair: KeyValue<'m>) -> Result<(), WireError> {
         let key = shortened(pair.key, self.limits.max_key_bytes);
         if self.limits.max_key_bytes != 0 {
             if matches!(key, Cow::Owned(_)) {
                 self.count("max_key_bytes");
             }
-            if self.keys.iter().any(|known| **known == *key) {
+            if !self.keys.insert(key.clone()) {
                 self.dropped_attributes += 1;
                 return Ok(());
             }
-            self.keys.push(key.to_vec());
         }
         match fitting_text(&pair.value, self.limits.max_value_bytes)? {
             Some(text) => {
@@ -231,7 +231,7 @@ impl Row<'_> {
     }
 
     /// Appends an event or a link, which has attributes and a dropped count of its own.
-    fn put_part(&mut self, out: &mut Vec<u8>, field: &Field<'_>, attributes: u32, dropped: u32) -> Result<(), WireError> {
+    fn put_part(&mut self, out: &mut Vec<u8>, field: &Field<'m>, attributes: u32, dropped: u32) -> Result<(), WireError> {
         let mut part = Vec::with_capacity(field.raw.len());
         let row_keys = std::mem::take(&mut self.keys);
         let row_dropped = std::mem::take(&mut self.dropped_attributes);

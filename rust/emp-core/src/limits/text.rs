@@ -18,13 +18,16 @@ pub fn shortened(text: &[u8], limit: u32) -> Cow<'_, [u8]> {
 /// The same with a hash of the whole text after the mark: what differed before differs after. The hash is the same in every process, for the
 /// text names a stream. A limit that does not hold the hash gets the mark alone.
 pub fn shortened_apart(text: &[u8], limit: u32) -> Cow<'_, [u8]> {
+    if !is_over(text, limit) {
+        return Cow::Borrowed(text);
+    }
     let mut mark = MARK.to_vec();
     mark.extend_from_slice(format!("{:08x}", fnv_1a(text)).as_bytes());
     cut(text, limit, if limit as usize > mark.len() { &mark } else { MARK })
 }
 
 fn cut<'a>(text: &'a [u8], limit: u32, mark: &[u8]) -> Cow<'a, [u8]> {
-    if !exceeds(u32::try_from(text.len()).unwrap_or(u32::MAX), limit) {
+    if !is_over(text, limit) {
         return Cow::Borrowed(text);
     }
     let mut end = limit as usize - mark.len();
@@ -35,6 +38,10 @@ fn cut<'a>(text: &'a [u8], limit: u32, mark: &[u8]) -> Cow<'a, [u8]> {
         }
     }
     Cow::Owned([&text[..end], mark].concat())
+}
+
+fn is_over(text: &[u8], limit: u32) -> bool {
+    exceeds(u32::try_from(text.len()).unwrap_or(u32::MAX), limit)
 }
 
 fn fnv_1a(text: &[u8]) -> u32 {
