@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from emp_pipe.clock import Clock
+from emp_pipe.done import NOTHING_DONE, Done
 from emp_pipe.log.protocol import ChunkKey, DeadLetter, Delivery, Rejection, Topic
 from emp_pipe.self_metrics import Metrics
 
@@ -124,6 +125,8 @@ class Arrival:
 
     receiver: str
     batch: Batch | None = None
+    done: Done = NOTHING_DONE
+    """What its sender has done with the batch's rows; blocks say it themselves."""
     blocks: Sequence[Block] = ()
     received: int = 0
     invalid: int = 0

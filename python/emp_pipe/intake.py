@@ -179,7 +179,7 @@ class PipelineIntake:
         batch = arrival.batch
         if batch is not None:
             before = batch.record_count
-            batch = self._through(processors, batch)
+            batch = self._through(_of(processors, arrival.done.decided), batch)
             dropped = before - _records(batch)
         blocks: list[Block] = []
         for block in arrival.blocks:
@@ -188,7 +188,7 @@ class PipelineIntake:
             except ValueError:  # it cannot be read: the delivery loop sets it aside as a dead letter, with its bytes
                 blocks.append(block)
                 continue
-            passed = self._through([processor for processor in processors if not (block.decided and processor.samples)], opened)
+            passed = self._through(_of(processors, block.decided), opened)
             dropped += opened.record_count - _records(passed)
             if passed is opened:
                 blocks.append(block)
@@ -206,6 +206,11 @@ class PipelineIntake:
             if self._taps and passed is not None:
                 self._taps.offer(processor.id, passed)
         return passed
+
+
+def _of(processors: Sequence[GuardedProcessor], decided: bool) -> Sequence[GuardedProcessor]:
+    """Return the processors that rows go through: where sampling has decided, those that do not sample."""
+    return [processor for processor in processors if not processor.samples] if decided else processors
 
 
 def _records(batch: Batch | None) -> int:

@@ -23,6 +23,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 
 from emp_pipe.bearer import BearerConfig
 from emp_pipe.component import Arrival, Context, Intake
+from emp_pipe.done import NOTHING_DONE, Done
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.listening import Listen
 from emp_pipe.log.protocol import DeadLetter, DeadReason
@@ -185,6 +186,7 @@ class OtlpIntake:
         codec: Codec,
         encoding: Encoding = "protobuf",
         peer: str = "",
+        done: Done = NOTHING_DONE,
         reserved_bytes: int = 0,
     ) -> None:
         """Take a request that has come whole; `answer` is called when it is durable, or refused. May call it at once."""
@@ -196,7 +198,7 @@ class OtlpIntake:
         if not body and encoding == "protobuf":  # an empty request succeeds
             self._answer(signal, DONE, answer)
             return
-        request = _Request(self, signal, codec, encoding, peer, answer, len(body))
+        request = _Request(self, signal, codec, encoding, peer, done, answer, len(body))
         self.counts.bytes += len(body)
         self.held_bytes += request.held_bytes
         self._under_way.add(request)
@@ -234,7 +236,7 @@ class OtlpIntake:
         self.counts.items[request.signal] += read.received
         self.counts.resources_over_limit += read.resources_over_limit
         dead = self._dead_letters(request, rejected) if rejected else ()
-        arrival = Arrival(self.receiver, batch=batch, received=read.received, invalid=request.rejected_items, dead=dead)
+        arrival = Arrival(self.receiver, batch=batch, done=request.done, received=read.received, invalid=request.rejected_items, dead=dead)
         self._intake.submit(arrival).add_done_callback(request.committed)
 
     def _dead_letters(self, request: _Request, rejected: Sequence[Rejected]) -> tuple[DeadLetter, ...]:
@@ -338,7 +340,7 @@ class OtlpIntake:
 class _Request:
     """A request under way: what is needed to answer it."""
 
-    __slots__ = ("answer", "codec", "encoding", "held_bytes", "owner", "peer", "refused", "rejected_items", "signal")
+    __slots__ = ("answer", "codec", "done", "encoding", "held_bytes", "owner", "peer", "refused", "rejected_items", "signal")
 
     def __init__(
         self,
@@ -347,6 +349,7 @@ class _Request:
         codec: Codec,
         encoding: Encoding,
         peer: str,
+        done: Done,
         answer: Callable[[Outcome], None],
         held_bytes: int,
     ) -> None:
@@ -355,6 +358,7 @@ class _Request:
         self.codec: Codec = codec
         self.encoding: Encoding = encoding
         self.peer = peer
+        self.done = done
         self.answer = answer
         self.held_bytes = held_bytes
         self.rejected_items = 0

@@ -197,11 +197,14 @@ async def test_straight_from_the_edge_traces_and_metrics_go_to_dash0_and_logs_to
                 role.assert_balanced()
 
 
+@pytest.mark.parametrize("way", ["forward", "otlp_http", "otlp_grpc"])
 @pytest.mark.parametrize("at_the_edge", [("red_metrics", "tail_sample", "aggregate"), ("red_metrics", "aggregate"), ("tail_sample",)])
-async def test_what_an_edge_has_done_central_does_not_do_again(at_the_edge: tuple[str, ...], tmp_path: Path) -> None:
-    """An edge that does it and sends the outcome by central: the blocks' flags are all that tells central."""
+async def test_what_an_edge_has_done_central_does_not_do_again(at_the_edge: tuple[str, ...], way: str, tmp_path: Path) -> None:
+    """An edge that does it and sends the outcome by central: the blocks' flags, or a line beside a request, are all that tells central."""
     both, traffic = EdgeAndCentral.of(tmp_path), Traffic()
     at_edge = Role.of("edge", tmp_path)
+    by_forward = {"endpoint": f"127.0.0.1:{both.secure_port}", "shared_key": KEY, "tls": {"ca_file": str(tmp_path / "ca.pem")}}
+    by_otlp = {"endpoint": f"http://127.0.0.1:{both.central.otlp_port if way == 'otlp_http' else both.central.grpc_port}"}
     file = tmp_path / "edge.yaml"
     file.write_text(
         yaml.safe_dump(
@@ -214,13 +217,7 @@ async def test_what_an_edge_has_done_central_does_not_do_again(at_the_edge: tupl
                     "otlp_grpc": {"listen": f"127.0.0.1:{at_edge.grpc_port}"},
                 },
                 "processors": {name: settings for name, settings in _QUICK.items() if name in at_the_edge},
-                "exporters": {
-                    "forward/central": {
-                        "endpoint": f"127.0.0.1:{both.secure_port}",
-                        "shared_key": KEY,
-                        "tls": {"ca_file": str(tmp_path / "ca.pem")},
-                    }
-                },
+                "exporters": {f"{way}/central": by_forward if way == "forward" else by_otlp},
             }
         )
     )
@@ -246,6 +243,30 @@ async def test_what_an_edge_has_done_central_does_not_do_again(at_the_edge: tupl
             at_edge.assert_balanced()
 
 
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+async def test_an_edge_whose_otlp_endpoint_is_a_central_leaves_it_nothing_to_do_again(protocol: str, tmp_path: Path) -> None:
+    both, traffic = EdgeAndCentral.of(tmp_path), Traffic()
+    port = both.central.otlp_port if protocol == "http/protobuf" else both.central.grpc_port
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}", "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
+    async with OtlpEndpoint() as sink:
+        with ExitStack() as stack:
+            central = stack.enter_context(both.central.running(OTEL_EXPORTER_OTLP_ENDPOINT=sink.url))
+            edge = stack.enter_context(both.edge.running(**variables))
+            await asyncio.to_thread(traffic.send, edge)
+            await everything_arrived(sink, traffic)
+            await sink.wait_records("logs", LOGS)
+            assert_sampled_and_counted_once(sink, traffic)
+            assert len(sink.records("logs")) == LOGS
+            assert edge.metric("red_spans_total", outcome="counted") == SPANS
+            assert central.metric("red_spans_total") == 0, "RED saw spans that were counted and decided"
+            assert central.metric("group_records_total", group="tail_sample", outcome="appended") == 0, "traces were sampled twice"
+            assert central.metric("group_records_total", group="aggregate", outcome="appended") == 0, "metrics were merged twice"
+            receiver = "otlp_http" if protocol == "http/protobuf" else "otlp_grpc"
+            assert central.metric("receiver_records_total", component=receiver, outcome="appended") > traffic.expected.total()
+            for role in (edge, central):
+                role.assert_balanced()
+
+
 async def test_without_a_shared_key_traces_and_metrics_reach_central_by_otlp_with_the_token(tmp_path: Path) -> None:
     both, traffic = EdgeAndCentral.of(tmp_path), Traffic()
     async with OtlpEndpoint() as sink:
@@ -266,6 +287,10 @@ async def test_without_a_shared_key_traces_and_metrics_reach_central_by_otlp_wit
             await sink.wait_records("logs", LOGS)
             assert_sampled_and_counted_once(sink, traffic)
             assert central.metric("receiver_records_total", component="otlp_http", outcome="appended") > SPANS
+            counted = central.metric("deriver_output_records_total", component="red_metrics", topic="metrics.in")
+            assert central.metric("group_records_total", group="aggregate", topic="metrics.in", outcome="appended") == counted, (
+                "what the edge had merged was merged again"
+            )
             assert central.metric("receiver_records_total", component="forward", outcome="appended") == LOGS
 
 

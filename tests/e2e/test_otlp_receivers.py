@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from emp_pipe.done import DONE_HEADER, Done
 from emp_pipe.errors import ErrorKind
 from emp_pipe.log.protocol import DeadReason
 from tests.support.forward import RecordingIntake, turns
@@ -25,6 +26,32 @@ async def test_each_signal_arrives_whole_in_each_compression(tmp_path: Path, tra
         assert arrival.batch is not None
         assert (arrival.batch.signal, arrival.received, arrival.invalid) == (signal, 3, 0)
         assert bodies_of([arrival])[0] == _FIRST[signal]
+
+
+@pytest.mark.parametrize("compressed", ["none", "gzip"])
+@pytest.mark.parametrize(
+    ("said", "done"),
+    [
+        (None, Done()),
+        ("decided,red_done", Done(decided=True, red_done=True)),
+        ("aggregated , a_word_of_later", Done(aggregated=True)),
+        ("Decided;red_done", Done()),
+        ("decided," + "x" * 1000, Done()),
+    ],
+)
+async def test_what_another_emp_pipe_has_done_comes_with_the_rows_and_other_words_are_ignored(
+    tmp_path: Path, transport: Transport, said: str | None, done: Done, compressed: Codec
+) -> None:
+    headers = [(DONE_HEADER, said)] if said is not None else []
+    async with running(transport, tmp_path) as server, connected(server, headers=headers) as client:
+        for signal in SIGNALS:
+            assert (await client.send(signal, encoded(request(signal, 3)), compressed)).code == "OK"
+        large = 20_000  # decoded in a thread
+        assert (await client.send("logs", encoded(request("logs", large)), compressed)).code == "OK"
+        assert [(arrival.received, arrival.done) for arrival in server.intake.arrivals] == [(3, done), (3, done), (3, done), (large, done)]
+    async with running(transport, tmp_path) as server, connected(server) as client:
+        assert (await client.send("logs", encoded(request("logs")))).code == "OK"
+        assert server.intake.arrivals[0].done == Done(), "it was taken from a request before"
 
 
 async def test_success_is_said_only_after_the_commit(tmp_path: Path, transport: Transport) -> None:

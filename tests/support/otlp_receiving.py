@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -255,23 +255,23 @@ def _delay_s(status: Status) -> float:
 
 
 @contextlib.asynccontextmanager
-async def connected(server: Running, *, token: str = "", **tls: Any) -> AsyncIterator[Any]:
-    """Connect a client of the server's transport."""
+async def connected(server: Running, *, token: str = "", headers: Sequence[tuple[str, str]] = (), **tls: Any) -> AsyncIterator[Any]:
+    """Connect a client of the server's transport that sends the headers with each request."""
+    sent = [("authorization", f"Bearer {token}"), *headers] if token else [*headers]
     if server.transport == "http":
         reader, writer = await asyncio.open_connection(*server.address, **tls)
         try:
-            yield HttpClient(reader, writer, {"Authorization": f"Bearer {token}"} if token else {})
+            yield HttpClient(reader, writer, dict(sent))
         finally:
             writer.close()
             with contextlib.suppress(ConnectionError, TimeoutError):
                 async with asyncio.timeout(PATIENCE_S):
                     await writer.wait_closed()
         return
-    metadata = (("authorization", f"Bearer {token}"),) if token else ()
     options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
     host, port = server.address
     async with grpc.aio.insecure_channel(f"{host}:{port}", options=options) as channel:
-        yield GrpcClient(channel, metadata)
+        yield GrpcClient(channel, tuple(sent))
 
 
 GOOD = {signal: encoded(request(signal, 2)) for signal in SIGNALS}

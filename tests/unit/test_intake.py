@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
 from emp_pipe.clock import SystemClock
 from emp_pipe.component import Arrival
+from emp_pipe.done import Done
 from emp_pipe.errors import EmpPipeError, LogError
 from emp_pipe.intake import GuardedProcessor, PipelineIntake
 from emp_pipe.self_metrics import Metrics
@@ -60,6 +61,10 @@ class Keep:
     def process(self, batch: Any) -> Any:
         kept = tuple(row for row in batch.rows if self._keep(row))
         return Rows(kept, size_bytes=batch.size_bytes) if kept else None
+
+
+class KeepByChance(Keep):
+    samples = True
 
 
 class Raise:
@@ -118,6 +123,14 @@ async def test_a_batch_left_out_whole_is_still_submitted_for_its_acknowledgement
     assert bench.writer.arrivals[0].batch is None
     assert bench.writer.arrivals[0].dropped == 2
     assert bench.writer.arrivals[0].received == 2
+
+
+async def test_rows_that_are_decided_pass_by_what_samples_and_by_nothing_else() -> None:
+    bench = Bench(KeepByChance(lambda row: False), Keep(lambda row: row > 1))
+    for done in (Done(decided=True), Done(red_done=True, aggregated=True), Done(decided=True, red_done=True)):
+        bench.intake.submit(replace(arrival(1, 2), done=done))
+    assert [each.batch and each.batch.rows for each in bench.writer.arrivals] == [(2,), None, (2,)]  # type: ignore[attr-defined]
+    assert [each.done.decided for each in bench.writer.arrivals] == [True, False, True], "what was done is forgotten on the way"
 
 
 @pytest.mark.parametrize(

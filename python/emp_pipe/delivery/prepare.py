@@ -15,6 +15,7 @@ from emp_pipe._core import CoreError
 from emp_pipe.clock import Clock
 from emp_pipe.delivery.metrics import DeliveryMetrics
 from emp_pipe.delivery.shipment import Ending, Part, Piece, Plan, Shipment
+from emp_pipe.done import Done
 from emp_pipe.log.protocol import DeadLetter, DeadReason, Delivery
 
 if TYPE_CHECKING:
@@ -50,12 +51,12 @@ class Preparer:
         """Return what to send, in the order of the log."""
         now_unix_nano = self._clock.unix_nano()
         plans: list[Plan] = []
-        joinable: dict[tuple[str, bool], Plan] = {}
+        joinable: dict[tuple[str, bool, Done], Plan] = {}
         for delivery in deliveries:
             block = delivery.block
             opened = not self._goes_as_it_lies(block, now_unix_nano)
             size_bytes = block.uncompressed_bytes
-            key = (delivery.topic, opened)
+            key = (delivery.topic, opened, Done.of(block))  # a request has one line that says what was done
             plan = joinable.get(key)
             small = self._exporter.merges and size_bytes < self._merge_below(block, opened, saturated)
             most_bytes = min(self.max_request_bytes, _MOST_OPENED_BYTES) if opened else self.max_request_bytes

@@ -20,6 +20,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from emp_pipe import __version__
 from emp_pipe.component import Context, Parcel, Sent, Signal
 from emp_pipe.delivery.otlp import OtlpDestinationConfig, check_header_names, partial_success, printable
+from emp_pipe.done import DONE_HEADER, Done
 from emp_pipe.errors import ConfigError, DeliveryError, ErrorKind, Retry
 from emp_pipe.secret import Secret
 from emp_pipe.tls import ClientPem, Watched, client_pem
@@ -33,7 +34,9 @@ _METHODS = {
     "metrics": "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
 }
 _METADATA_NAME = re.compile(r"[0-9A-Za-z_.-]+")
-_OWN_METADATA = re.compile(r"content-type|te|host|user-agent|content-length|transfer-encoding|connection|grpc-.*", re.IGNORECASE)
+_OWN_METADATA = re.compile(
+    rf"content-type|te|host|user-agent|content-length|transfer-encoding|connection|grpc-.*|{DONE_HEADER}", re.IGNORECASE
+)
 _DEFAULT_PORTS = {"http": 4317, "https": 443}
 _DASH0_PORT = 4317
 _OF_A_CONNECTION = re.compile(
@@ -156,10 +159,12 @@ class OtlpGrpcExporter:
         import grpc
 
         left_s = min(parcel.deadline_monotonic_s - self._clock.monotonic_s(), self.config.timeout_s)
+        done = Done.of(block).words
+        metadata = [*self._metadata, (DONE_HEADER, done)] if done else self._metadata
         line = self._line(block.signal)
         line.in_flight += 1
         try:
-            answer = await line.calls[block.signal](block.payload("none"), timeout=max(left_s, 0.001), metadata=self._metadata)
+            answer = await line.calls[block.signal](block.payload("none"), timeout=max(left_s, 0.001), metadata=metadata)
             line.unanswered = 0
         except grpc.aio.AioRpcError as error:
             line.unanswered = line.unanswered + 1 if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else 0

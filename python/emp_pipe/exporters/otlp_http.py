@@ -21,6 +21,7 @@ from emp_pipe.component import Context, Parcel, Sent, Signal
 from emp_pipe.delivery.http_answers import error_of
 from emp_pipe.delivery.http_client import BlockPayload, open_session, read_answer
 from emp_pipe.delivery.otlp import OtlpDestinationConfig, check_header_names, partial_success, printable, unreadable_answer
+from emp_pipe.done import DONE_HEADER, Done
 from emp_pipe.errors import DeliveryError, ErrorKind, Retry
 from emp_pipe.secret import Secret
 from emp_pipe.tls import WatchedContext
@@ -30,7 +31,7 @@ if TYPE_CHECKING:  # a configuration can be checked without the native core
 
 _PROTOBUF = "application/x-protobuf"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_OWN_HEADERS = re.compile(r"content-type|content-encoding|content-length|transfer-encoding|host", re.IGNORECASE)
+_OWN_HEADERS = re.compile(rf"content-type|content-encoding|content-length|transfer-encoding|host|{DONE_HEADER}", re.IGNORECASE)
 
 
 class OtlpHttpConfig(OtlpDestinationConfig):
@@ -99,11 +100,14 @@ class OtlpHttpExporter:
         if url is None:
             raise self._error(ErrorKind.REFUSED, f"no address for {block.signal}", retry=Retry.AFTER_CONFIG_CHANGE)
         tls = self._tls.current() if self._tls is not None and url.scheme == "https" else True
+        headers = self._headers
+        if done := Done.of(block).words:
+            headers = CIMultiDict(headers, **{DONE_HEADER: done})
         try:
             async with session.post(
                 url,
                 data=BlockPayload(block),
-                headers=self._headers,
+                headers=headers,
                 ssl=tls,
                 server_hostname=self.config.tls.server_name if tls is not True else None,
                 allow_redirects=False,

@@ -17,9 +17,10 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from emp_pipe.clock import Clock, SystemClock
+from emp_pipe.done import NOTHING_DONE, Done
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.protocol import Append, ChunkKey, DeadLetter, Log, ReceiverBooks, Topic
-from emp_pipe.log.routes import Routes
+from emp_pipe.log.routes import Batches, Routes
 from emp_pipe.logs import RateLimitedLogger, get_logger
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ class LogWriter:
         if chunks:
             seen = await self._log.seen(chunks)
         books: dict[str, ReceiverBooks] = {}
-        batches: dict[Topic, list[Batch]] = {}
+        batches: Batches = {}
         blocks: list[Block] = []
         dead: list[DeadLetter] = []
         checkpoints: dict[str, bytes] = {}
@@ -285,7 +286,7 @@ class LogWriter:
             book.dropped += arrival.dropped
             batch = arrival.batch
             if batch is not None and len(batch):
-                if routes.add_batch(batch, batches):
+                if routes.add_batch(batch, arrival.done, batches):
                     book.appended += batch.record_count
                 else:
                     book.dropped += batch.record_count
@@ -299,24 +300,22 @@ class LogWriter:
                     book.appended += block.records
                 else:
                     book.dropped += block.records
-        for topic, waiting in batches.items():
-            await self._encode(topic, waiting, blocks)
+        for (topic, done), waiting in batches.items():
+            await self._encode(topic, done, waiting, blocks)
         return Append(blocks, checkpoints, list(books.values()), dead, list(kept_chunks))
 
-    async def _encode(self, topic: Topic, batches: Sequence[Batch], blocks: list[Block]) -> None:
+    async def _encode(self, topic: Topic, done: Done, batches: Sequence[Batch], blocks: list[Block]) -> None:
         codec = self._codecs.get(topic, self._codec)
         inline_bytes = BLOCK_BYTES if codec == "none" else INLINE_BYTES
         for part, size in _parts(batches):
             block_id = f"{self._block_prefix}{self._block_number:010x}"
             self._block_number += 1
-            if size <= inline_bytes:
-                blocks.append(self._encode_block(part, codec, topic=topic.value, block_id=block_id, level=self._level))
-                continue
 
             def encode(part: Sequence[Batch] = part, block_id: str = block_id) -> Block:
                 return self._encode_block(part, codec, topic=topic.value, block_id=block_id, level=self._level)
 
-            blocks.append(await asyncio.get_running_loop().run_in_executor(self._pool, encode))
+            block = encode() if size <= inline_bytes else await asyncio.get_running_loop().run_in_executor(self._pool, encode)
+            blocks.append(block if done == NOTHING_DONE else block.with_flags(**done._asdict()))
 
 
 def _parts(batches: Sequence[Batch]) -> list[tuple[list[Batch], int]]:

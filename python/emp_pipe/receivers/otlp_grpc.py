@@ -17,6 +17,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from emp_pipe.bearer import BearerTokens
 from emp_pipe.component import Context, Intake
+from emp_pipe.done import DONE_HEADER, Done
 from emp_pipe.errors import ConfigError, ErrorKind
 from emp_pipe.listening import Listen, close_all, listen_setting, max_connections_setting, open_listeners
 from emp_pipe.logs import get_logger
@@ -247,9 +248,10 @@ class _Service:
     async def _export(self, signal: Signal, _: Any, context: grpc.aio.ServicerContext) -> bytes:
         otlp = self._otlp
         peer = context.peer()
+        metadata = context.invocation_metadata()
         client: str | None = ""
         if not self._tokens.is_open:
-            authorization = next((value for key, value in context.invocation_metadata() if key == "authorization"), "")
+            authorization = next((value for key, value in metadata if key == "authorization"), "")
             client = self._tokens.client_of(authorization)
             if client is None:
                 otlp.log.warning("token", "%s: refused, no valid token", peer)
@@ -276,7 +278,8 @@ class _Service:
             if not answered.done():  # the client may have gone meanwhile
                 answered.set_result(outcome)
 
-        otlp.take(signal, message, answer, codec="gzip" if message[:2] == _GZIP_MAGIC else "none", peer=peer)
+        done = Done.parse(",".join([value for key, value in metadata if key == DONE_HEADER]))
+        otlp.take(signal, message, answer, codec="gzip" if message[:2] == _GZIP_MAGIC else "none", peer=peer, done=done)
         outcome = await answered
         if outcome.code is Code.OK:
             return response_body(outcome, signal, "protobuf")

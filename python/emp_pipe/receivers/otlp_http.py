@@ -18,6 +18,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from emp_pipe.accepting import Acceptor, Places
 from emp_pipe.bearer import BearerTokens
 from emp_pipe.component import Context, Intake
+from emp_pipe.done import DONE_HEADER, Done
 from emp_pipe.http_body import first_grant_bytes
 from emp_pipe.http_connection import HttpConnection, Response, State
 from emp_pipe.http_head import BadRequest, RequestHead
@@ -75,6 +76,7 @@ class _Wanted(NamedTuple):
     encoding: Encoding
     codec: Codec
     peer: str
+    done: Done
     cors: str
     """Header lines for the page that sends."""
 
@@ -283,7 +285,9 @@ class _Service:
         if refusal is not None:
             return self._refused(signal, refusal, encoding)
         self.otlp.reserve(first_grant_bytes(head.content_length))
-        connection.request = _Wanted(signal, encoding, codec, self._peer(connection, client), cors)
+        connection.request = _Wanted(
+            signal, encoding, codec, self._peer(connection, client), Done.parse(headers.get(DONE_HEADER, "")), cors
+        )
         return None
 
     def _peer(self, connection: HttpConnection, client: str) -> str:
@@ -316,6 +320,7 @@ class _Service:
             codec=wanted.codec,
             encoding=wanted.encoding,
             peer=wanted.peer,
+            done=wanted.done,
             reserved_bytes=granted_bytes,
         )
 
