@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from emp_pipe.component import Parcel, Sent, Signal
 from emp_pipe.delivery.http_answers import retry_after_s
 from emp_pipe.delivery.http_client import read_answer
+from emp_pipe.delivery.otlp import OtlpDestinationConfig
 from emp_pipe.errors import ConfigError, DeliveryError, ErrorKind, Retry
 from emp_pipe.exporters.otlp_http import OtlpHttpConfig, OtlpHttpExporter
 from tests.support.context import make_context
@@ -254,6 +255,13 @@ def test_addresses_follow_the_specification() -> None:
 def test_settings_that_cannot_work_are_refused_by_name(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(ValidationError, match=named):
         OtlpHttpConfig(**settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"logs_endpoint": "http://x"}, {"endpoint": "http://x"}], ids=["nothing", "logs", "all"])
+def test_a_destination_that_no_protocol_says_the_address_of_cannot_be_made(settings: dict[str, Any]) -> None:
+    for make in (OtlpDestinationConfig.model_validate, lambda given: OtlpDestinationConfig(**given)):
+        with pytest.raises(TypeError, match="address"):
+            make(settings)
 
 
 async def test_a_key_that_would_break_out_of_its_header_is_refused_at_start() -> None:

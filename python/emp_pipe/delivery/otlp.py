@@ -6,6 +6,7 @@ Not here: what a status means (`http_answers.py`, `grpc_answers.py`), how a requ
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -76,9 +77,9 @@ class OtlpDestinationConfig(ExporterConfig):
             raise ValueError(f"no address for {', '.join(lacking)}: set `endpoint`, or leave them out with `only: {{signals: […]}}`")
         return self
 
+    @abstractmethod  # default ports and paths are the protocol's; and pydantic's models are ABCs, so this one alone cannot be made
     def address(self, signal: Signal) -> str | None:
         """Return where a signal is sent, None where nothing says it."""
-        raise NotImplementedError
 
     @property
     def dash0_host(self) -> str:
