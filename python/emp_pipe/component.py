@@ -234,6 +234,10 @@ class Deriver(Protocol):
         What is returned is committed, repeated until it is; the next `take` or `tick` comes after that."""
         ...
 
+    def close(self) -> None:
+        """The loop has ended, no other call follows: let go of what outlives it, such as gauges that are read from it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Parcel:

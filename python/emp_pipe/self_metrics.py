@@ -6,7 +6,8 @@ unbounded). One `Metrics` per process (or per test); no global registry.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -21,6 +22,8 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._declared: dict[str, Counter | Gauge | Histogram] = {}
+        self._readers: dict[tuple[str, str], ComponentGauges] = {}
+        self._readers_lock = threading.Lock()
 
     def counter(self, name: str, *, unit: str, help: str, labels: Sequence[str] = ()) -> Counter:
         return self._declare(Counter, name, unit, help, labels)
@@ -43,3 +46,32 @@ class Metrics:
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class ComponentGauges:
+    """Gauges of one component that are read when somebody asks, for as long as it runs.
+
+    What reads them holds the component: it `add`s them when it begins and `close`s them when it has ended. The one that takes its place may
+    have begun by then, under the same id: the gauges are its own then, and stay."""
+
+    def __init__(self, metrics: Metrics, component: str) -> None:
+        self._metrics = metrics
+        self._component = component
+        self._gauges: dict[str, Gauge] = {}
+
+    def add(self, name: str, *, unit: str, help: str, read: Callable[[], float]) -> None:
+        """Declare a gauge with the label `component`, and where its value is read."""
+        gauge = self._gauges[name] = self._metrics.gauge(name, unit=unit, help=help, labels=("component",))
+        with self._metrics._readers_lock:
+            self._metrics._readers[name, self._component] = self
+            gauge.labels(self._component).set_function(read)
+
+    def close(self) -> None:
+        """Remove the gauges from the metrics, and let go of what they read."""
+        readers = self._metrics._readers
+        with self._metrics._readers_lock:
+            for name, gauge in self._gauges.items():
+                if readers.get((name, self._component)) is self:
+                    del readers[name, self._component]
+                    gauge.remove(self._component)
+        self._gauges.clear()

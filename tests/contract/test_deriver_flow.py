@@ -252,6 +252,25 @@ async def test_status_and_metrics_say_what_is_held(opened: OpenLog) -> None:
         assert subject.metric("deriver_output_records_total", topic="traces") == 1
 
 
+class Unclosable(Passing):
+    def close(self) -> None:
+        super().close()
+        raise RuntimeError("cannot let go")
+
+
+@pytest.mark.parametrize("deriver", [Passing, Unclosable])
+async def test_a_deriver_is_closed_once_after_its_last_call_and_one_that_cannot_be_ends_all_the_same(
+    opened: OpenLog, deriver: type[Passing], caplog: pytest.LogCaptureFixture
+) -> None:
+    await opened.open(*GROUPS)
+    await append(opened, range(3))
+    async with running(passing(opened, deriver=deriver)) as subject:
+        assert await subject.until_out(3) == [0, 1, 2]
+        assert subject.deriver.closes == 0
+    await opened.until(lambda: subject.deriver.closes == 1)
+    await opened.until(lambda: any("cannot let go" in line for line in caplog.messages) is (deriver is Unclosable))
+
+
 async def test_outputs_are_shown_to_who_watches_once_they_are_in_the_log(opened: OpenLog) -> None:
     await opened.open(*GROUPS)
     await append(opened, range(3))

@@ -35,6 +35,7 @@ class Passing:
         self._rows = 0
         self._made = 0
         self.calls: list[str] = []
+        self.closes = 0
 
     @property
     def reads(self) -> frozenset[Topic]:
@@ -56,6 +57,9 @@ class Passing:
         self._held.clear()
         self._rows = int(state.get("rows", b"0"))
         self.calls.append("restore")
+
+    def close(self) -> None:
+        self.closes += 1
 
     def take(self, delivery: Delivery, now_unix_nano: int) -> None:
         self._held.append((delivery, delivery.block.decode()))

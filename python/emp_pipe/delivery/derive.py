@@ -75,9 +75,7 @@ class DeriveLoop:
         self._backoff = Backoff(random or Random(), initial_s=_RETRY_INITIAL_S, most_s=_RETRY_MOST_S)
         self._held: dict[int, Delivery] = {}
         self._held_bytes = 0
-        self._metrics = DeriveMetrics(
-            context.metrics, deriver.id, held_blocks=lambda: float(len(self._held)), held_bytes=lambda: float(self._held_bytes)
-        )
+        self._metrics = DeriveMetrics(context.metrics, deriver.id)
         self._begun = False
         self._through = 0
         self._pending: Derived | None = None
@@ -105,6 +103,7 @@ class DeriveLoop:
         """Derive until `stop`, or until a `drain` is done. Raises EmpPipeError where the deriver fails and `on_error` is stop."""
         self._task = asyncio.current_task()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=self.id)
+        self._metrics.open(held_blocks=lambda: float(len(self._held)), held_bytes=lambda: float(self._held_bytes))
         try:
             while not self._stopping and await self._step_guarded():
                 pass
@@ -114,8 +113,16 @@ class DeriveLoop:
             self.drained_through = self._through
             self._log.defer(list(self._held.values()))
             self._forget()
+            self._metrics.close()
+            self._thread.submit(self._close)  # after a call that a stop did not wait for
             self._thread.shutdown(wait=False)
             self._ended.set()
+
+    def _close(self) -> None:
+        try:
+            self.deriver.close()
+        except Exception as error:  # a deriver may raise anything; nobody waits for this call
+            self._logger.warning("close", "%s: it could not be closed: %r", self.id, error)
 
     async def drain(self, deadline_monotonic_s: float, *, leaving: bool = False) -> bool:
         """Take what is there now, tick for the last time, commit, end; return whether the group holds nothing then.

@@ -1,4 +1,4 @@
-"""What the loop of a deriver counts, by component."""
+"""What the loop of a deriver counts, by component; the gauges are there while it runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from prometheus_client import Counter, Histogram
 
-from emp_pipe.self_metrics import Metrics
+from emp_pipe.self_metrics import ComponentGauges, Metrics
 
 _TICK_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _Labels = ("component",)
@@ -15,13 +15,9 @@ _Labels = ("component",)
 class DeriveMetrics:
     """The counters of one deriver."""
 
-    def __init__(self, metrics: Metrics, component: str, *, held_blocks: Callable[[], float], held_bytes: Callable[[], float]) -> None:
+    def __init__(self, metrics: Metrics, component: str) -> None:
         self._component = component
-        for name, unit, help_text, read in (
-            ("deriver_held_blocks", "blocks", "Blocks that were taken in and have not ended.", held_blocks),
-            ("deriver_held_bytes", "bytes", "Payload of the blocks that were taken in and have not ended.", held_bytes),
-        ):
-            metrics.gauge(name, unit=unit, help=help_text, labels=_Labels).labels(component).set_function(read)
+        self._gauges = ComponentGauges(metrics, component)
         self.commits: Counter = metrics.counter(
             "deriver_commits", unit="commits", help="Commits of acks, outputs and state.", labels=_Labels
         ).labels(component)
@@ -43,6 +39,18 @@ class DeriveMetrics:
         self._dead = metrics.counter(
             "deriver_dead_records", unit="records", help="Records of blocks that became dead letters.", labels=_Labels
         ).labels(component)
+
+    def open(self, *, held_blocks: Callable[[], float], held_bytes: Callable[[], float]) -> None:
+        """Say where the gauges' values are read."""
+        for name, unit, help_text, read in (
+            ("deriver_held_blocks", "blocks", "Blocks that were taken in and have not ended.", held_blocks),
+            ("deriver_held_bytes", "bytes", "Payload of the blocks that were taken in and have not ended.", held_bytes),
+        ):
+            self._gauges.add(name, unit=unit, help=help_text, read=read)
+
+    def close(self) -> None:
+        """The loop has ended: there are no gauges any more. The counters stay, for a total does not go back."""
+        self._gauges.close()
 
     def failed(self, kind: str) -> None:
         self._failures.labels(self._component, kind).inc()

@@ -85,14 +85,7 @@ class DeliveryLoop:
         self._backoff = backoff = Backoff(random, initial_s=config.retry_initial_s, most_s=config.retry_max_s)
         self._slots = 1 if exporter.ordered else config.max_concurrency
         self.gate = Gate(context.clock, AdaptiveLimit(self._slots), Breaker(backoff))
-        metrics = DeliveryMetrics(context.metrics, exporter.id)
-        metrics.gauges(
-            concurrency_limit=lambda: self.gate.adaptive.limit,
-            in_flight=lambda: self.gate.in_flight,
-            breaker_open=lambda: float(self.gate.breaker.state is not BreakerState.CLOSED),
-            lag_records=lambda: self._lag.held_records,
-            lag_seconds=lambda: self._lag.seconds,
-        )
+        self._metrics = metrics = DeliveryMetrics(context.metrics, exporter.id)
         self._preparer = Preparer(exporter, selection_of(config), context.clock, metrics)
         self._shipper = Shipper(exporter, self._preparer, self.gate, context.clock, metrics, random, self._logger)
         self._settler = Settler(log, group, context.clock, backoff, self._logger, self._settler_moved)
@@ -110,6 +103,13 @@ class DeliveryLoop:
     async def run(self) -> None:
         """Deliver until `stop`."""
         self._started = True
+        self._metrics.open(
+            concurrency_limit=lambda: self.gate.adaptive.limit,
+            in_flight=lambda: self.gate.in_flight,
+            breaker_open=lambda: float(self.gate.breaker.state is not BreakerState.CLOSED),
+            lag_records=lambda: self._lag.held_records,
+            lag_seconds=lambda: self._lag.seconds,
+        )
         try:
             await self.exporter.open()
             async with asyncio.TaskGroup() as tasks:
@@ -124,6 +124,7 @@ class DeliveryLoop:
                 for task in (timer, settling, settled):
                     task.cancel()
         finally:
+            self._metrics.close()
             self._ended.set()
 
     async def drain(self, deadline_monotonic_s: float) -> bool:

@@ -1,4 +1,5 @@
-"""What the delivery loop counts, by component; the gauges are asked for when somebody reads `/metrics`."""
+"""What the delivery loop counts, by component; the gauges are there while it runs, and asked for when somebody reads
+`/metrics`."""
 
 from __future__ import annotations
 
@@ -7,15 +8,15 @@ from collections.abc import Callable
 from prometheus_client import Counter
 
 from emp_pipe.log.protocol import DeadReason
-from emp_pipe.self_metrics import Metrics
+from emp_pipe.self_metrics import ComponentGauges, Metrics
 
 
 class DeliveryMetrics:
     """The counters of one exporter."""
 
     def __init__(self, metrics: Metrics, component: str) -> None:
-        self._metrics = metrics
         self._component = component
+        self._gauges = ComponentGauges(metrics, component)
         signal = ("component", "signal")
         self._sent_records = metrics.counter("exporter_sent_records", unit="records", help="Records delivered.", labels=signal)
         self._sent_bytes = metrics.counter("exporter_sent_bytes", unit="bytes", help="Payload bytes delivered.", labels=signal)
@@ -42,8 +43,8 @@ class DeliveryMetrics:
         )
         self._by_signal: dict[str, tuple[Counter, Counter]] = {}
 
-    def gauges(self, **read: Callable[[], float]) -> None:
-        """Declare the gauges and where their values are read."""
+    def open(self, **read: Callable[[], float]) -> None:
+        """Say where the gauges' values are read."""
         for name, unit, help_text in (
             ("exporter_concurrency_limit", "requests", "Requests that may be under way at once, as learnt from the destination."),
             ("exporter_in_flight", "requests", "Requests under way."),
@@ -51,8 +52,11 @@ class DeliveryMetrics:
             ("exporter_lag_records", "records", "Records in the buffer that this destination has not got yet."),
             ("exporter_lag_seconds", "seconds", "Age of the oldest block that this destination has not got yet."),
         ):
-            gauge = self._metrics.gauge(name, unit=unit, help=help_text, labels=("component",))
-            gauge.labels(self._component).set_function(read[name.removeprefix("exporter_")])
+            self._gauges.add(name, unit=unit, help=help_text, read=read[name.removeprefix("exporter_")])
+
+    def close(self) -> None:
+        """The loop has ended: there are no gauges any more. The counters stay, for a total does not go back."""
+        self._gauges.close()
 
     def sent(self, signal: str, records: int, size_bytes: int) -> None:
         counters = self._by_signal.get(signal)

@@ -16,6 +16,7 @@ from pydantic import Field, PositiveInt
 from emp_pipe.component import Context, Derived, ProcessorConfig
 from emp_pipe.log.protocol import DeadLetter, DeadReason, Delivery, Rejection, Topic
 from emp_pipe.logs import RateLimitedLogger, get_logger
+from emp_pipe.self_metrics import ComponentGauges
 
 if TYPE_CHECKING:
     from emp_pipe._core import Rejected
@@ -63,12 +64,7 @@ class Aggregate:
         self._points = context.metrics.counter(
             "aggregate_points", unit="points", help="Data points read and written.", labels=("component", "direction")
         )
-        context.metrics.gauge(
-            "aggregate_streams", unit="streams", help="Streams that are known, the idle ones included.", labels=("component",)
-        ).labels(id).set_function(lambda: float(self._core.stream_count))
-        context.metrics.gauge(
-            "aggregate_memory", unit="bytes", help="What the streams and their points take, about.", labels=("component",)
-        ).labels(id).set_function(lambda: float(self._core.size_bytes))
+        self._gauges = ComponentGauges(context.metrics, id)
 
     @property
     def reads(self) -> frozenset[Topic]:
@@ -94,6 +90,14 @@ class Aggregate:
     def restore(self, state: Mapping[str, bytes]) -> None:
         self._core.reset()
         self._forget()
+        for name, unit, help_text, read in (
+            ("aggregate_streams", "streams", "Streams that are known, the idle ones included.", lambda: float(self._core.stream_count)),
+            ("aggregate_memory", "bytes", "What the streams and their points take, about.", lambda: float(self._core.size_bytes)),
+        ):
+            self._gauges.add(name, unit=unit, help=help_text, read=read)
+
+    def close(self) -> None:
+        self._gauges.close()
 
     def _forget(self) -> None:
         self._deliveries = []

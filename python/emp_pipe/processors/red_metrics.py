@@ -104,6 +104,9 @@ class RedMetrics:
         self._deliveries = []
         self._since_unix_nano = 0
 
+    def close(self) -> None:
+        """Nothing outlives it."""
+
     def take(self, delivery: Delivery, now_unix_nano: int) -> None:
         if delivery.block.red_done:
             self._count("done_before", delivery.block.records)

@@ -18,7 +18,7 @@ from pydantic import ByteSize, Field, field_validator, model_validator
 
 from emp_pipe.component import ComponentConfig, Context, Derived, ProcessorConfig
 from emp_pipe.log.protocol import DeadLetter, DeadReason, Delivery, Rejection, Topic
-from emp_pipe.self_metrics import Metrics
+from emp_pipe.self_metrics import ComponentGauges, Metrics
 
 if TYPE_CHECKING:
     from emp_pipe._core import Block, TailTick
@@ -202,6 +202,10 @@ class TailSampleDeriver:
     def restore(self, state: Mapping[str, bytes]) -> None:
         self._deliveries.clear()
         self._sampler.restore([value for key, value in state.items() if key.startswith(_STATE)])
+        self._counted.open()
+
+    def close(self) -> None:
+        self._counted.close()
 
     def take(self, delivery: Delivery, now_unix_nano: int) -> None:
         self._sampler.take(delivery.offset, delivery.block, now_unix_nano)
@@ -285,21 +289,27 @@ class _Counted:
         }
         self._counters |= {f"late.{verdict}": late.labels(id, verdict) for verdict in ("kept", "dropped")}
         self._counters |= {reason: odd.labels(id, reason) for reason in ("without_trace_id", "malformed_tracestate")}
-        self._open = metrics.gauge("tail_sample_open", unit="traces", help="Traces that are not decided yet.", labels=["component"]).labels(
-            id
-        )
-        self._memory = metrics.gauge(
-            "tail_sample_memory", unit="bytes", help="What summaries and decisions take, blocks not counted.", labels=["component"]
-        ).labels(id)
+        self._gauges = ComponentGauges(metrics, id)
+        self._open_traces = self._memory_bytes = 0  # as of the last tick
         self._seen: dict[str, int] = {}
+
+    def open(self) -> None:
+        """Say where the gauges' values are read."""
+        for name, unit, help_text, read in (
+            ("tail_sample_open", "traces", "Traces that are not decided yet.", lambda: self._open_traces),
+            ("tail_sample_memory", "bytes", "What summaries and decisions take, blocks not counted.", lambda: self._memory_bytes),
+        ):
+            self._gauges.add(name, unit=unit, help=help_text, read=read)
+
+    def close(self) -> None:
+        self._gauges.close()
 
     def update(self, counts: Mapping[str, int], open_traces: int, memory_bytes: int) -> None:
         for name, count in counts.items():
             if more := count - self._seen.get(name, 0):
                 self._counters[name].inc(more)
                 self._seen[name] = count
-        self._open.set(open_traces)
-        self._memory.set(memory_bytes)
+        self._open_traces, self._memory_bytes = open_traces, memory_bytes
 
 
 CONFIG = TailSampleConfig
