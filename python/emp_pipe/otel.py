@@ -52,7 +52,7 @@ def instrumented() -> None:
     """What auto-instrumentation calls when the SDK is set up (entry point `opentelemetry_pre_instrument`): an application starts anyway."""
     try:
         copy_baggage()
-    except Exception:
+    except Exception:  # whatever SDK is there, and whatever is wrong with it: a missing job_id must not keep an application from starting
         logging.getLogger(__name__).warning("job_id from baggage is not copied onto spans and logs", exc_info=True)
 
 

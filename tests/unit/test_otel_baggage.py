@@ -173,6 +173,19 @@ def test_the_api_without_an_sdk_is_no_error() -> None:
     assert done.stdout == "False\nran\n"
 
 
+def test_an_application_starts_although_its_sdk_cannot_be_set_up_and_is_told_what_it_misses(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class OfAnotherVersion:
+        def add_span_processor(self, processor: Any) -> None:
+            raise LookupError("this SDK has changed")
+
+    monkeypatch.setattr("opentelemetry.trace.get_tracer_provider", OfAnotherVersion)
+    otel.instrumented()
+    assert caplog.messages == ["job_id from baggage is not copied onto spans and logs"]
+    assert "this SDK has changed" in caplog.text
+
+
 def test_importing_it_imports_neither_opentelemetry_nor_the_rest_of_emp_pipe() -> None:
     code = "import sys; before = set(sys.modules); import emp_pipe.otel; print(*sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=30, check=True)
