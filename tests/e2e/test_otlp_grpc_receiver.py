@@ -14,7 +14,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from tests.support.forward import PATIENCE_S, RecordingIntake
-from tests.support.otlp_receiving import METHODS, bodies_of, connected, encoded, request, running
+from tests.support.otlp_receiving import METHODS, SIGNALS, Signal, bodies_of, connected, encoded, request, running
 
 GOOD = encoded(request("logs"))
 
@@ -45,6 +45,24 @@ async def test_a_compression_that_is_not_taken_is_unimplemented_and_named(tmp_pa
         assert told.value.code() is grpc.StatusCode.UNIMPLEMENTED
         assert "deflate" in (told.value.details() or "")
         assert server.intake.arrivals == []
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+async def test_a_message_that_inflates_to_a_byte_too_many_is_refused_in_our_words_and_counted(tmp_path: Path, signal: Signal) -> None:
+    padded = encoded(request(signal)) + b"\x9a\x06\xe8\x07" + bytes(1000)  # an unknown field makes it long, and small where compressed
+    limit = len(padded) - 1
+    async with running("grpc", tmp_path, max_request_bytes=limit) as server, connected(server) as client:
+        reply = await client.send(signal, padded, "gzip")
+        assert (reply.code, reply.message) == (
+            "RESOURCE_EXHAUSTED",
+            f"the request is larger than {limit:,} bytes (max_request_bytes); send smaller batches",
+        )
+        assert Status.FromString(reply.headers["grpc-status-details-bin"]).message == reply.message
+        assert server.metric("otlp_received_requests_total", signal=signal, code="RESOURCE_EXHAUSTED") == 1
+        assert server.otlp.held_bytes == 0
+    async with running("grpc", tmp_path, max_request_bytes=limit + 1) as server, connected(server) as client:
+        assert (await client.send(signal, padded, "gzip")).code == "OK"
+        assert server.metric("otlp_received_requests_total", signal=signal, code="OK") == 1
 
 
 async def test_unavailable_has_retry_info_in_both_trailers_as_different_clients_read_it(tmp_path: Path) -> None:
