@@ -75,24 +75,6 @@ impl Batch {
         if index == 0 { 0 } else { self.row_end[index - 1] as usize }
     }
 
-    /// Takes back the last row.
-    pub fn pop_row(&mut self) {
-        self.row_end.pop();
-        self.rows.truncate(self.row_end.last().map_or(0, |row_end| *row_end as usize));
-        let columns = &mut self.columns;
-        columns.time_unix_nano.pop();
-        columns.severity_number.pop();
-        columns.resource.pop();
-        columns.scope.pop();
-        columns.flags.pop();
-        columns.trace_id.pop();
-        columns.span_id.pop();
-        columns.body.pop();
-        columns.job_id.pop();
-        columns.event_type.pop();
-        columns.points.pop();
-    }
-
     /// The message of row `index`, without its prefix.
     pub fn message(&self, index: usize) -> &[u8] {
         let row = self.row(index);
