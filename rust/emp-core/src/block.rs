@@ -105,6 +105,7 @@ impl Header {
 
     /// The header as it is stored and sent.
     pub fn to_bytes(&self) -> Vec<u8> {
+        // JSON refuses keys of maps that are no strings, and there is no map; what senders wrote are strings like any other.
         serde_json::to_vec(self).expect("a header has only strings, numbers and bools")
     }
 }

@@ -89,31 +89,32 @@ pub fn compress(codec: Codec, level: i32, data: &[u8]) -> Vec<u8> {
     })
 }
 
-fn gzip(scratch: &mut Scratch, level: i32, data: &[u8]) -> usize {
+fn gzip(Scratch { gzip, out, .. }: &mut Scratch, level: i32, data: &[u8]) -> usize {
     let level = level.clamp(0, 12);
-    if scratch.gzip.as_ref().is_none_or(|(of, _)| *of != level) {
+    gzip.take_if(|(of, _)| *of != level);
+    let (_, compressor) = gzip.get_or_insert_with(|| {
         let setting = libdeflater::CompressionLvl::new(level).unwrap_or(libdeflater::CompressionLvl::fastest());
-        scratch.gzip = Some((level, libdeflater::Compressor::new(setting)));
-    }
-    let (_, compressor) = scratch.gzip.as_mut().expect("set above");
+        (level, libdeflater::Compressor::new(setting))
+    });
     let bound = compressor.gzip_compress_bound(data.len());
-    if scratch.out.len() < bound {
-        scratch.out.resize(bound, 0);
+    if out.len() < bound {
+        out.resize(bound, 0);
     }
-    compressor.gzip_compress(data, &mut scratch.out).expect("the output has the bound's size")
+    // Too little room is the only error that there is; whatever bytes these are, they take no more than the bound.
+    compressor.gzip_compress(data, out).expect("the output has the bound's size")
 }
 
-fn zstd(scratch: &mut Scratch, level: i32, data: &[u8]) -> usize {
+fn zstd(Scratch { zstd, out, .. }: &mut Scratch, level: i32, data: &[u8]) -> usize {
     let level = level.clamp(1, 22);
-    if scratch.zstd.as_ref().is_none_or(|(of, _)| *of != level) {
-        scratch.zstd = Some((level, zstd::bulk::Compressor::new(level).expect("a level in range")));
-    }
-    let (_, compressor) = scratch.zstd.as_mut().expect("set above");
+    zstd.take_if(|(of, _)| *of != level);
+    // Fails for want of memory alone, as every allocation may.
+    let (_, compressor) = zstd.get_or_insert_with(|| (level, zstd::bulk::Compressor::new(level).expect("a level in range")));
     let bound = zstd::zstd_safe::compress_bound(data.len());
-    if scratch.out.len() < bound {
-        scratch.out.resize(bound, 0);
+    if out.len() < bound {
+        out.resize(bound, 0);
     }
-    compressor.compress_to_buffer(data, scratch.out.as_mut_slice()).expect("the output has the bound's size")
+    // Likewise: the bound holds for any bytes.
+    compressor.compress_to_buffer(data, out.as_mut_slice()).expect("the output has the bound's size")
 }
 
 /// A body inflated to at most `max_bytes`: more, of a body from outside ([`ErrorKind::BodyInvalid`]), is [`ErrorKind::TooLarge`].
