@@ -21,6 +21,7 @@ from emp_pipe.log.protocol import (
     Append,
     Appended,
     ChunkKey,
+    DeadFilter,
     DeadLetter,
     Delivery,
     GroupBooks,
@@ -28,6 +29,7 @@ from emp_pipe.log.protocol import (
     LossReason,
     ReceiverBooks,
     Rejection,
+    Revival,
     Usage,
 )
 from emp_pipe.logs import get_logger
@@ -66,7 +68,7 @@ class MemoryLog:
         self.id = id
         self.config = config
         self._clock = context.clock
-        self._ledger = Ledger(max_bytes=config.max_bytes, reserve_share=0.15)
+        self._ledger = Ledger(max_bytes=config.max_bytes, reserve_share=0.15, dead_max_bytes=config.dead_max_bytes)
         self._blocks: dict[int, _Stored] = {}
         self._unread: dict[str, deque[int]] = {}
         self._next_offset = 1
@@ -151,14 +153,16 @@ class MemoryLog:
         readers = self._ledger.readers.get(topic)
         if not readers:
             return -1
-        offset = self._next_offset
-        self._next_offset += 1
-        entry = Entry(offset, topic, size_bytes, records, now)
-        self._blocks[offset] = _Stored(block, entry, len(readers))
-        for group in readers:
-            self._unread[group.spec.name].append(offset)
-        self._ledger.file(entry)
+        offset = self._keep(block, Entry(self._next_offset, topic, size_bytes, records, now), readers)
+        self._ledger.file(self._blocks[offset].entry)
         return offset
+
+    def _keep(self, block: Block, entry: Entry, readers: Sequence[GroupLedger]) -> int:
+        self._next_offset += 1
+        self._blocks[entry.offset] = _Stored(block, entry, len(readers))
+        for group in readers:
+            self._unread[group.spec.name].append(entry.offset)
+        return entry.offset
 
     def _settle(self, now: int) -> None:
         """After any change: what is past its quota goes, then admission is said anew."""
@@ -224,14 +228,14 @@ class MemoryLog:
         for letter in letters:
             self._dead[self._next_dead] = (now, letter)
             self._next_dead += 1
-            ledger.dead_added(letter.records, len(letter.payload) + len(letter.header))
+            ledger.dead_added(letter.count)
         oldest_allowed = now - int(self.config.dead_max_age_s * 1e9)
         while self._dead:
             first_id, (stored_unix_nano, first) = next(iter(self._dead.items()))
             if ledger.dead_bytes <= self.config.dead_max_bytes and stored_unix_nano >= oldest_allowed:
                 break
             del self._dead[first_id]
-            ledger.dead_removed(first.records, len(first.payload) + len(first.header), LossReason.DEAD_LIMIT)
+            ledger.dead_removed(first.count, LossReason.DEAD_LIMIT)
 
     async def seen(self, chunks: Sequence[ChunkKey]) -> set[ChunkKey]:
         oldest_kept = self._clock.unix_nano() - _CHUNK_MEMORY_NS
@@ -347,15 +351,36 @@ class MemoryLog:
         self._state = {key: value for key, value in self._state.items() if key[0] != group}
         self._settle(self._clock.unix_nano())
 
-    async def dead_letters(self, limit: int = 100, after_id: int = 0) -> list[tuple[int, DeadLetter]]:
-        return [(id, letter) for id, (_, letter) in self._dead.items() if id > after_id][:limit]
+    async def dead_letters(self, limit: int = 100, after_id: int = 0, which: DeadFilter | None = None) -> list[tuple[int, DeadLetter]]:
+        which = which or DeadFilter()
+        return [(id, letter) for id, (_, letter) in self._dead.items() if id > after_id and which.matches(id, letter)][:limit]
 
-    async def delete_dead_letters(self, ids: Sequence[int]) -> None:
-        for id in ids:
-            if id in self._dead:
-                _, letter = self._dead.pop(id)
-                self._ledger.dead_removed(letter.records, len(letter.payload) + len(letter.header), None)
+    async def delete_dead_letters(self, ids: Sequence[int]) -> int:
+        deleted = [id for id in dict.fromkeys(ids) if id in self._dead]
+        for id in deleted:
+            self._forget_dead(id)
         self._settle(self._clock.unix_nano())
+        return len(deleted)
+
+    def _forget_dead(self, id: int) -> None:
+        _, letter = self._dead.pop(id)
+        self._ledger.dead_removed(letter.count, None)
+
+    async def revive_dead_letters(self, revivals: Sequence[Revival]) -> list[int]:
+        self._check_open()
+        now = self._clock.unix_nano()
+        revived = []
+        for id, name, (block, topic, size_bytes, records) in [(one.id, one.group, _weigh(one.block)) for one in revivals]:
+            readers = [group for group in self._ledger.readers.get(topic, ()) if group.spec.name == name]
+            if readers and id in self._dead:
+                self._forget_dead(id)
+                entry = Entry(self._next_offset, topic, size_bytes, records, now)
+                self._keep(block, entry, readers)
+                self._ledger.held_bytes += size_bytes
+                self._ledger.file(entry, readers)
+                revived.append(id)
+        self._settle(now)
+        return revived
 
 
 def _weigh(block: Block) -> tuple[Block, str, int, int]:

@@ -32,6 +32,7 @@ from emp_pipe.log.protocol import (
     Append,
     Appended,
     ChunkKey,
+    DeadFilter,
     DeadLetter,
     DeadReason,
     Delivery,
@@ -39,6 +40,7 @@ from emp_pipe.log.protocol import (
     GroupSpec,
     ReceiverBooks,
     Rejection,
+    Revival,
     Usage,
 )
 
@@ -66,7 +68,7 @@ class SqliteLog:
         self.config = config
         self.directory = config.directory or context.data_dir / "log"
         self._clock = context.clock
-        self._ledger = Ledger(max_bytes=config.max_bytes, reserve_share=0.15)
+        self._ledger = Ledger(max_bytes=config.max_bytes, reserve_share=0.15, dead_max_bytes=config.dead_max_bytes)
         self._reading = Reading(self._ledger, self._fetch, self._give_up)
         self._trimming: set[str] = set()
         self._relieving = False
@@ -204,8 +206,14 @@ class SqliteLog:
             raise ValueError(f"the log has no group {group!r}")
         await self._submit(Operation(lambda store: sqlite_groups.drop_group(store, group), proves=True))
 
-    async def delete_dead_letters(self, ids: Sequence[int]) -> None:
-        await self._submit(Operation(lambda store: store.delete_dead_letters(ids), proves=True))
+    async def delete_dead_letters(self, ids: Sequence[int]) -> int:
+        return len((await self._submit(Operation(lambda store: store.delete_dead_letters(ids)))).dead_removed)
+
+    async def revive_dead_letters(self, revivals: Sequence[Revival]) -> list[int]:
+        now = self._clock.unix_nano()
+        size = sum([one.block.payload_bytes for one in revivals])
+        effects = await self._submit(Operation(lambda store: store.revive(revivals, now), size_bytes=size))
+        return [id for id, _, _ in effects.revived]
 
     # what the commit thread says
 
@@ -260,10 +268,15 @@ class SqliteLog:
                 self._reading.behind(name)
                 ledger.lose(group_ledger, entry, reason)
         ledger.held_bytes -= effects.freed_bytes
-        for records, size in effects.dead_added:
-            ledger.dead_added(records, size)
-        for records, size, why in effects.dead_removed:
-            ledger.dead_removed(records, size, why)
+        for _, name, entry in effects.revived:
+            ledger.held_bytes += entry.size_bytes
+            if group_ledger := ledger.groups.get(name):
+                self._reading.behind(name)
+                ledger.file(entry, (group_ledger,))
+        for count in effects.dead_added:
+            ledger.dead_added(count)
+        for count, why in effects.dead_removed:
+            ledger.dead_removed(count, why)
 
     def _settle(self) -> None:
         """After any change: what is past its quota goes, then admission is said anew."""
@@ -362,8 +375,8 @@ class SqliteLog:
     async def checkpoint_get(self, name: str) -> bytes | None:
         return await self._in_reader(self._thread.reader.checkpoint, name)
 
-    async def dead_letters(self, limit: int = 100, after_id: int = 0) -> list[tuple[int, DeadLetter]]:
-        return await self._in_reader(self._thread.reader.dead_letters, limit, after_id)
+    async def dead_letters(self, limit: int = 100, after_id: int = 0, which: DeadFilter | None = None) -> list[tuple[int, DeadLetter]]:
+        return await self._in_reader(self._thread.reader.dead_letters, limit, after_id, which)
 
     async def receiver_books(self) -> list[ReceiverBooks]:
         return list(self._ledger.receivers.values())

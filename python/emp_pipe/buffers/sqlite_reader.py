@@ -6,6 +6,7 @@ it would grow without bound.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import apsw
 from emp_pipe.buffers.sqlite_store import CHUNK_SLOT_NS, CHUNK_SLOTS_KEPT
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.group_ledger import Entry
-from emp_pipe.log.protocol import ChunkKey, DeadLetter, DeadReason
+from emp_pipe.log.protocol import ChunkKey, DeadFilter, DeadLetter, DeadReason
 
 _BLOCK = (
     "SELECT b.offset, b.topic, b.bytes, b.records, b.appended_unix_nano, b.header, b.payload"
@@ -104,11 +105,28 @@ class Reader:
             row = self._rows("SELECT value FROM checkpoints WHERE name=?", (name,)).fetchall()
         return row[0][0] if row else None
 
-    def dead_letters(self, limit: int, after_id: int) -> list[tuple[int, DeadLetter]]:
+    def dead_letters(self, limit: int, after_id: int, which: DeadFilter | None) -> list[tuple[int, DeadLetter]]:
+        where, bindings = _where(after_id, which or DeadFilter())
         sql = (
             "SELECT id, component, reason, detail, payload, header, records, peer, source_offset, attempts, time_unix_nano"
-            " FROM dead WHERE id>? ORDER BY id LIMIT ?"
+            f" FROM dead WHERE {where} ORDER BY id LIMIT ?"
         )
         with self._lock:
-            rows = self._rows(sql, (after_id, limit)).fetchall()
+            rows = self._rows(sql, (*bindings, limit)).fetchall()
         return [(id, DeadLetter(component, DeadReason(reason), *rest)) for id, component, reason, *rest in rows]
+
+
+def _where(after_id: int, which: DeadFilter) -> tuple[str, list[int | str]]:
+    conditions: list[str] = ["id>?"]
+    bindings: list[int | str] = [after_id]
+    for condition, value in (
+        ("component=?", which.component),
+        ("reason=?", which.reason),
+        ("time_unix_nano>=?", which.since_unix_nano),
+        ("time_unix_nano<?", which.until_unix_nano),
+        ("id IN (SELECT value FROM json_each(?))", None if which.ids is None else json.dumps(sorted(which.ids))),
+    ):
+        if value is not None:
+            conditions.append(condition)
+            bindings.append(str(value) if isinstance(value, DeadReason) else value)
+    return " AND ".join(conditions), bindings

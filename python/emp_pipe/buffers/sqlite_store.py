@@ -17,7 +17,17 @@ import apsw
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.group_ledger import Ending, Entry, Held, Snapshot
 from emp_pipe.log.ledger import DEAD_READER, DEAD_TOPIC
-from emp_pipe.log.protocol import Append, DeadLetter, GroupBooks, GroupSpec, LossReason, ReceiverBooks
+from emp_pipe.log.protocol import (
+    Append,
+    DeadCount,
+    DeadLetter,
+    DeadReason,
+    GroupBooks,
+    GroupSpec,
+    LossReason,
+    ReceiverBooks,
+    Revival,
+)
 from emp_pipe.logs import get_logger
 
 if TYPE_CHECKING:
@@ -44,13 +54,15 @@ class Effects:
     offsets: list[int] = field(default_factory=list)
     received: Sequence[ReceiverBooks] = ()
     filed: list[tuple[Entry, Block]] = field(default_factory=list)
+    revived: list[tuple[int, str, Entry]] = field(default_factory=list)
+    """Dead letters that went back: id, the one group that reads the block, the block."""
     ended: list[tuple[str, Ending]] = field(default_factory=list)
     stale: list[tuple[str, int]] = field(default_factory=list)
     """Deliveries that were to end and had been taken from the group before: they count for nothing."""
     lost: list[tuple[str, Entry, LossReason]] = field(default_factory=list)
     freed_bytes: int = 0
-    dead_added: list[tuple[int, int]] = field(default_factory=list)
-    dead_removed: list[tuple[int, int, LossReason | None]] = field(default_factory=list)
+    dead_added: list[DeadCount] = field(default_factory=list)
+    dead_removed: list[tuple[DeadCount, LossReason | None]] = field(default_factory=list)
     snapshot: Snapshot | None = None
     more: bool = False
     """Maintenance was cut short: there is more of it."""
@@ -161,6 +173,12 @@ class Store:
         if not readers:
             effects.offsets.append(-1)
             return
+        entry = self._insert(block, now, readers)
+        effects.offsets.append(entry.offset)
+        effects.filed.append((entry, block))
+
+    def _insert(self, block: Block, now: int, readers: Iterable[tuple[int, str]]) -> Entry:
+        topic = block.topic
         offset = self.next_offset
         self.next_offset += 1
         header = block.header
@@ -170,8 +188,7 @@ class Store:
             self.execute(_INSERT_PENDING, (offset, id))
             self.count("group", name, topic, "appended", entry.records)
             self.held_bytes[name] += entry.size_bytes
-        effects.offsets.append(offset)
-        effects.filed.append((entry, block))
+        return entry
 
     def commit_group(
         self,
@@ -232,12 +249,12 @@ class Store:
 
     def _bury(self, letters: Iterable[DeadLetter], now: int, effects: Effects) -> None:
         for letter in letters:
-            size = len(letter.payload) + len(letter.header)
+            count = letter.count
             self.execute(
                 "INSERT INTO dead VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?)",
                 (
                     now,
-                    size,
+                    count.size_bytes,
                     letter.records,
                     letter.component,
                     letter.reason.value,
@@ -250,32 +267,44 @@ class Store:
                     letter.payload,
                 ),
             )
-            self._dead_bytes += size
+            self._dead_bytes += count.size_bytes
             self.count("group", DEAD_READER, DEAD_TOPIC, "appended", letter.records)
-            effects.dead_added.append((letter.records, size))
+            effects.dead_added.append(count)
         self.expire_dead(now, effects)
 
     def expire_dead(self, now: int, effects: Effects) -> None:
         """Delete the oldest dead letters beyond their limits, counted."""
         oldest_kept = now - int(self._dead_limits.max_age_s * 1e9)
         while True:
-            first = self.execute("SELECT id, stored_unix_nano, bytes, records FROM dead ORDER BY id LIMIT 1").fetchone()
+            first = self.execute("SELECT id, stored_unix_nano FROM dead ORDER BY id LIMIT 1").fetchone()
             if first is None or (self._dead_bytes <= self._dead_limits.max_bytes and first[1] >= oldest_kept):
                 return
-            self._delete_dead(first[0], first[2], first[3], LossReason.DEAD_LIMIT, effects)
+            self._delete_dead(first[0], LossReason.DEAD_LIMIT, effects)
 
-    def _delete_dead(self, id: int, size: int, records: int, reason: LossReason | None, effects: Effects) -> None:
-        self.execute("DELETE FROM dead WHERE id=?", (id,))
-        self._dead_bytes -= size
-        self.count("group", DEAD_READER, DEAD_TOPIC, "acked" if reason is None else reason.value, records)
-        effects.dead_removed.append((records, size, reason))
+    def _delete_dead(self, id: int, reason: LossReason | None, effects: Effects) -> bool:
+        """Delete a letter, counted; False when there is none of this id."""
+        row = self.execute("DELETE FROM dead WHERE id=? RETURNING component, reason, 1, records, bytes", (id,)).fetchone()
+        if row is None:
+            return False
+        count = _dead_count(row)
+        self._dead_bytes -= count.size_bytes
+        self.count("group", DEAD_READER, DEAD_TOPIC, "acked" if reason is None else reason.value, count.records)
+        effects.dead_removed.append((count, reason))
+        return True
 
     def delete_dead_letters(self, ids: Sequence[int]) -> Effects:
         effects = Effects()
         for id in ids:
-            row = self.execute("SELECT bytes, records FROM dead WHERE id=?", (id,)).fetchone()
-            if row is not None:
-                self._delete_dead(id, row[0], row[1], None, effects)
+            self._delete_dead(id, None, effects)
+        return effects
+
+    def revive(self, revivals: Sequence[Revival], now: int) -> Effects:
+        """Turn dead letters into blocks of the one group that each goes back to."""
+        effects = Effects()
+        for id, name, block in ((one.id, one.group, one.block) for one in revivals):
+            reader = next((reader for reader in self._readers.get(block.topic, ()) if reader[1] == name), None)
+            if reader is not None and self._delete_dead(id, None, effects):
+                effects.revived.append((id, name, self._insert(block, now, (reader,))))
         return effects
 
     # upkeep
@@ -304,7 +333,8 @@ class Store:
         )
         snapshot.held = {(names[id], topic): Held(*counts) for id, topic, *counts in rows}
         snapshot.held_bytes = self.one("SELECT coalesce(sum(bytes), 0) FROM blocks")[0]
-        snapshot.dead_bytes, snapshot.dead_records = self.one("SELECT coalesce(sum(bytes), 0), coalesce(sum(records), 0) FROM dead")
+        dead = self.execute("SELECT component, reason, count(*), sum(records), sum(bytes) FROM dead GROUP BY 1, 2")
+        snapshot.dead = [_dead_count(row) for row in dead]
         reasons = {reason.value for reason in LossReason}
         for (kind, name, topic), counts in self._books.items():
             if kind == "receiver":
@@ -314,3 +344,8 @@ class Store:
                 kept = {what: number for what, number in counts.items() if what not in reasons}
                 snapshot.books.append(GroupBooks(topic, name, dropped=dropped, **kept))
         return snapshot
+
+
+def _dead_count(row: Any) -> DeadCount:
+    component, reason, letters, records, size_bytes = row
+    return DeadCount(component, DeadReason(reason), letters, records, size_bytes)

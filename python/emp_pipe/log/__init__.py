@@ -7,6 +7,8 @@ from emp_pipe.log.protocol import (
     Append,
     Appended,
     ChunkKey,
+    DeadCount,
+    DeadFilter,
     DeadLetter,
     DeadReason,
     Delivery,
@@ -17,6 +19,7 @@ from emp_pipe.log.protocol import (
     LossReason,
     ReceiverBooks,
     Rejection,
+    Revival,
     Topic,
     Usage,
 )
@@ -25,6 +28,8 @@ __all__ = [
     "Append",
     "Appended",
     "ChunkKey",
+    "DeadCount",
+    "DeadFilter",
     "DeadLetter",
     "DeadReason",
     "Delivery",
@@ -35,6 +40,7 @@ __all__ = [
     "LossReason",
     "ReceiverBooks",
     "Rejection",
+    "Revival",
     "Topic",
     "Usage",
 ]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from emp_pipe.log.protocol import DeadLetter, Delivery, GroupBooks, GroupSpec, ReceiverBooks
+from emp_pipe.log.protocol import DeadCount, DeadLetter, Delivery, GroupBooks, GroupSpec, ReceiverBooks
 
 
 class Entry(NamedTuple):
@@ -53,8 +53,7 @@ class Snapshot:
     held: dict[tuple[str, str], Held] = field(default_factory=dict)
     """By (group, topic)."""
     held_bytes: int = 0
-    dead_bytes: int = 0
-    dead_records: int = 0
+    dead: list[DeadCount] = field(default_factory=list)
     receivers: list[ReceiverBooks] = field(default_factory=list)
     books: list[GroupBooks] = field(default_factory=list)
 

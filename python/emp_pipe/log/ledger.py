@@ -17,7 +17,19 @@ from typing import TYPE_CHECKING
 
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.group_ledger import Ending, Entry, GroupLedger, InFlight, Snapshot
-from emp_pipe.log.protocol import DeadLetter, Delivery, GroupBooks, GroupSpec, GroupUsage, LossReason, ReceiverBooks, Rejection, Usage
+from emp_pipe.log.protocol import (
+    DeadCount,
+    DeadLetter,
+    DeadReason,
+    Delivery,
+    GroupBooks,
+    GroupSpec,
+    GroupUsage,
+    LossReason,
+    ReceiverBooks,
+    Rejection,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from emp_pipe._core import Block
@@ -30,8 +42,10 @@ _MARK_EVERY_NS = 1_000_000_000
 class Ledger:
     """All groups, the books of receivers and groups, and admission. Lives on the event loop."""
 
-    def __init__(self, *, max_bytes: int, reserve_share: float) -> None:
+    def __init__(self, *, max_bytes: int, reserve_share: float, dead_max_bytes: int = 0) -> None:
         self.max_bytes = max_bytes
+        self.dead_max_bytes = dead_max_bytes
+        self.dead: dict[tuple[str, DeadReason], DeadCount] = {}
         self.admit_below_bytes = int(max_bytes * (1 - reserve_share))
         self.groups: dict[str, GroupLedger] = {}
         self.dropped_groups: set[str] = set()
@@ -90,8 +104,9 @@ class Ledger:
         self.receivers = {books.receiver: books for books in snapshot.receivers}
         self.books = {(books.topic, books.group): books for books in snapshot.books}
         self.held_bytes = snapshot.held_bytes
-        self.dead_bytes = snapshot.dead_bytes
-        self.book(DEAD_TOPIC, DEAD_READER).held = snapshot.dead_records
+        self.dead = {(count.component, count.reason): count for count in snapshot.dead}
+        self.dead_bytes = sum(count.size_bytes for count in snapshot.dead)
+        self.book(DEAD_TOPIC, DEAD_READER).held = sum(count.records for count in snapshot.dead)
         for name in self.groups.keys() - {spec.name for spec in snapshot.specs}:
             self.remove_group(name)
         for spec in snapshot.specs:
@@ -171,21 +186,31 @@ class Ledger:
             group.deferred = [pair for pair in group.deferred if pair[0] != entry.offset]
             heapq.heapify(group.deferred)
 
-    def dead_added(self, records: int, size_bytes: int) -> None:
+    def dead_added(self, one: DeadCount) -> None:
+        """Count a dead letter that was kept."""
         books = self.book(DEAD_TOPIC, DEAD_READER)
-        books.appended += records
-        books.held += records
-        self.dead_bytes += size_bytes
+        books.appended += one.records
+        books.held += one.records
+        self._count_dead(one, 1)
 
-    def dead_removed(self, records: int, size_bytes: int, reason: LossReason | None) -> None:
-        """Count dead letters as gone: `reason` None when the operator deleted them."""
+    def dead_removed(self, one: DeadCount, reason: LossReason | None) -> None:
+        """Count a dead letter as gone: `reason` None when the operator deleted it or sent it back."""
         books = self.book(DEAD_TOPIC, DEAD_READER)
-        books.held -= records
-        self.dead_bytes -= size_bytes
+        books.held -= one.records
+        self._count_dead(one, -1)
         if reason is None:
-            books.acked += records
+            books.acked += one.records
         else:
-            books.dropped[reason.value] = books.dropped.get(reason.value, 0) + records
+            books.dropped[reason.value] = books.dropped.get(reason.value, 0) + one.records
+
+    def _count_dead(self, one: DeadCount, sign: int) -> None:
+        key = (one.component, one.reason)
+        letters, records, size_bytes = sign * one.letters, sign * one.records, sign * one.size_bytes
+        self.dead_bytes += size_bytes
+        if (known := self.dead.pop(key, None)) is not None:
+            letters, records, size_bytes = known.letters + letters, known.records + records, known.size_bytes + size_bytes
+        if letters:
+            self.dead[key] = DeadCount(one.component, one.reason, letters, records, size_bytes)
 
     # deliveries
 
@@ -326,4 +351,6 @@ class Ledger:
                 GroupUsage(group.spec, group.held_blocks, group.held_bytes, group.held_records, time, len(group.in_flight))
                 for group, time in oldest
             ],
+            dead=sorted(self.dead.values(), key=lambda count: (count.component, count.reason)),
+            dead_limit_bytes=self.dead_max_bytes,
         )

@@ -128,6 +128,52 @@ class DeadLetter:
     attempts: int = 0
     time_unix_nano: int = 0
 
+    @property
+    def count(self) -> DeadCount:
+        """What this letter adds to what is kept."""
+        return DeadCount(self.component, self.reason, 1, self.records, len(self.payload) + len(self.header))
+
+
+@dataclass(frozen=True, slots=True)
+class DeadFilter:
+    """Which dead letters: every condition given must hold. Times are those of the letters, `since` included, `until` not."""
+
+    component: str | None = None
+    reason: DeadReason | None = None
+    since_unix_nano: int | None = None
+    until_unix_nano: int | None = None
+    ids: frozenset[int] | None = None
+
+    def matches(self, id: int, letter: DeadLetter) -> bool:
+        """Return whether a letter is one of them; a store may ask in its own language instead."""
+        return (
+            (self.component is None or letter.component == self.component)
+            and (self.reason is None or letter.reason is self.reason)
+            and (self.since_unix_nano is None or letter.time_unix_nano >= self.since_unix_nano)
+            and (self.until_unix_nano is None or letter.time_unix_nano < self.until_unix_nano)
+            and (self.ids is None or id in self.ids)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DeadCount:
+    """How many dead letters are kept of a component and a reason."""
+
+    component: str
+    reason: DeadReason
+    letters: int
+    records: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Revival:
+    """A dead letter that goes back: filed as `block`, under its topic, for `group` alone."""
+
+    id: int
+    group: str
+    block: Block
+
 
 @dataclass(frozen=True, slots=True)
 class Append:
@@ -192,6 +238,10 @@ class Usage:
     reason: str
     oldest_append_unix_nano: int | None
     groups: Sequence[GroupUsage]
+    dead: Sequence[DeadCount] = ()
+    """What `dead_bytes` consists of."""
+    dead_limit_bytes: int = 0
+    """What dead letters may take before the oldest go, counted as dropped by `dead_limit`; 0: no limit of their own."""
 
 
 class Log(Protocol):
@@ -282,9 +332,24 @@ class Log(Protocol):
 
     async def drop_group(self, group: str) -> None: ...
 
-    async def dead_letters(self, limit: int = 100, after_id: int = 0) -> list[tuple[int, DeadLetter]]: ...
+    async def dead_letters(self, limit: int = 100, after_id: int = 0, which: DeadFilter | None = None) -> list[tuple[int, DeadLetter]]:
+        """Return dead letters by rising id, at most `limit`, only those with a higher id than `after_id` that `which` takes.
 
-    async def delete_dead_letters(self, ids: Sequence[int]) -> None: ...
+        Ids grow and are never used again. Fewer than `limit` means that there are no more."""
+        ...
+
+    async def delete_dead_letters(self, ids: Sequence[int]) -> int:
+        """Delete letters at an operator's word; return how many there were. In the books they are acked by the reader `dlq`."""
+        ...
+
+    async def revive_dead_letters(self, revivals: Sequence[Revival]) -> list[int]:
+        """Give rows back to the groups that gave them up; return the ids that went back, each exactly once.
+
+        In one transaction a letter is deleted (acked by `dlq`, as a deletion is) and its block filed, with a new offset, for its group
+        alone: no other reader of the topic gets it again, and it counts as appended once more in the books of (topic, group). A letter
+        that is gone meanwhile, or whose group is or does not read the block's topic, is left alone and its id is not returned. Never
+        refused for admission: what it adds to the log it takes from the dead letters."""
+        ...
 
     @property
     def durability(self) -> str:

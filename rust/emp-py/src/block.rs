@@ -230,6 +230,11 @@ impl PyBlock {
         self.with_header(py, |header| header.topic = topic)
     }
 
+    /// The same block under another id; the payload is shared.
+    fn with_block_id(&self, py: Python<'_>, block_id: String) -> Self {
+        self.with_header(py, |header| header.block_id = block_id)
+    }
+
     /// The same block with flags set or cleared; the payload is shared.
     #[pyo3(signature = (*, decided=None, red_done=None, aggregated=None))]
     fn with_flags(&self, py: Python<'_>, decided: Option<bool>, red_done: Option<bool>, aggregated: Option<bool>) -> Self {
