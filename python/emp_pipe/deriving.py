@@ -7,19 +7,19 @@ Not here: the loop that runs one (`delivery/derive.py`), start, stop and reload 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from emp_pipe.component import ComponentConfig, Wiring
 from emp_pipe.delivery.derive import DeriveLoop
 from emp_pipe.errors import ConfigError, EmpPipeError, ErrorKind
-from emp_pipe.log.protocol import GroupSpec, Log, Topic
+from emp_pipe.log.protocol import Delivery, GroupSpec, Log, Topic
 from emp_pipe.logs import get_logger
 from emp_pipe.registry import type_of
 
 _HAND_ON_BYTES = 4 << 20
-_BEFORE = ".in"
+_UNREADABLE_S = 5.0
 _logger = get_logger("pipeline")
 
 
@@ -90,20 +90,104 @@ async def drain(slots: Mapping[str, DeriverSlot], deadline_monotonic_s: float, l
         await asyncio.gather(*(slot.loop.drain(deadline_monotonic_s, leaving=slot.loop.id in leaving) for slot in wave))
 
 
-async def hand_on(log: Log, slots: Iterable[DeriverSlot], read: frozenset[Topic]) -> None:
+def leaving(before: Sequence[GroupSpec], after: Sequence[GroupSpec]) -> list[GroupSpec]:
+    """Return the groups of derivers that are not in `after` and that a log must still have for `hand_on`.
+
+    What nobody would read where it is handed on to is left out: it is given up when the log is given its groups, counted and said."""
+    names = {spec.name for spec in after}
+    read = frozenset(topic for spec in after for topic in spec.topics)
+    kept = []
+    for spec in before:
+        topics = frozenset(topic for topic in spec.topics if topic.derived != topic and topic.derived in read)
+        if spec.name not in names and topics:
+            kept.append(replace(spec, topics=topics))
+    return kept
+
+
+async def open_log(log: Log, groups: Sequence[GroupSpec], written: Mapping[str, frozenset[Topic]], stopping: Callable[[], bool]) -> bool:
+    """Open the log for `groups`; what derivers held that are not among them any more is handed on (`hand_on`) before anything runs.
+
+    Return False where a stop was asked for meanwhile: nothing may be started then, and the next start goes on with it."""
+    before: list[GroupSpec] = []
+
+    def with_leaving(stored: Sequence[GroupSpec]) -> list[GroupSpec]:
+        before[:] = stored
+        return [*groups, *leaving(stored, groups)]
+
+    await log.open(with_leaving)
+    if leaving(before, groups):
+        if not await hand_on(log, before, groups, written, stopping):
+            return False
+        await log.set_groups(groups)
+    return True
+
+
+async def hand_on(
+    log: Log,
+    before: Sequence[GroupSpec],
+    after: Sequence[GroupSpec],
+    written: Mapping[str, frozenset[Topic]],
+    stopping: Callable[[], bool] = lambda: False,
+) -> bool:
     """Hand what derivers that leave have not ended to those who read what they wrote: unsampled, unmerged, and not lost.
 
-    `read`: the topics that will be read. Where another deriver reads the same, it finds itself what this one had not taken."""
-    for slot in slots:
-        group, others_read = slot.loop.group, bool(slot.group.topics & read)
-        while deliveries := await log.read(group, _HAND_ON_BYTES):
-            ours = [one for one in deliveries if not others_read or one.offset <= slot.loop.drained_through]
-            outputs = [delivery.block.with_topic(delivery.topic.removesuffix(_BEFORE)) for delivery in ours]
-            await log.commit(group, acks=ours, outputs=outputs)
-            if ours:
-                _logger.warning("%s: handed on %d blocks that it had not come to", group, len(ours))
-            if len(ours) < len(deliveries):
-                break
+    The log has the groups `after` and those that are `leaving`. `written`: what the derivers of `after` write; what one of them holds and
+    would write there is its to end. Return False where it was cut short by `stopping`: the rest is still there for the next start."""
+    for spec in leaving(before, after):
+        heirs = {other.name for other in after for topic in other.topics & spec.topics if topic.derived in written.get(other.name, ())}
+        if not any(spec.name in (by := _carriers(before, topic)) and not by & heirs for topic in spec.topics):
+            continue
+        red = {other.name for other in before if type_of(other.name) == "red_metrics" and other.topics & spec.topics} - {spec.name}
+        left, handed = _held_blocks(log, spec.name), 0  # what comes meanwhile is others': under traffic it never ends
+        while left > 0 and not stopping() and (deliveries := await _next(log, spec.name)):
+            offsets = [delivery.offset for delivery in deliveries]
+            inherited = await _held_by(log, heirs, offsets)
+            uncounted = set(offsets) if not red else await _held_by(log, red, offsets)
+            outputs = [
+                one.block.with_topic(Topic(one.topic).derived.value).with_flags(red_done=one.block.red_done or one.offset not in uncounted)
+                for one in deliveries
+                if one.offset not in inherited
+            ]
+            await log.commit(spec.name, acks=deliveries, outputs=outputs)
+            left -= len(deliveries)
+            handed += len(outputs)
+        if handed:
+            _logger.warning("%s: handed on %d blocks that it had not come to", spec.name, handed)
+    return not stopping()
+
+
+def written_by(slots: Mapping[str, DeriverSlot]) -> dict[str, frozenset[Topic]]:
+    return {name: slot.loop.deriver.writes for name, slot in slots.items()}
+
+
+def _carriers(groups: Sequence[GroupSpec], topic: Topic) -> frozenset[str]:
+    """Return who passes on what lies under a topic: the sampler, or where there is none, all who read it."""
+    readers = frozenset(spec.name for spec in groups if topic in spec.topics)
+    return frozenset(name for name in readers if type_of(name) == "tail_sample") or readers
+
+
+def _held_blocks(log: Log, group: str) -> int:
+    return next((usage.held_blocks for usage in log.usage().groups if usage.spec.name == group), 0)
+
+
+async def _held_by(log: Log, groups: Iterable[str], offsets: Sequence[int]) -> set[int]:
+    held: set[int] = set()
+    for group in groups:
+        held |= await log.held_by(group, offsets)
+    return held
+
+
+async def _next(log: Log, group: str) -> list[Delivery]:
+    """Return blocks of a group; a read may give none though there are more, where all that it met cannot be read."""
+    while _held_blocks(log, group):
+        if deliveries := await log.read(group, _HAND_ON_BYTES):
+            return deliveries
+        try:
+            async with asyncio.timeout(_UNREADABLE_S):
+                await log.wait_readable(group)
+        except TimeoutError:
+            break
+    return []
 
 
 async def stop(slots: Iterable[DeriverSlot], deadline_monotonic_s: float) -> None:

@@ -198,9 +198,10 @@ class Pipeline:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                await self._start(tasks)
-                await self._stop.wait()
-                await self._wind_down()
+                if await deriving.open_log(self.log, self.groups(), deriving.written_by(self.derivers), self._stop.is_set):
+                    await self._start(tasks)
+                    await self._stop.wait()
+                    await self._wind_down()
         finally:
             self.state = "stopped"
             with contextlib.suppress(EmpPipeError):
@@ -209,7 +210,6 @@ class Pipeline:
             raise self._fatal
 
     async def _start(self, tasks: asyncio.TaskGroup) -> None:
-        await self.log.open(self.groups())
         self._background = [tasks.create_task(self.intake.run(), name="intake")]
         for exporter in self.exporters.values():
             self.start_exporter(exporter)

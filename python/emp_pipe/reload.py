@@ -6,14 +6,14 @@ while running (data_dir, buffer, HTTP port …) is named in the log and waits fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from emp_pipe import deriving
 from emp_pipe.component import ComponentConfig
 from emp_pipe.config import PipelineConfig, revealed_secrets
 from emp_pipe.deriving import DeriverSlot
-from emp_pipe.log.protocol import Topic
+from emp_pipe.log.protocol import GroupSpec, Topic
 from emp_pipe.logs import get_logger
 from emp_pipe.pipeline import Pipeline
 
@@ -64,7 +64,7 @@ async def reload(pipeline: Pipeline, config: PipelineConfig) -> None:
     deadline_s = pipeline.clock.monotonic_s() + min(_STOPPING_S, config.shutdown.deadline_s)
     for name in gone_receivers:
         await pipeline.receivers.pop(name).receiver.stop(deadline_s)
-    read_before = pipeline.topics()
+    read_before, groups_before = pipeline.topics(), pipeline.groups()
     for name in gone_exporters:
         await pipeline.exporters.pop(name).loop.stop(deadline_s)
     pipeline.config = config
@@ -73,7 +73,7 @@ async def reload(pipeline: Pipeline, config: PipelineConfig) -> None:
     pipeline.exporters.update(new_exporters)
     pipeline.derivers = derivers
     if gone_derivers:
-        await _flush(pipeline, gone_derivers, read_before & pipeline.topics(), deadline_s)
+        await _flush(pipeline, gone_derivers, read_before & pipeline.topics(), groups_before, deadline_s)
     if gone_exporters or new_exporters or gone_derivers or new_derivers:
         await pipeline.log.set_groups(pipeline.groups())
         pipeline.writer.set_topics(pipeline.topics(), pipeline.codecs())
@@ -97,14 +97,18 @@ def _stateless(pipeline: Pipeline, config: PipelineConfig) -> list[tuple[str, Co
     return [(name, settings) for name, settings in config.processors.items() if not pipeline.is_deriver(name)]
 
 
-async def _flush(pipeline: Pipeline, gone: Mapping[str, DeriverSlot], read: frozenset[Topic], deadline_s: float) -> None:
+async def _flush(
+    pipeline: Pipeline, gone: Mapping[str, DeriverSlot], read: frozenset[Topic], before: Sequence[GroupSpec], deadline_s: float
+) -> None:
     """Let derivers that leave end what they hold, with nothing new on its way to them. `read`: topics that are read before and after."""
     pipeline.writer.set_topics(read)
     await pipeline.writer.routed()
-    leaving = frozenset(gone) - pipeline.derivers.keys()
-    await deriving.drain(gone, deadline_s, leaving)
+    await deriving.drain(gone, deadline_s, frozenset(gone) - pipeline.derivers.keys())
     await deriving.stop(gone.values(), deadline_s)
-    await deriving.hand_on(pipeline.log, [gone[name] for name in leaving], pipeline.topics())
+    after = pipeline.groups()
+    if leaving := deriving.leaving(before, after):
+        await pipeline.log.set_groups([*after, *leaving])
+        await deriving.hand_on(pipeline.log, before, after, deriving.written_by(pipeline.derivers))
 
 
 def _tell(before: PipelineConfig, after: PipelineConfig, touched: set[str], processors_changed: bool) -> None:

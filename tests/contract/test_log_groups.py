@@ -197,6 +197,49 @@ async def test_a_renamed_group_finds_what_its_old_name_held(opened: OpenLog) -> 
     assert delivered(await opened.read("dash0/eu")) == [1, 2]
 
 
+async def test_only_what_nobody_takes_over_is_said_to_be_given_up(opened: OpenLog, caplog: pytest.LogCaptureFixture) -> None:
+    if not opened.durable:
+        pytest.skip("memory says who was retired, and not what that costs")
+    log = await opened.open(group("sampler", Topic.TRACES_IN), group("red", Topic.TRACES_IN), group("file"), group("dash0"))
+    await opened.append(*range(6), topic=Topic.TRACES_IN)
+    await opened.append(*range(3))
+    await log.commit("red", acks=(await opened.read("red"))[:2])
+    with caplog.at_level(logging.WARNING):
+        await log.set_groups([group("red", Topic.TRACES_IN), group("dash0")])
+    given_up = [message for message in caplog.messages if "given up" in message]
+    assert given_up == [
+        "traces.in: group sampler is not in the configuration: 2 held blocks (2 records) are given up",
+        "logs: group file is not in the configuration: 3 held blocks (3 records) are given up",
+    ], "another deriver of the topic ends what it holds; another destination is another place"
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        await log.set_groups([group("red/eu", Topic.TRACES_IN), group("dash0/eu")])
+    assert not [message for message in caplog.messages if "given up" in message], "who has begun in its place finds it all"
+    assert (await books_of(opened, "sampler")).dropped == {"group_dropped": 6}
+
+
+async def test_a_log_can_be_opened_with_groups_that_follow_from_those_it_has(opened: OpenLog) -> None:
+    log = await opened.open(group("a"), group("b", Topic.EVENTS))
+    await opened.append(1)
+    if opened.durable:
+        await opened.close()
+        log = opened.log = opened._make()
+    await log.open(lambda stored: [*sorted(stored, key=lambda spec: spec.name)[:1], group("c")])
+    assert {usage.spec.name for usage in log.usage().groups} == {"a", "c"}
+    assert delivered(await opened.read("c")) == [1]
+
+
+async def test_who_holds_a_block_can_be_asked(opened: OpenLog) -> None:
+    log = await opened.open(group("a"), group("b"))
+    offsets = await opened.append(1, 2, 3)
+    deliveries = await opened.read("a")
+    await log.commit("a", acks=deliveries[:1])
+    log.defer(deliveries[2:])
+    assert await log.held_by("a", offsets) == set(offsets[1:])
+    assert await log.held_by("b", [*offsets, 1000]) == set(offsets)
+    assert await log.held_by("nobody", offsets) == set()
+
+
 async def test_a_group_that_reads_another_topic_finds_what_is_held_of_it(opened: OpenLog) -> None:
     log = await opened.open(group("a", Topic.LOGS), group("b", Topic.EVENTS))
     await opened.append(1, topic=Topic.EVENTS)

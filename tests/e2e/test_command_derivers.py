@@ -16,7 +16,7 @@ import pytest
 from emp_pipe import control
 from tests.support.command import free_port, run, running, until
 from tests.support.command_bench import Bench
-from tests.support.otlp_post import lines_in, post, span_names, spans
+from tests.support.otlp_post import calls_in, post, span_names, spans
 
 PASSING = "tests.support.deriver:Passing"
 
@@ -136,6 +136,7 @@ def test_sighup_adds_a_deriver_changes_it_and_takes_it_out_while_traces_come(ben
             stop.set()
             sender.join(20)
         process.wait_for("handed on")
+        assert not [message for message in process.messages() if "given up" in message], "all of it went on"
         bench.wait_for_spans(bench._sent)
         assert set(bench.groups()) == {"file"}
         assert bench.metric("emp_pipe_receiver_records_total", component="otlp_http", outcome="appended") == bench._sent
@@ -200,19 +201,6 @@ def test_a_sampler_that_leaves_decides_what_it_was_waiting_for(then: str, bench:
         process.signal(signal.SIGTERM)
         assert process.wait() == 0
     assert sorted(span_names(bench.data_dir)) == ["after", "failed"]
-
-
-def calls_in(directory: Path) -> int:
-    """Return how many calls the RED metrics in the files count."""
-    return sum(
-        int(point["asInt"])
-        for line in lines_in(directory)
-        for resource in line.get("resourceMetrics", ())
-        for scope in resource["scopeMetrics"]
-        for metric in scope["metrics"]
-        if metric["name"] == "traces.span.metrics.calls"
-        for point in metric["sum"]["dataPoints"]
-    )
 
 
 def test_outputs_of_a_deriver_can_be_tapped(bench: TracesBench) -> None:

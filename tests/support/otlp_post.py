@@ -102,3 +102,21 @@ def span_names(directory: Path) -> list[str]:
         for scope in resource["scopeSpans"]
         for span in scope["spans"]
     ]
+
+
+def points_in(directory: Path, name: str) -> list[int]:
+    """Return the values of a sum's points that the `file` exporter has written."""
+    return [
+        int(point["asInt"])
+        for line in lines_in(directory)
+        for resource in line.get("resourceMetrics", ())
+        for scope in resource["scopeMetrics"]
+        for metric in scope["metrics"]
+        if metric["name"] == name
+        for point in metric["sum"]["dataPoints"]
+    ]
+
+
+def calls_in(directory: Path) -> int:
+    """Return how many calls the RED metrics in the files count."""
+    return sum(points_in(directory, "traces.span.metrics.calls"))

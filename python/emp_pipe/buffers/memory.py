@@ -25,6 +25,7 @@ from emp_pipe.log.protocol import (
     DeadLetter,
     Delivery,
     GroupBooks,
+    Groups,
     GroupSpec,
     LossReason,
     ReceiverBooks,
@@ -87,9 +88,10 @@ class MemoryLog:
     def admitting(self) -> bool:
         return self._ledger.admitting
 
-    async def open(self, groups: Sequence[GroupSpec] | None) -> None:
+    async def open(self, groups: Groups | None) -> None:
         self._open = True
-        await self.set_groups(groups or ())
+        known = [group.spec for group in self._ledger.groups.values()]
+        await self.set_groups(groups(known) if callable(groups) else groups or ())
 
     async def set_groups(self, groups: Sequence[GroupSpec]) -> None:
         self._check_open()
@@ -304,6 +306,11 @@ class MemoryLog:
     def defer(self, deliveries: Sequence[Delivery]) -> None:
         self._ledger.defer(deliveries)
         self._settle(self._clock.unix_nano())
+
+    async def held_by(self, group: str, offsets: Sequence[int]) -> set[int]:
+        self._check_open()
+        ledger = self._ledger.groups.get(group)
+        return set() if ledger is None else {*self._waiting(ledger), *ledger.in_flight}.intersection(offsets)
 
     async def state_get(self, group: str, key: str) -> bytes | None:
         return (await self.state_items(group, key)).get(key)

@@ -37,6 +37,7 @@ from emp_pipe.log.protocol import (
     DeadReason,
     Delivery,
     GroupBooks,
+    Groups,
     GroupSpec,
     ReceiverBooks,
     Rejection,
@@ -98,7 +99,7 @@ class SqliteLog:
 
     # opening and closing
 
-    async def open(self, groups: Sequence[GroupSpec] | None) -> None:
+    async def open(self, groups: Groups | None) -> None:
         self._loop = asyncio.get_running_loop()
         try:
             self._lock = DirectoryLock(self.directory)
@@ -365,6 +366,9 @@ class SqliteLog:
         if not self._has_chunks or not chunks:
             return set()
         return await self._in_reader(self._thread.reader.seen, chunks, self._clock.unix_nano())
+
+    async def held_by(self, group: str, offsets: Sequence[int]) -> set[int]:
+        return await self._in_reader(self._thread.reader.held, self._thread.group_id(group), offsets)
 
     async def state_get(self, group: str, key: str) -> bytes | None:
         return (await self._in_reader(self._thread.reader.state, group, key, None, self._clock.unix_nano())).get(key)

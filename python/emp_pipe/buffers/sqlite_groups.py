@@ -13,17 +13,19 @@ from typing import Any, Literal
 
 from emp_pipe.buffers.sqlite_store import Effects, Store
 from emp_pipe.log.group_ledger import Entry
-from emp_pipe.log.protocol import GroupSpec, LossReason, Topic
+from emp_pipe.log.protocol import Groups, GroupSpec, LossReason, Topic
 from emp_pipe.logs import get_logger
 
 _log = get_logger("sqlite")
 
 
-def begin_groups(store: Store, specs: Sequence[GroupSpec] | None) -> Effects:
+def begin_groups(store: Store, specs: Groups | None) -> Effects:
     """Make the groups those of the configuration: begin new ones, then retire, loudly, those that are absent.
 
     None: the groups are those that the file knows."""
     known = {name: _parse_spec(name, spec) for name, spec in store.execute("SELECT name, spec FROM groups")}
+    if callable(specs):
+        specs = specs(list(known.values()))
     wanted = {spec.name: spec for spec in specs} if specs is not None else known
     for name, spec in wanted.items():
         if name in known:
@@ -39,7 +41,9 @@ def begin_groups(store: Store, specs: Sequence[GroupSpec] | None) -> Effects:
     for name, spec in known.items():
         kept = wanted[name].topics if name in wanted else frozenset()
         for topic in sorted(spec.topics - kept):
-            blocks, records = _lose_topic(store, name, topic.value, LossReason.GROUP_DROPPED)
+            heirs = [store.group_ids[heir] for heir, its in wanted.items() if _inherits(topic, its, known.get(heir))]
+            blocks, records = _held_alone(store, name, topic.value, heirs)
+            _lose_topic(store, name, topic.value, LossReason.GROUP_DROPPED)
             if blocks:
                 why = "no longer reads it" if name in wanted else "is not in the configuration"
                 _log.warning("%s: group %s %s: %d held blocks (%d records) are given up", topic.value, name, why, blocks, records)
@@ -50,6 +54,23 @@ def begin_groups(store: Store, specs: Sequence[GroupSpec] | None) -> Effects:
     store.specs = wanted
     store.index_groups()
     return Effects(snapshot=store.snapshot())
+
+
+def _inherits(topic: Topic, heir: GroupSpec, before: GroupSpec | None) -> bool:
+    """Return whether what another group leaves of a topic is not lost while this one holds it: it has just begun to read the topic, or
+    it is a deriver like the other."""
+    return topic in heir.topics and (topic.derived != topic or before is None or topic not in before.topics)
+
+
+def _held_alone(store: Store, name: str, topic: str, heirs: Sequence[int]) -> tuple[int, int]:
+    """Return how many blocks and records a group holds of a topic that none of `heirs` holds."""
+    marks = ",".join("?" * len(heirs))
+    blocks, records = store.one(
+        "SELECT count(*), coalesce(sum(records), 0) FROM blocks b JOIN pending p USING (offset) WHERE p.group_id=? AND b.topic=?"
+        f" AND NOT EXISTS (SELECT 1 FROM pending h WHERE h.offset=b.offset AND h.group_id IN ({marks}))",
+        (store.group_ids[name], topic, *heirs),
+    )
+    return blocks, records
 
 
 def _forget_group(store: Store, name: str) -> None:
@@ -66,15 +87,11 @@ def _refill(store: Store, name: str, topic: str) -> None:
     store.count("group", name, topic, "appended", records)
 
 
-def _lose_topic(store: Store, name: str, topic: str, reason: LossReason) -> tuple[int, int]:
+def _lose_topic(store: Store, name: str, topic: str, reason: LossReason) -> None:
     id = store.group_ids[name]
-    blocks, records = store.one(
-        "SELECT count(*), coalesce(sum(records), 0) FROM blocks b JOIN pending p USING (offset) WHERE p.group_id=? AND b.topic=?",
-        (id, topic),
-    )
+    _, records = _held_alone(store, name, topic, ())
     store.execute("DELETE FROM pending WHERE group_id=? AND offset IN (SELECT offset FROM blocks WHERE topic=?)", (id, topic))
     store.count("group", name, topic, reason.value, records)
-    return blocks, records
 
 
 def _free_unread(store: Store) -> None:

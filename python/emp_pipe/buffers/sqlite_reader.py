@@ -86,6 +86,11 @@ class Reader:
                 rows.append(Row(Entry(*row[:5]), row[5], row[6]))
         return Fetched(rows, True)
 
+    def held(self, group_id: int, offsets: Sequence[int]) -> set[int]:
+        sql = "SELECT 1 FROM pending WHERE offset=? AND group_id=?"
+        with self._lock:
+            return {offset for offset in offsets if self._rows(sql, (offset, group_id)).fetchall()}
+
     def seen(self, chunks: Sequence[ChunkKey], now: int) -> set[ChunkKey]:
         newest = now // CHUNK_SLOT_NS
         slots = ",".join(str(newest - age) for age in range(-1, CHUNK_SLOTS_KEPT))

@@ -25,7 +25,7 @@ from emp_pipe.buffers.sqlite_schema import PAGE_BYTES, connect, open_file, set_a
 from emp_pipe.buffers.sqlite_store import DeadLimits, Effects, Store
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.group_ledger import Snapshot
-from emp_pipe.log.protocol import GroupSpec
+from emp_pipe.log.protocol import Groups
 from emp_pipe.logs import RateLimitedLogger, get_logger
 
 CHECKPOINT_PAGES = (8 << 20) // PAGE_BYTES
@@ -101,7 +101,7 @@ class CommitThread:
         self._synchronous = synchronous
         self._queue: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
         self._store: Store | None = None
-        self._specs: Sequence[GroupSpec] | None = None
+        self._specs: Groups | None = None
         self._disk_error = ""
         self._wal_pages = 0
         self._finish_checkpoint = False
@@ -118,7 +118,7 @@ class CommitThread:
 
     # called from the event loop
 
-    def open(self, specs: Sequence[GroupSpec] | None) -> Snapshot:
+    def open(self, specs: Groups | None) -> Snapshot:
         """Open the file (blocking; run it in a thread), make the groups, start working."""
         self._specs = specs
         snapshot = self._open_store()

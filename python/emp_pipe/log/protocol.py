@@ -9,7 +9,7 @@ Not here: how blocks are made out of batches (`writer.py`), how they are stored 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
@@ -28,6 +28,11 @@ class Topic(StrEnum):
     METRICS = "metrics"
     EVENTS = "events"
     ERRORS = "errors"
+
+    @property
+    def derived(self) -> Topic:
+        """Where derivers file what they read here; itself where none reads."""
+        return Topic(self.value.removesuffix(".in"))
 
 
 class LossReason(StrEnum):
@@ -244,16 +249,22 @@ class Usage:
     """What dead letters may take before the oldest go, counted as dropped by `dead_limit`; 0: no limit of their own."""
 
 
+Groups = Sequence[GroupSpec] | Callable[[Sequence[GroupSpec]], Sequence[GroupSpec]]
+"""The groups that a log shall have, or a function that is given those that are stored and returns them."""
+
+
 class Log(Protocol):
     """A durable log. All methods are called from the event loop; implementations do their blocking work in a thread of their own.
 
     Errors: `LogError` of kind LOG_FULL (admission only), LOG_IO, LOG_CLOSED; after LOG_IO nothing of the operation took effect.
     """
 
-    async def open(self, groups: Sequence[GroupSpec] | None) -> None:
+    async def open(self, groups: Groups | None) -> None:
         """Open or create the log, retire groups that are absent from `groups` (loudly), begin the new ones.
 
-        None: leave the groups as they were stored (`emp-pipe groups` on a log that no process uses)."""
+        None: leave the groups as they were stored (`emp-pipe groups` on a log that no process uses). A function is called with the
+        stored groups and before any of them is retired, so that those whose blocks are to be handed on can be kept: `deriving.open_log`.
+        The thread that it is called in is not that of the event loop."""
         ...
 
     async def set_groups(self, groups: Sequence[GroupSpec]) -> None:
@@ -303,6 +314,10 @@ class Log(Protocol):
 
     def defer(self, deliveries: Sequence[Delivery]) -> None:
         """Give deliveries back; the next `read` returns them again, in offset order."""
+        ...
+
+    async def held_by(self, group: str, offsets: Sequence[int]) -> set[int]:
+        """Return those of the blocks at `offsets` that a group holds, waiting or in flight; none of an unknown group."""
         ...
 
     async def state_get(self, group: str, key: str) -> bytes | None: ...
