@@ -120,6 +120,7 @@ test-rust: $(VENV)/.ready
 
 .PHONY: test-python
 test-python: build
+	@tools/redis.sh $(VENV)
 	@echo "== Python tests, seed $(SEED) (repeat with  make test SEED=$(SEED))"
 	@$(PY) -m pytest -q --hypothesis-seed=$(SEED)
 
@@ -138,6 +139,7 @@ asan: $(VENV)/.ready ## The Rust property tests under AddressSanitizer (needs a 
 
 .PHONY: chaos
 chaos: build ## The long form of the chaos tests (CHAOS_ROUNDS=40 kills beyond the short form)
+	@tools/redis.sh $(VENV)
 	@echo "== chaos, seed $(SEED) (repeat with  make chaos SEED=$(SEED))"
 	@CHAOS_ROUNDS=$(or $(CHAOS_ROUNDS),40) $(PY) -m pytest -q -s --timeout=1800 tests/chaos
 

