@@ -13,10 +13,12 @@ import logging
 import socket
 import ssl
 from collections import Counter
-from typing import Protocol
+from enum import StrEnum
+from typing import Any, Protocol
 
 from emp_pipe.clock import Clock
 from emp_pipe.logs import RateLimitedLogger
+from emp_pipe.self_metrics import Metrics
 from emp_pipe.tls import WatchedContext
 
 _OUT_OF_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -24,6 +26,39 @@ _PAUSE_WHEN_OUT_OF_FILES_S = 0.2
 _KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 _TLS_GOODBYE_S = 1.0
 """How long a closed TLS connection waits for the peer's own goodbye. A client that only writes never says it, and would hold up a stop."""
+_NOT_BEFORE_US_S = 1.0
+"""The event loop has a limit of its own for a handshake, which is not to be the first."""
+
+
+class Cut(StrEnum):
+    """Which limit turned a connection away or ended it: the label `reason` of the counter."""
+
+    TOO_MANY = "too_many"
+    TOO_MANY_FROM_ADDRESS = "too_many_from_address"
+    TLS_TIMED_OUT = "tls_timed_out"
+    TLS_FAILED = "tls_failed"
+    HEAD_TIMED_OUT = "head_timed_out"
+    REQUEST_TIMED_OUT = "request_timed_out"
+    ANSWERS_UNREAD = "answers_unread"
+    SILENT = "silent"
+    HELD_TOO_MUCH = "held_too_much"
+    MALFORMED = "malformed"
+
+
+class CutConnections:
+    """Counts connections that a limit turned away or ended, by the limit."""
+
+    def __init__(self, metrics: Metrics, component: str) -> None:
+        counter = metrics.counter(
+            "cut_connections",
+            unit="connections",
+            help="Connections that a limit turned away or ended, by reason.",
+            labels=("component", "reason"),
+        )
+        self._by_reason = {reason: counter.labels(component, reason.value) for reason in Cut}
+
+    def count(self, reason: Cut) -> None:
+        self._by_reason[reason].inc()
 
 
 class Places:
@@ -43,6 +78,10 @@ class Places:
         self.taken += 1
         return True
 
+    def why_not(self, address: str) -> Cut:
+        """Return which limit leaves an address no place."""
+        return Cut.TOO_MANY if self.taken >= self._most else Cut.TOO_MANY_FROM_ADDRESS
+
     def leave(self, address: str) -> None:
         self.taken -= 1
         self._by_address[address] -= 1
@@ -50,8 +89,16 @@ class Places:
             del self._by_address[address]
 
 
-class AcceptedProtocol(asyncio.BufferedProtocol):
+class Accepted(Protocol):
     """A connection's protocol; it gives its place back when it is lost, also where it was never made."""
+
+    is_made: bool
+
+    def connection_lost(self, exc: Exception | None) -> None: ...
+
+
+class AcceptedProtocol(asyncio.BufferedProtocol):
+    """An `Accepted` that says where bytes go."""
 
     is_made = False
 
@@ -63,7 +110,7 @@ class Door(Protocol):
         """Take a place; False where the limits leave none, and then that has been said."""
         ...
 
-    def open(self, address: str) -> AcceptedProtocol:
+    def open(self, address: str) -> Accepted:
         """Return what serves a peer that was admitted; when it is lost it gives the place back."""
         ...
 
@@ -124,17 +171,21 @@ class Acceptor:
 
     async def _open(self, sock: socket.socket, host: str, context: ssl.SSLContext | None) -> None:
         protocol = self._door.open(host)
-        encrypted = context is not None
+        made: Any = protocol
         try:
-            if encrypted and not await self._expects_tls(sock, host):
+            if context is None:
+                await asyncio.get_running_loop().connect_accepted_socket(lambda: made, sock)
                 return
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: protocol,
-                sock,
-                ssl=context,
-                ssl_handshake_timeout=self._timeout_s if encrypted else None,
-                ssl_shutdown_timeout=_TLS_GOODBYE_S if encrypted else None,
-            )
+            # One limit over all of it: the look at the first byte and the handshake would else have the whole time each.
+            async with asyncio.timeout(self._timeout_s):
+                if await self._door.expects_tls(sock, host):
+                    await asyncio.get_running_loop().connect_accepted_socket(
+                        lambda: made,
+                        sock,
+                        ssl=context,
+                        ssl_handshake_timeout=self._timeout_s + _NOT_BEFORE_US_S,
+                        ssl_shutdown_timeout=_TLS_GOODBYE_S,
+                    )
         except (TimeoutError, ConnectionAbortedError):  # the latter is how the event loop says it
             self._door.timed_out(host, self._timeout_s)
         except ssl.SSLError as error:
@@ -148,10 +199,6 @@ class Acceptor:
             if not protocol.is_made:  # nobody else tells it: it gives its place back, and nobody waits for its end
                 protocol.connection_lost(None)
                 sock.close()
-
-    async def _expects_tls(self, sock: socket.socket, host: str) -> bool:
-        async with asyncio.timeout(self._timeout_s):
-            return await self._door.expects_tls(sock, host)
 
 
 def _set_options(sock: socket.socket) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, PositiveFloat, PositiveInt
+from pydantic_core import CoreSchema, core_schema
 
 from emp_pipe.clock import Clock
 from emp_pipe.done import NOTHING_DONE, Done
@@ -61,6 +62,32 @@ class ComponentConfig(BaseModel):
     """The base of every component's settings: frozen, and a misspelt key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class FileMode(int):
+    """The permissions of a file, shown as everybody writes them: in octal."""
+
+    def __str__(self) -> str:
+        return f"{int(self):04o}"
+
+    __repr__ = __str__
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.chain_schema(
+            [
+                core_schema.no_info_plain_validator_function(_from_octal),
+                core_schema.int_schema(ge=0, le=0o777),
+                core_schema.no_info_plain_validator_function(cls),
+            ]
+        )
+
+
+def _from_octal(given: Any) -> Any:
+    """YAML reads 0660 as an octal number, and leaves "0660" and 0o660 as text."""
+    if isinstance(given, str):
+        return int(given.lower().removeprefix("0o"), 8)
+    return given
 
 
 def http_address(value: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ByteSize, Field, PositiveFloat, SecretStr, SerializeAsAny, ValidationError, field_validator
+from pydantic import BaseModel, ByteSize, Field, PositiveFloat, PositiveInt, SecretStr, SerializeAsAny, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from emp_pipe.component import ComponentConfig, http_address
@@ -23,6 +23,7 @@ from emp_pipe.config_wiring import problems
 from emp_pipe.errors import ConfigError, ErrorKind
 from emp_pipe.registry import Kind, find, nearest, type_of
 from emp_pipe.secret import Secret
+from emp_pipe.tls import TlsServerConfig
 
 COMPONENT_SECTIONS = frozenset({"receivers", "processors", "exporters"})
 MASK = "***"
@@ -65,6 +66,17 @@ class HttpConfig(ComponentConfig):
         "127.0.0.1:8080", description="Address and port. On an address that others reach, all but the two health paths need `key`."
     )
     key: Secret | None = Field(None, description="Asked for as `Authorization: Bearer <key>` on all paths but the two health paths.")
+    allow_unauthenticated: bool = Field(
+        False,
+        description="INSECURE: serve everything without a key on any address: whoever reaches it sees metrics and state.",
+    )
+    tls: TlsServerConfig | None = Field(None, description="Speak TLS; with client_ca_file, mutual TLS.")
+    max_connections: PositiveInt = Field(64, description="The most connections open at once.")
+    max_connections_per_address: PositiveInt = Field(32, description="The most connections open at once from one address.")
+    max_head_bytes: Annotated[int, Field(ge=1024)] = Field(8192, description="The longest request line with its headers.")
+    timeout_s: PositiveFloat = Field(
+        30.0, description="The time that TLS, a request, or taking its answer may take, each; also the silence between two requests."
+    )
 
     @field_validator("listen")
     @classmethod

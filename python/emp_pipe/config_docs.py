@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from emp_pipe.component import ExporterConfig, ProcessorConfig, SelectionConfig
+from emp_pipe.component import ExporterConfig, FileMode, ProcessorConfig, SelectionConfig
 from emp_pipe.config import PipelineConfig
 from emp_pipe.registry import BUILT_IN, Kind, find
 from emp_pipe.secret import Secret
@@ -51,6 +51,7 @@ _ENVIRONMENT = """## Environment
 | `EMP_DATA_DIR`, `RAILWAY_VOLUME_MOUNT_PATH`, `STATE_DIRECTORY`, `XDG_STATE_HOME` | `data_dir`: the first as it is, below the others `emp-pipe/<role>` | both |
 | `PORT`, `HEALTH_PORT` | `http.listen` on all interfaces: only the two health paths are served without a key | both |
 | `EMP_HTTP_KEY` | `http.key` | both |
+| `EMP_ALLOW_UNAUTHENTICATED` | `true`: INSECURE, the HTTP port and the OTLP ports serve other machines without any key or token | both |
 | `EMP_LOG_LEVEL` | `log_level` | both |
 | `EMP_SELF_METRICS_ENDPOINT` | `self_metrics.otlp_endpoint` | both |
 | `EMP_BUFFER_REDIS_URL` | the buffer in Redis (not in this version: refused, so that nobody believes it durable there) | both |
@@ -58,6 +59,7 @@ _ENVIRONMENT = """## Environment
 | `FLUENTD_SECURE` | TLS to central; default: yes on port 24225 | edge |
 | `FLUENTD_SHARED_KEY` | the shared key for central; on central the one that edges must have | both |
 | `EMP_TLS_CA_FILE` | the authority that central's certificate is checked against | edge |
+| `EMP_TLS_CLIENT_CERT_FILE`, `EMP_TLS_CLIENT_KEY_FILE` | the certificate that is shown to a central that asks for one | edge |
 | `EMP_TRACES_METRICS_TO` | `direct`: an edge does what central would do with traces and metrics and sends them to Dash0 (or the OTLP endpoint) \
 itself; `central`: they go by central; `auto` (default): direct where a token for Dash0 is set or no central is | edge |
 | `EMP_CENTRAL_OTLP_ENDPOINT` | where traces and metrics go to a central without a shared key; default: `FLUENTD_HOST`, port 4318 | edge |
@@ -167,7 +169,15 @@ def _type(annotation: Any) -> str:
         return f"map to {_type(arguments[1])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "map"
-    known = {"str": "text", "int": "integer", "float": "number", "bool": "true or false", "Path": "path", "SecretStr": "secret"}
+    known = {
+        "FileMode": "octal number",
+        "str": "text",
+        "int": "integer",
+        "float": "number",
+        "bool": "true or false",
+        "Path": "path",
+        "SecretStr": "secret",
+    }
     return known.get(getattr(annotation, "__name__", ""), getattr(annotation, "__name__", str(annotation)).lower())
 
 
@@ -183,6 +193,8 @@ def _default(model: type[BaseModel], name: str, field: FieldInfo) -> str:
         return ""
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
+    if isinstance(value, FileMode):
+        return f"`{value}`"
     if isinstance(value, int) and value >= 1024 and value % 1024 == 0:
         return f"{value:,}"
     return f"`{value}`"

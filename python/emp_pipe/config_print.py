@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from emp_pipe.component import FileMode
 from emp_pipe.config import MASK, PipelineConfig, explicit
 from emp_pipe.config_layer import KeyPath, Layer
 
@@ -47,6 +48,8 @@ def _value(value: Any) -> str:
         return "{" + ", ".join(f"{_scalar(str(key))}: {_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(_value(item) for item in value) + "]"
+    if isinstance(value, FileMode):
+        return str(value)
     if isinstance(value, str):
         return _scalar(value)
     return json.dumps(value, default=str)

@@ -93,6 +93,7 @@ def put_process(layer: Layer, environment: Environment, role: str) -> None:
     if port:
         layer.put(("http", "listen"), f"*:{port}", place=f"environment {name}")
     put(layer, ("http", "key"), environment, "EMP_HTTP_KEY")
+    _put_allowance(layer, ("http",), environment)
     put(layer, ("log_level",), environment, "EMP_LOG_LEVEL")
     put(layer, ("self_metrics", "otlp_endpoint"), environment, "EMP_SELF_METRICS_ENDPOINT")
     if first(environment, "EMP_BUFFER_REDIS_URL")[0]:
@@ -150,11 +151,17 @@ def put_otlp_receivers(layer: Layer, environment: Environment, role: str) -> Non
         if listen.lower() == _OFF:
             continue
         layer.put((*at, "listen"), listen or port, place=f"environment {name}" if name else f"role {role}")
+        _put_allowance(layer, at, environment)
         if token:
             layer.put((*at, "token", "env"), token_name, place=f"environment {token_name}")
         # Services on an edge speak plainly to their own machine; central is reached over a network.
         if token and role == "central" and put(layer, (*at, "tls", "cert_file"), environment, "EMP_TLS_CERT_FILE"):
             put(layer, (*at, "tls", "key_file"), environment, "EMP_TLS_KEY_FILE")
+
+
+def _put_allowance(layer: Layer, at: KeyPath, environment: Environment) -> None:
+    if flag(environment, "EMP_ALLOW_UNAUTHENTICATED", False):
+        layer.put((*at, "allow_unauthenticated"), True, place="environment EMP_ALLOW_UNAUTHENTICATED")
 
 
 def traces_metrics_to(environment: Environment) -> tuple[str, str]:
@@ -209,7 +216,14 @@ def put_central(layer: Layer, environment: Environment) -> bool:
     if central_speaks_tls(environment):
         layer.put((*at, "tls"), {}, place="environment FLUENTD_SECURE")
         put(layer, (*at, "tls", "ca_file"), environment, "EMP_TLS_CA_FILE")
+        put_client_certificate(layer, (*at, "tls"), environment)
     return True
+
+
+def put_client_certificate(layer: Layer, at: KeyPath, environment: Environment) -> None:
+    """Put what this machine shows to a central that asks for its certificate."""
+    put(layer, (*at, "cert_file"), environment, "EMP_TLS_CLIENT_CERT_FILE")
+    put(layer, (*at, "key_file"), environment, "EMP_TLS_CLIENT_KEY_FILE")
 
 
 def put_central_otlp(layer: Layer, environment: Environment) -> str:
@@ -226,6 +240,7 @@ def put_central_otlp(layer: Layer, environment: Environment) -> str:
     if first(environment, "EMP_OTLP_TOKEN")[0]:
         layer.put((*at, "token", "env"), "EMP_OTLP_TOKEN", place="environment EMP_OTLP_TOKEN")
     put(layer, (*at, "tls", "ca_file"), environment, "EMP_TLS_CA_FILE")
+    put_client_certificate(layer, (*at, "tls"), environment)
     return exporter
 
 

@@ -83,7 +83,8 @@ class State(Enum):
 
 
 class HttpConnection(AcceptedProtocol):
-    """One peer. `since_s` is when it came into its state; the receiver's sweep closes who is there for too long."""
+    """One peer. `since_s` is when it came into its state; the receiver's sweep closes who is there for too long, and who does not take its
+    answers (`answers_unread`): the next request is not looked at before it does."""
 
     def __init__(self, service: Service, address: str) -> None:
         self.address = address
@@ -105,10 +106,9 @@ class HttpConnection(AcceptedProtocol):
         self._discard_bytes = 0
         self.granted_bytes = 0
         """What the service granted for the request that is being received."""
-        self._half_closed = False
-        self._is_working = False
+        self._half_closed = self._is_working = False
         self._is_paused = False
-        self._answers_unread = False
+        self.answers_unread = False
 
     @property
     def is_idle(self) -> bool:
@@ -181,13 +181,13 @@ class HttpConnection(AcceptedProtocol):
 
     def pause_writing(self) -> None:
         """A peer that sends requests and does not read their answers is not read either, else they would pile up here."""
-        self._answers_unread = True
+        self.answers_unread = True
         if self.state is not State.CLOSING and not self._is_paused:
             self._is_paused = True
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        self._answers_unread = False
+        self.answers_unread = False
         if self.state not in (State.BUSY, State.CLOSING):
             self._resume()
             if not self._is_working:
@@ -204,7 +204,7 @@ class HttpConnection(AcceptedProtocol):
             self._linger()
             return
         self._enter(State.HEAD)
-        if not self._answers_unread:
+        if not self.answers_unread:
             self._resume()
             if self._filled and not self._is_working:
                 self._work()
@@ -240,7 +240,7 @@ class HttpConnection(AcceptedProtocol):
         """Read as many requests as stand in the buffer, or as much as is there of one."""
         self._is_working = True
         try:
-            while self._filled and not self._answers_unread and self._step():
+            while self._filled and not self.answers_unread and self._step():
                 pass
         except BadRequest as error:
             self.refuse(self._service.malformed(self, error))

@@ -1,7 +1,8 @@
 """A small HTTP/1.1 server that answers GET and HEAD: all that the health and metrics port needs.
 
-It is our own because aiohttp costs an idle edge 11 MB (measured), and most edges need it for nothing else. It takes no body, holds
-at most 8 KiB of a request, closes silent connections, and bounds how many there are. Not here: what is answered (`http_server.py`).
+It is our own because aiohttp costs an idle edge 11 MB (measured), and most edges need it for nothing else. It takes no body, bounds how
+many connections there are and how long each may be silent, drip its request or leave its answer untaken.
+Not here: what is answered (`http_server.py`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
-_MOST_HEAD_BYTES = 8192
-_MOST_CONNECTIONS = 64
+from emp_pipe.accepting import Acceptor, Cut, CutConnections, Places
+from emp_pipe.clock import Clock, SystemClock
+from emp_pipe.logs import RateLimitedLogger, get_logger
+from emp_pipe.self_metrics import Metrics
+from emp_pipe.tls import WatchedContext
+
 _JSON = "application/json"
 
 
@@ -43,35 +48,90 @@ class BadRequest(ValueError):
         super().__init__(status.phrase)
 
 
-class HttpGetServer:
-    """Serves one listening socket from `start` to `stop`; owns its connections' tasks."""
+@dataclass(frozen=True, slots=True)
+class GetLimits:
+    """What strangers may take of the port."""
 
-    def __init__(self, answer: Callable[[Request], Awaitable[Response]], *, silence_s: float = 30.0) -> None:
+    max_connections: int = 64
+    max_connections_per_address: int = 64
+    max_head_bytes: int = 8192
+    timeout_s: float = 30.0
+    """The time that TLS, a request, or taking its answer may take, each; and the silence between two requests."""
+
+
+class HttpGetServer:
+    """Serves one listening socket from `start` to `stop`; owns its connections' tasks. It is the acceptor's door too."""
+
+    def __init__(
+        self,
+        answer: Callable[[Request], Awaitable[Response]],
+        *,
+        limits: GetLimits | None = None,
+        tls: WatchedContext | None = None,
+        clock: Clock | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._answer = answer
-        self._silence_s = silence_s
-        self._server: asyncio.Server | None = None
+        self.limits = limits or GetLimits()
+        self.places = Places(self.limits.max_connections, self.limits.max_connections_per_address)
+        self._log = RateLimitedLogger(get_logger("http"))
+        self._cut = CutConnections(metrics or Metrics(), "http")
+        self._acceptor = Acceptor(self, tls=tls, handshake_timeout_s=self.limits.timeout_s, clock=clock or SystemClock(), log=self._log)
+        self._accepting: asyncio.Task[None] | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
     async def start(self, listener: socket.socket) -> None:
-        self._server = await asyncio.start_server(self._serve, sock=listener, limit=_MOST_HEAD_BYTES)
+        listener.setblocking(False)
+        self._accepting = asyncio.create_task(self._accept(listener), name="http: accept")
+
+    async def _accept(self, listener: socket.socket) -> None:
+        with listener:
+            async with asyncio.TaskGroup() as tasks:
+                await self._acceptor.accept(listener, tasks)
 
     async def stop(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        for task in self._connections:
+        ending = {*self._connections} | ({self._accepting} if self._accepting is not None else set())
+        self._accepting = None
+        for task in ending:
             task.cancel()
-        if self._connections:
-            await asyncio.wait(self._connections)
+        if ending:
+            await asyncio.wait(ending)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    # --- the door -----------------------------------------------------------------------------------
+
+    def admit(self, address: str) -> bool:
+        if self.places.take(address):
+            return True
+        why = self.places.why_not(address)
+        self._cut.count(why)
+        setting = "max_connections" if why is Cut.TOO_MANY else "max_connections_per_address"
+        self._log.warning(why, "%s: refused, there are too many connections; raise `http.%s`", address, setting)
+        return False
+
+    def open(self, address: str) -> _Connection:
+        return _Connection(self, address)
+
+    async def expects_tls(self, sock: socket.socket, address: str) -> bool:
+        return True
+
+    def timed_out(self, address: str, timeout_s: float) -> None:
+        self._cut.count(Cut.TLS_TIMED_OUT)
+        self._log.warning(Cut.TLS_TIMED_OUT, "%s: refused, no TLS handshake within %g s", address, timeout_s)
+
+    def tls_failed(self, address: str, reason: str) -> None:
+        self._cut.count(Cut.TLS_FAILED)
+        self._log.warning(Cut.TLS_FAILED, "%s: refused, TLS failed (%s); check the certificates on both sides", address, reason)
+
+    # --- a connection -------------------------------------------------------------------------------
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
+        writer.transport.set_write_buffer_limits(0)  # so that an answer counts as taken only when all of it is
         try:
-            if len(self._connections) <= _MOST_CONNECTIONS:
-                while await self._serve_one(reader, writer):
-                    pass
+            while await self._serve_one(reader, writer):
+                pass
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
             pass  # the peer is gone, silent, or does not take its answer
         except asyncio.CancelledError:
@@ -85,9 +145,10 @@ class HttpGetServer:
         """Answer one request; return whether the connection stays open for another."""
         keep = False
         method = ""
+        async with asyncio.timeout(self.limits.timeout_s):
+            first = await reader.readexactly(1)
         try:
-            async with asyncio.timeout(self._silence_s):
-                head = await reader.readuntil(b"\r\n\r\n")
+            head = first + await self._rest_of_head(reader)
             method, request, keep = parse_head(head)
             response = await self._answer(request)
         except asyncio.LimitOverrunError:
@@ -97,14 +158,51 @@ class HttpGetServer:
         await self._send(writer, response, head_only=method == "HEAD", keep=keep)
         return keep
 
+    async def _rest_of_head(self, reader: asyncio.StreamReader) -> bytes:
+        """A drip of bytes does not extend the time."""
+        try:
+            async with asyncio.timeout(self.limits.timeout_s):
+                return await reader.readuntil(b"\r\n\r\n")
+        except TimeoutError:
+            self._cut.count(Cut.HEAD_TIMED_OUT)
+            raise
+
     async def _send(self, writer: asyncio.StreamWriter, response: Response, *, head_only: bool, keep: bool) -> None:
         head = (
             f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}\r\nContent-Type: {response.content_type}\r\n"
             f"Content-Length: {len(response.body)}\r\nConnection: {'keep-alive' if keep else 'close'}\r\n\r\n"
         )
         writer.write(head.encode() + (b"" if head_only else response.body))
-        async with asyncio.timeout(self._silence_s):
-            await writer.drain()
+        try:
+            async with asyncio.timeout(self.limits.timeout_s):
+                await writer.drain()
+        except TimeoutError:
+            self._cut.count(Cut.ANSWERS_UNREAD)
+            writer.transport.abort()  # closing would wait for the peer to take it
+            raise
+
+
+class _Connection(asyncio.StreamReaderProtocol):
+    """An `accepting.Accepted`: it gives its place back when it is lost, also where it was never made."""
+
+    is_made = False
+
+    def __init__(self, server: HttpGetServer, address: str) -> None:
+        super().__init__(asyncio.StreamReader(limit=server.limits.max_head_bytes), server.serve)
+        self._server_of = server
+        self._address = address
+        self._has_place = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.is_made = True
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._has_place:
+            self._has_place = False
+            self._server_of.places.leave(self._address)
+        if self.is_made:
+            super().connection_lost(exc)
 
 
 def parse_head(head: bytes) -> tuple[str, Request, bool]:

@@ -1,7 +1,7 @@
 """The one HTTP port: `/healthz` (alive), `/readyz` (taking records, with the reasons), `/metrics` (Prometheus).
 
 On an address that only this machine reaches everything is open. On any other address all but the two health paths ask for the key, and
-without a key are not served; `/readyz` then says only yes or no.
+without a key are not served unless `allow_unauthenticated` says so in so many words; `/readyz` then says only yes or no.
 Not here: how requests are read (`http_get.py`), what the state is (`observe.py` answers `Observed`).
 """
 
@@ -15,9 +15,12 @@ import socket
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from emp_pipe.clock import Clock, SystemClock
 from emp_pipe.config import HttpConfig, ListenAddress, parse_listen
 from emp_pipe.errors import ConfigError, ErrorKind
-from emp_pipe.http_get import HttpGetServer, Request, Response
+from emp_pipe.http_get import GetLimits, HttpGetServer, Request, Response
+from emp_pipe.self_metrics import Metrics
+from emp_pipe.tls import WatchedContext
 
 
 class Observed(Protocol):
@@ -40,29 +43,38 @@ class Readiness(NamedTuple):
 class HttpServer:
     """Serves the port from `start` to `stop`."""
 
-    def __init__(self, config: HttpConfig, observed: Observed) -> None:
+    def __init__(self, config: HttpConfig, observed: Observed, clock: Clock | None = None, metrics: Metrics | None = None) -> None:
+        self._config = config
+        self._clock = clock or SystemClock()
+        self._metrics = metrics or Metrics()
         self._listen = parse_listen(config.listen)
         self._key = config.key.reveal("http.key").encode() if config.key is not None else None
         self._observed = observed
-        self._server = HttpGetServer(self._answer)
+        self._server: HttpGetServer | None = None
         self.port = 0
 
     async def start(self) -> None:
         """Open the port. Raises ConfigError naming address and setting when it cannot be had."""
+        config = self._config
+        tls = WatchedContext.of_server(config.tls, self._clock, "http.tls") if config.tls is not None else None
         try:
             listener = _open(self._listen)
         except OSError as error:
             raise _cannot_listen(error, self._listen) from error
+        limits = GetLimits(config.max_connections, config.max_connections_per_address, config.max_head_bytes, config.timeout_s)
+        self._server = HttpGetServer(self._answer, limits=limits, tls=tls, clock=self._clock, metrics=self._metrics)
         await self._server.start(listener)
         self.port = listener.getsockname()[1]
 
     @property
     def url(self) -> str:
         host = self._listen.host or "127.0.0.1"
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        scheme = "http" if self._config.tls is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     async def stop(self) -> None:
-        await self._server.stop()
+        if self._server is not None:
+            await self._server.stop()
 
     async def _answer(self, request: Request) -> Response:
         if request.path == "/healthz":
@@ -71,7 +83,8 @@ class HttpServer:
             return await self._readyz(request)
         if not self._allowed(request):
             if self._key is None:
-                return _json({"error": "not served on this address without a key; set http.key"}, 403)
+                error = "not served on this address without a key; set http.key, or say http.allow_unauthenticated: true"
+                return _json({"error": error}, 403)
             return _json({"error": "needs the header Authorization: Bearer <http.key>"}, 401)
         if request.path == "/metrics":
             return Response(200, await self._observed.metrics_text(), "text/plain; version=0.0.4; charset=utf-8")
@@ -86,7 +99,7 @@ class HttpServer:
 
     def _allowed(self, request: Request) -> bool:
         if self._key is None:
-            return self._listen.is_local
+            return self._listen.is_local or self._config.allow_unauthenticated
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._key)
 

@@ -1,15 +1,18 @@
 """TCP listeners of a receiver: their settings, what a `listen` setting means, the sockets, and the errors that name the address.
 
 An entry of `listen` is `host:port` or just the port. A port alone means all interfaces where every peer has to show a key, a token or a
-certificate, and loopback where not: data of strangers is not taken by accident. `*:port` says all interfaces in so many words.
+certificate, and loopback where not. An address that other machines reach (`*:port` is all of them), with nothing to show there, is refused
+unless `allow_unauthenticated` says so in so many words: data of strangers is not taken by accident.
 Not here: accepting, Unix and UDP sockets (`receivers/forward_listen.py`).
 """
 
 from __future__ import annotations
 
 import errno
+import ipaddress
 import re
 import socket
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -59,6 +62,36 @@ def max_connections_setting() -> Any:
 
 def max_connections_per_address_setting() -> Any:
     return Field(1024, description="The most connections open at once from one address.")
+
+
+def allow_unauthenticated_setting() -> Any:
+    return Field(
+        False,
+        description="INSECURE: listen where other machines reach it although clients have to show nothing. Anybody can send.",
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches a host of a `listen` entry. Names are not looked up: none but localhost is."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def check_guard(listen: Sequence[str], *, guarded: bool, allowed: bool, credentials: str) -> None:
+    """Raise ValueError where strangers could send: other machines reach an address, and nobody has to show anything there."""
+    if guarded or allowed:
+        return
+    for entry in listen:
+        host, _ = parse_listen(entry)
+        if host and not is_loopback(host):
+            raise ValueError(
+                f"`listen`: other machines reach `{entry}`, and whoever does could send; set {credentials}, listen on 127.0.0.1, or say "
+                "`allow_unauthenticated: true`"
+            )
 
 
 def addresses(entry: str, *, guarded: bool) -> list[tuple[str, int]]:

@@ -33,7 +33,7 @@ class Observer:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._log_metrics = LogMetrics(pipeline.log, pipeline.clock, pipeline.metrics)
-        self._http = HttpServer(pipeline.config.http, self) if pipeline.config.http.enabled else None
+        self._http = HttpServer(pipeline.config.http, self, pipeline.clock, pipeline.metrics) if pipeline.config.http.enabled else None
         self._control = ControlServer(
             pipeline.config.data_dir,
             {

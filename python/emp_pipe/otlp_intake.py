@@ -25,7 +25,7 @@ from emp_pipe.bearer import BearerConfig
 from emp_pipe.component import Arrival, Context, Intake
 from emp_pipe.done import NOTHING_DONE, Done
 from emp_pipe.errors import ErrorKind, LogError
-from emp_pipe.listening import Listen
+from emp_pipe.listening import Listen, allow_unauthenticated_setting, check_guard
 from emp_pipe.log.protocol import DeadLetter, DeadReason
 from emp_pipe.logs import RateLimitedLogger, get_logger
 from emp_pipe.otlp_answers import DONE, Code, Encoding, Outcome, Signal
@@ -55,6 +55,7 @@ class OtlpReceiverConfig(BearerConfig):
     """What both OTLP receivers can be told."""
 
     listen: Listen
+    allow_unauthenticated: bool = allow_unauthenticated_setting()
     tls: TlsServerConfig | None = Field(None, description="Speak TLS on every address of `listen`; with client_ca_file, mutual TLS.")
     max_request_bytes: PositiveInt = Field(67_108_864, description="The largest request, as it comes and inflated.")
     max_total_bytes: PositiveInt = Field(
@@ -74,6 +75,12 @@ class OtlpReceiverConfig(BearerConfig):
     def _the_largest_request_has_room(self) -> OtlpReceiverConfig:
         if self.max_total_bytes < self.max_request_bytes:
             raise ValueError("`max_total_bytes` must be at least `max_request_bytes`")
+        return self
+
+    @model_validator(mode="after")
+    def _strangers_stay_out(self) -> OtlpReceiverConfig:
+        credentials = "`token`, or `tls` with `client_ca_file`"
+        check_guard(self.listen, guarded=self.is_guarded, allowed=self.allow_unauthenticated, credentials=credentials)
         return self
 
     @property

@@ -126,3 +126,37 @@ async def test_a_stop_ends_a_tls_handshake_that_is_under_way(
         with contextlib.suppress(ConnectionError):
             assert await reader.read() == b""
         writer.close()
+
+
+async def drips_a_tls_handshake(address: Any) -> bytes:
+    """Send a client's first message byte by byte; return what the server says until it has closed."""
+    begins = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), begins, server_hostname="localhost").do_handshake()
+    reader, writer = await asyncio.open_connection(*address)
+
+    async def drip() -> None:
+        with contextlib.suppress(ConnectionError):
+            for byte in begins.read():
+                writer.write(bytes([byte]))
+                await writer.drain()
+                await asyncio.sleep(0.05)
+
+    dripping = asyncio.ensure_future(drip())
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            with contextlib.suppress(ConnectionError):
+                return await reader.read()
+    finally:
+        dripping.cancel()
+        writer.close()
+    return b""
+
+
+async def test_a_peer_that_drips_its_tls_handshake_is_closed_after_its_time_and_counted(
+    tmp_path: Path, kind: str, opened: list[Any], certificates: Certificates
+) -> None:
+    async with listening(kind, tmp_path, tls=certificates.server(), **{HANDSHAKE_LIMITS[kind]: 0.5}) as (address, places):
+        assert await drips_a_tls_handshake(address) == b""
+        await ended(opened, 1)
+        assert places.taken == 0

@@ -74,7 +74,7 @@ def test_one_id_for_a_processor_and_an_exporter_is_refused() -> None:
 @pytest.mark.parametrize("listen", ["4318", "127.0.0.1:4318", "*:4318", "localhost:4318", "[::1]:4318", "0.0.0.0:4318"])
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:4318", "http://localhost:4318/", "http://[::1]:4318"])
 def test_an_exporter_to_a_receiver_of_the_same_process_is_refused(listen: str, endpoint: str) -> None:
-    receivers = {"otlp_http": OtlpHttpReceiverConfig(listen=(listen,))}
+    receivers = {"otlp_http": OtlpHttpReceiverConfig(listen=(listen,), allow_unauthenticated=True)}
     (problem,) = found(receivers, exporters={"otlp_http": OtlpHttpConfig(endpoint=endpoint)})
     assert problem.path == ("exporters", "otlp_http", "endpoint")
     assert "records would go round in a circle" in problem.detail

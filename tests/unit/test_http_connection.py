@@ -101,7 +101,7 @@ async def test_a_peer_that_reads_its_answers_late_gets_all_of_them(tmp_path: Pat
         count = 60_000
         client.writer.write(head("/nowhere", {}, "GET") * count)
         [connection] = await _connections(server, 1)
-        await until(lambda: connection._answers_unread, "the answers are stuck")
+        await until(lambda: connection.answers_unread, "the answers are stuck")
         assert connection.state is State.HEAD
         client.writer.transport.resume_reading()
         for _ in range(count):

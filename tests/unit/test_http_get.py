@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emp_pipe.http_get import BadRequest, HttpGetServer, Request, Response, parse_head
+from emp_pipe.http_get import BadRequest, GetLimits, HttpGetServer, Request, Response, parse_head
 
 
 async def echo(request: Request) -> Response:
@@ -21,7 +21,7 @@ async def echo(request: Request) -> Response:
 @asynccontextmanager
 async def served(*, silence_s: float = 30.0) -> AsyncIterator[int]:
     listener = socket.create_server(("127.0.0.1", 0))
-    server = HttpGetServer(echo, silence_s=silence_s)
+    server = HttpGetServer(echo, limits=GetLimits(timeout_s=silence_s))
     await server.start(listener)
     try:
         yield listener.getsockname()[1]

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from emp_pipe.accepting import Acceptor
-from emp_pipe.component import Context, Intake
+from emp_pipe.accepting import Acceptor, Cut
+from emp_pipe.component import Context, FileMode, Intake
 from emp_pipe.errors import ConfigError
 from emp_pipe.forward_handshake import Refusal
 from emp_pipe.listening import (
     Listen,
+    allow_unauthenticated_setting,
+    check_guard,
     close_all,
     listen_setting,
     max_connections_per_address_setting,
@@ -31,7 +33,7 @@ from emp_pipe.receivers.forward_accept import ForwardDoor
 from emp_pipe.receivers.forward_access import Access, AccessConfig
 from emp_pipe.receivers.forward_connection import ForwardConnection
 from emp_pipe.receivers.forward_drain import read_what_has_come
-from emp_pipe.receivers.forward_hub import Hub, HubSettings
+from emp_pipe.receivers.forward_hub import FOR_WRITES, Hub, HubSettings
 from emp_pipe.receivers.forward_listen import open_datagram, open_unix
 from emp_pipe.receivers.forward_skew import ClockSkew
 from emp_pipe.tls import TlsServerConfig, WatchedContext
@@ -48,8 +50,9 @@ class ForwardConfig(AccessConfig):
     """Settings of a Fluent Forward receiver."""
 
     listen: Listen = listen_setting("24224", "a key or a certificate")
+    allow_unauthenticated: bool = allow_unauthenticated_setting()
     unix_path: Path | None = Field(None, description="A Unix socket to listen on as well.")
-    unix_mode: Annotated[int, Field(ge=0, le=0o777)] = Field(0o660, description="The permissions of the Unix socket.")
+    unix_mode: FileMode = Field(FileMode(0o660), description="The permissions of the Unix socket.")
     tls: TlsServerConfig | None = Field(None, description="Speak TLS on every TCP address of `listen`; with client_ca_file, mutual TLS.")
     self_hostname: str | None = Field(
         None, min_length=1, max_length=200, description="The name in the handshake; made of the machine's id."
@@ -78,7 +81,9 @@ class ForwardConfig(AccessConfig):
     max_connections: PositiveInt = max_connections_setting()
     max_connections_per_address: PositiveInt = max_connections_per_address_setting()
     handshake_timeout_s: PositiveFloat = Field(10.0, description="The time that TLS and the key's handshake may take.")
-    frame_timeout_s: PositiveFloat = Field(120.0, description="A connection that is silent inside a message for so long is closed.")
+    frame_timeout_s: PositiveFloat = Field(
+        120.0, description="A connection that is silent inside a message, or does not take its acks, for so long is closed."
+    )
     idle_timeout_s: PositiveFloat | None = Field(
         None,
         description="A connection that is silent between messages for so long is closed. Off: a client without acks would lose what it "
@@ -96,6 +101,8 @@ class ForwardConfig(AccessConfig):
             for name in client.users:
                 if name not in known:
                     raise ValueError(f"clients: {client.network}: there is no user {name} in `users`")
+        credentials = "`shared_key`, or `tls` with `client_ca_file`"
+        check_guard(self.listen, guarded=self.is_guarded, allowed=self.allow_unauthenticated, credentials=credentials)
         return self
 
     @property
@@ -257,13 +264,13 @@ class ForwardReceiver:
             await self._context.clock.sleep(_SWEEP_INTERVAL_S)
             now_s = self._context.clock.monotonic_s()
             for connection in list(hub.connections):
-                self._close_if_silent(connection, now_s)
+                self._close_if_silent(hub, connection, now_s)
                 connection.report_age(now_s)
             self._close_who_holds_most(hub)
             hub.skew.publish()
             hub.publish()
 
-    def _close_if_silent(self, connection: ForwardConnection, now_s: float) -> None:
+    def _close_if_silent(self, hub: Hub, connection: ForwardConnection, now_s: float) -> None:
         config = self.config
         if connection.is_closing:  # the peer does not take what was written last
             if now_s - connection.waits_since_s >= config.frame_timeout_s:
@@ -273,6 +280,12 @@ class ForwardReceiver:
             if now_s - connection.waits_since_s >= config.handshake_timeout_s:
                 connection.turn_away(Refusal.TIMED_OUT)
             return
+        if connection.paused & FOR_WRITES:
+            if now_s - connection.waits_since_s >= config.frame_timeout_s:
+                hub.cut.count(Cut.ANSWERS_UNREAD)
+                self._limited.warning("unread", "%s: closed, it did not take its acks", connection.peer)
+                connection.close(at_once=True)
+            return
         if connection.heard or connection.is_waiting_for_us:
             connection.heard = False
             connection.waits_since_s = now_s
@@ -281,6 +294,8 @@ class ForwardReceiver:
         silent_s = now_s - connection.waits_since_s
         limit_s = config.frame_timeout_s if connection.unfinished_bytes else config.idle_timeout_s
         if limit_s is not None and silent_s >= limit_s:
+            if connection.unfinished_bytes:  # a silence between messages is no offence
+                hub.cut.count(Cut.SILENT)
             self._limited.warning("silent", "%s: closed after %.0f s of silence", connection.peer, silent_s)
             connection.close()
 
@@ -294,6 +309,7 @@ class ForwardReceiver:
                 return
             if connection.is_closing or connection.is_waiting_for_us:
                 continue
+            hub.cut.count(Cut.HELD_TOO_MUCH)
             self._limited.warning(
                 "unfinished",
                 "%s: closed, its unfinished message holds %s bytes and all of them together %s; raise `max_total_unfinished_bytes`, or "

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import socket
 
+from emp_pipe.accepting import Cut
 from emp_pipe.forward_handshake import Refusal, refused_pong
 from emp_pipe.receivers.forward_access import Access
 from emp_pipe.receivers.forward_connection import ForwardConnection
@@ -28,7 +29,9 @@ class ForwardDoor:
     def admit(self, address: str) -> bool:
         if self._hub.places.take(address):
             return True
-        self._hub.refused(Refusal.TOO_MANY, address)
+        why = self._hub.places.why_not(address)
+        self._hub.cut.count(why)
+        self._hub.refused(Refusal.TOO_MANY, address, detail="max_connections" if why is Cut.TOO_MANY else "max_connections_per_address")
         return False
 
     def open(self, address: str) -> ForwardConnection:
@@ -46,9 +49,11 @@ class ForwardDoor:
         return first == _TLS_HANDSHAKE_RECORD
 
     def timed_out(self, address: str, timeout_s: float) -> None:
+        self._hub.cut.count(Cut.TLS_TIMED_OUT)
         self._hub.refused(Refusal.TIMED_OUT, address, detail="no TLS handshake")
 
     def tls_failed(self, address: str, reason: str) -> None:
+        self._hub.cut.count(Cut.TLS_FAILED)
         self._hub.refused(Refusal.TLS_FAILED, address, detail=reason)
 
 

@@ -49,7 +49,7 @@ class ForwardConnection(AcceptedProtocol):
         self._is_shaking = False
         self._source: Source
         self._transport: asyncio.Transport
-        self._paused = 0
+        self.paused = 0
         self._read_bytes = hub.settings.max_read_bytes  # the decoder grows its memory with full reads up to that
         self._unsubmitted_bytes = 0
         self._turn_bytes = 0
@@ -73,7 +73,7 @@ class ForwardConnection(AcceptedProtocol):
         else:
             self._begin_stream()
             self._unsniffed = memoryview(b"")
-        if self._paused:  # uvloop, and asyncio before Python 3.11.4, begin to read after this call, whatever was said in it
+        if self.paused:  # uvloop, and asyncio before Python 3.11.4, begin to read after this call, whatever was said in it
             asyncio.get_running_loop().call_soon(self._stay_paused)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -110,16 +110,16 @@ class ForwardConnection(AcceptedProtocol):
         self._end_of_stream()
         if self.owes_nothing:
             return False
-        self._paused |= FOR_GOOD
+        self.paused |= FOR_GOOD
         return self._transport.get_extra_info("sslcontext") is None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_lost = True
-        self._paused |= FOR_GOOD
+        self.paused |= FOR_GOOD
         self._end_of_stream()
         self.report_age(self._hub.clock.monotonic_s())
         self._acks.drop()
-        if not self._paused & FOR_MORE:
+        if not self.paused & FOR_MORE:
             self._forget()
 
     def pause_writing(self) -> None:
@@ -132,7 +132,7 @@ class ForwardConnection(AcceptedProtocol):
 
     @property
     def in_handshake(self) -> bool:
-        return self._decoder is None and not self._paused & FOR_GOOD
+        return self._decoder is None and not self.paused & FOR_GOOD
 
     @property
     def unfinished_bytes(self) -> int:
@@ -141,7 +141,7 @@ class ForwardConnection(AcceptedProtocol):
     @property
     def is_waiting_for_us(self) -> bool:
         """It is not read from, or has acks to come: its silence says nothing."""
-        return self._paused != 0 or not self.owes_nothing
+        return self.paused != 0 or not self.owes_nothing
 
     @property
     def is_closing(self) -> bool:
@@ -149,12 +149,12 @@ class ForwardConnection(AcceptedProtocol):
 
     @property
     def owes_nothing(self) -> bool:
-        return not self._acks and not self._paused & FOR_MORE
+        return not self._acks and not self.paused & FOR_MORE
 
     @property
     def unread_bytes(self) -> int:
         """What has come and is still to be read, as far as one can see: 0 where nothing more will be read."""
-        return 0 if self._paused & FOR_GOOD or self._decoder is None else self._paused or bytes_in_socket(self._transport)
+        return 0 if self.paused & FOR_GOOD or self._decoder is None else self.paused or bytes_in_socket(self._transport)
 
     def give_memory_back(self) -> None:
         """Called when the peer has been silent: the decoder keeps no buffer for a read that may never come."""
@@ -277,7 +277,7 @@ class ForwardConnection(AcceptedProtocol):
         self._pause_where_needed()
         if read.more:  # the decoder stopped at a full batch; what follows waits for room as a socket's bytes do
             self._pause(FOR_MORE)
-            if self._paused & ~FOR_GOOD == FOR_MORE:
+            if self.paused & ~FOR_GOOD == FOR_MORE:
                 asyncio.get_running_loop().call_soon(self._go_on)
 
     def _submit_parts(self, read: ForwardRead, entry: PendingRead) -> None:
@@ -300,19 +300,19 @@ class ForwardConnection(AcceptedProtocol):
 
     def _go_on(self) -> None:
         """Take what the decoder still holds of the last read."""
-        if self._decoder is None or self._paused & ~FOR_GOOD != FOR_MORE:
+        if self._decoder is None or self.paused & ~FOR_GOOD != FOR_MORE:
             return
-        self._paused &= ~FOR_MORE
+        self.paused &= ~FOR_MORE
         self._took(self._decoder.received(0, self._hub.clock.unix_nano()), 0)
-        if self._paused & FOR_MORE:
+        if self.paused & FOR_MORE:
             return
-        if self._paused & FOR_GOOD:
+        if self.paused & FOR_GOOD:
             self._end_of_stream()
             if self._is_lost:
                 self._forget()
             elif self.owes_nothing:
                 self._transport.close()
-        elif not self._paused and not self._transport.is_closing():
+        elif not self.paused and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def _forget(self) -> None:
@@ -321,7 +321,7 @@ class ForwardConnection(AcceptedProtocol):
         self.closed.set()
 
     def _end_of_stream(self) -> None:
-        if self._saw_eof or self._decoder is None or self._paused & FOR_MORE:
+        if self._saw_eof or self._decoder is None or self.paused & FOR_MORE:
             return
         self._saw_eof = True
         if self._decoder.pending_bytes:
@@ -334,10 +334,10 @@ class ForwardConnection(AcceptedProtocol):
         """A read is done with, durable or lost: free its budget, and acknowledge all reads up to the first one that is not."""
         self._unacked_bytes -= entry.size_bytes
         self._acks.settle()
-        if self._paused & FOR_ROOM and self.has_room:
+        if self.paused & FOR_ROOM and self.has_room:
             self.resume(FOR_ROOM)
         self._hub.settled(entry.size_bytes)
-        if self._paused & FOR_GOOD and self.owes_nothing:
+        if self.paused & FOR_GOOD and self.owes_nothing:
             self._transport.close()
 
     def log_failed(self, entry: PendingRead, arrival: Arrival, error: BaseException) -> bool:
@@ -364,7 +364,7 @@ class ForwardConnection(AcceptedProtocol):
         if ack:
             self._transport.write(ack)
             self._hub.counts.acks += 1
-        elif self._paused & FOR_GOOD and self.owes_nothing:
+        elif self.paused & FOR_GOOD and self.owes_nothing:
             self._transport.close()
         return True
 
@@ -380,20 +380,20 @@ class ForwardConnection(AcceptedProtocol):
             hub.wait_for_room(self)
 
     def _pause(self, reason: int) -> None:
-        if not self._paused and not self._transport.is_closing():
+        if not self.paused and not self._transport.is_closing():
             self._transport.pause_reading()
-        self._paused |= reason
+        self.paused |= reason
 
     def _stay_paused(self) -> None:
-        if self._paused and not self._transport.is_closing():
+        if self.paused and not self._transport.is_closing():
             self._transport.resume_reading()  # an older asyncio reads although it takes itself for paused
             self._transport.pause_reading()
 
     def resume(self, reason: int) -> None:
-        was, self._paused = self._paused, self._paused & ~reason
-        if was == self._paused:
+        was, self.paused = self.paused, self.paused & ~reason
+        if was == self.paused:
             return
-        if self._paused & ~FOR_GOOD == FOR_MORE:
+        if self.paused & ~FOR_GOOD == FOR_MORE:
             asyncio.get_running_loop().call_soon(self._go_on)
-        elif not self._paused and not self._transport.is_closing():
+        elif not self.paused and not self._transport.is_closing():
             self._transport.resume_reading()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from emp_pipe.accepting import Places
+from emp_pipe.accepting import CutConnections, Places
 from emp_pipe.clock import Clock
 from emp_pipe.component import Arrival, Intake
 from emp_pipe.errors import ErrorKind, LogError, Retry
@@ -95,6 +95,7 @@ class Hub:
     stopping: bool = False
     log: RateLimitedLogger = field(init=False)
     places: Places = field(init=False)
+    cut: CutConnections = field(init=False)
     _waiting_for_room: set[ForwardConnection] = field(default_factory=set)
     _waiting_for_log: set[ForwardConnection] = field(default_factory=set)
     _held: list[tuple[Arrival, Callable[[Arrival, asyncio.Future[None]], None]]] = field(default_factory=list)
@@ -106,6 +107,7 @@ class Hub:
     def __post_init__(self) -> None:
         self.log = RateLimitedLogger(get_logger(self.settings.receiver))
         self.places = Places(self.settings.max_connections, self.settings.max_connections_per_address)
+        self.cut = CutConnections(self.metrics, self.settings.receiver)
         self._idle.set()
 
     # --- the books of what is on its way to the log -------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from emp_pipe.accepting import Acceptor, Places
+from emp_pipe.accepting import Acceptor, Cut, CutConnections, Places
 from emp_pipe.bearer import BearerTokens
 from emp_pipe.component import Context, Intake
 from emp_pipe.done import DONE_HEADER, Done
@@ -111,7 +111,8 @@ class OtlpHttpReceiver:
             how = "TLS" if config.tls else "no TLS"
             self._log.info("listening on %s (%s, %s)", shown, how, "token" if config.asks_for_a_token else "no token")
             otlp = OtlpIntake(self.id, config, self._context, intake)
-            self._service = _Service(config, self._tokens, otlp, self._context.clock.monotonic_s())
+            cut = CutConnections(self._context.metrics, self.id)
+            self._service = _Service(config, self._tokens, otlp, cut, self._context.clock.monotonic_s())
             try:
                 await self._serve(self._service, sockets, started)
             finally:
@@ -183,10 +184,11 @@ class OtlpHttpReceiver:
 class _Service:
     """What the connections share: their places, the rules by which a head is judged, and the answers. It is the acceptor's door too."""
 
-    def __init__(self, config: OtlpHttpConfig, tokens: BearerTokens, otlp: OtlpIntake, now_s: float) -> None:
+    def __init__(self, config: OtlpHttpConfig, tokens: BearerTokens, otlp: OtlpIntake, cut: CutConnections, now_s: float) -> None:
         self.max_head_bytes = config.max_head_bytes
         self.now_s = now_s
         self.otlp = otlp
+        self.cut = cut
         self.connections: set[HttpConnection] = set()
         self.places = Places(config.max_connections, config.max_connections_per_address)
         self._config = config
@@ -198,16 +200,21 @@ class _Service:
     def admit(self, address: str) -> bool:
         if self.places.take(address):
             return True
-        self.otlp.log.warning("too many", "%s: refused, there are too many connections; raise `max_connections`", address)
+        why = self.places.why_not(address)
+        self.cut.count(why)
+        setting = "max_connections" if why is Cut.TOO_MANY else "max_connections_per_address"
+        self.otlp.log.warning(why, "%s: refused, there are too many connections; raise `%s`", address, setting)
         return False
 
     async def expects_tls(self, sock: socket.socket, address: str) -> bool:
         return True
 
     def timed_out(self, address: str, timeout_s: float) -> None:
+        self.cut.count(Cut.TLS_TIMED_OUT)
         self.otlp.log.warning("tls time", "%s: refused, no TLS handshake within %.0f s", address, timeout_s)
 
     def tls_failed(self, address: str, reason: str) -> None:
+        self.cut.count(Cut.TLS_FAILED)
         self.otlp.log.warning(
             "tls", "%s: refused, TLS failed (%s); check the certificates and their authorities on both sides", address, reason
         )
@@ -228,11 +235,28 @@ class _Service:
             if waited_s >= _LINGER_S:
                 connection.close(at_once=True)
         elif state is State.HEAD:
-            if waited_s >= (config.idle_timeout_s if connection.is_idle else config.head_timeout_s):
-                connection.close()
+            self._cut_while_waiting_for_a_head(connection, waited_s)
         elif state is not State.BUSY and waited_s >= config.request_timeout_s:
+            self.cut.count(Cut.REQUEST_TIMED_OUT)
             message = f"the request did not come whole within {config.request_timeout_s:g} s"
             connection.refuse(self._early_refusal(connection, Outcome(Code.DEADLINE_EXCEEDED, message)))
+
+    def _cut_while_waiting_for_a_head(self, connection: HttpConnection, waited_s: float) -> None:
+        """Its headers drip, it does not take its answers, or it is idle: the last is no offence and not counted."""
+        config = self._config
+        if connection.answers_unread:
+            if waited_s < (config.request_timeout_s if connection.is_idle else config.head_timeout_s):
+                return
+            self.cut.count(Cut.ANSWERS_UNREAD)
+            self.otlp.log.warning(Cut.ANSWERS_UNREAD, "%s: closed, it did not take its answers", connection.peer)
+            connection.close(at_once=True)
+        elif not connection.is_idle:
+            if waited_s >= config.head_timeout_s:
+                self.cut.count(Cut.HEAD_TIMED_OUT)
+                self.otlp.log.warning(Cut.HEAD_TIMED_OUT, "%s: closed, its headers did not come in time", connection.peer)
+                connection.close()
+        elif waited_s >= config.idle_timeout_s:
+            connection.close()
 
     def drain(self, connection: HttpConnection) -> None:
         """The receiver stops: see `HttpConnection.drain`."""
