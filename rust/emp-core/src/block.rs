@@ -3,6 +3,7 @@
 //! The header is JSON with a format version: newer versions read older ones, older ones refuse newer with advice. `docs/decisions/001-log.md`
 //! lists its fields. How rows are gathered: [`crate::otlp::encode`].
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
@@ -236,12 +237,17 @@ pub fn inflate(header: &Header, payload: &[u8], max_bytes: usize) -> Result<Vec<
     Ok(request)
 }
 
+/// [`inflate`] that copies nothing where the payload is the request.
+pub fn request_of<'a>(header: &Header, payload: &'a [u8], max_bytes: usize) -> Result<Cow<'a, [u8]>, CoreError> {
+    if header.codec == Codec::None && payload.len() as u64 == header.uncompressed_bytes && payload.len() <= max_bytes {
+        return Ok(Cow::Borrowed(payload));
+    }
+    inflate(header, payload, max_bytes).map(Cow::Owned)
+}
+
 /// The rows of a block.
 pub fn decode_block(header: &Header, payload: &[u8], max_inflated_bytes: usize) -> Result<Batch, CoreError> {
-    if header.codec == Codec::None && payload.len() as u64 == header.uncompressed_bytes && payload.len() <= max_inflated_bytes {
-        return decode(header.signal, payload, ErrorKind::BlockInvalid);
-    }
-    decode(header.signal, &inflate(header, payload, max_inflated_bytes)?, ErrorKind::BlockInvalid)
+    decode(header.signal, &request_of(header, payload, max_inflated_bytes)?, ErrorKind::BlockInvalid)
 }
 
 /// What a block of ours may inflate to where the caller sets no limit.
@@ -272,11 +278,7 @@ pub fn merge_blocks(blocks: &[(&Header, &[u8])], codec: Codec, block_id: &str) -
     }
     let mut request = Vec::new();
     for (header, payload) in blocks {
-        if header.codec == Codec::None && payload.len() as u64 == header.uncompressed_bytes {
-            request.extend_from_slice(payload);
-        } else {
-            request.extend_from_slice(&inflate(header, payload, MAX_OWN_BYTES)?);
-        }
+        request.extend_from_slice(&request_of(header, payload, MAX_OWN_BYTES)?);
     }
     let payload = if codec == Codec::None { request } else { compress(codec, 1, &request) };
     Ok(Block { header, payload })

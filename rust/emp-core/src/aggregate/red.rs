@@ -9,8 +9,7 @@ use super::exponential::Exponential;
 use super::histogram::Histogram;
 use super::metrics::Entries;
 use crate::batch::{Signal, TableEntry};
-use crate::block::{Header, inflate};
-use crate::compress::Codec;
+use crate::block::{Header, request_of};
 use crate::error::{CoreError, ErrorKind};
 use crate::hash::KeyedMap;
 use crate::otlp::fields::{resource, resource_rows, span, status};
@@ -176,19 +175,13 @@ impl Red {
         if header.signal != Signal::Traces {
             return Err(CoreError::new(ErrorKind::BlockInvalid, 0, format!("a block of {}, not of traces", header.signal.name())));
         }
-        let inflated;
-        let request = if header.codec == Codec::None {
-            payload
-        } else {
-            inflated = inflate(header, payload, max_bytes)?;
-            &inflated
-        };
+        let request = request_of(header, payload, max_bytes)?;
         let broken = |error: WireError| error.of_kind(ErrorKind::BlockInvalid);
-        walk(request, |_| Ok(())).map_err(broken)?;
+        walk(&request, |_| Ok(())).map_err(broken)?;
         self.now_unix_nano = now_unix_nano;
         let mut taken = RedTaken::default();
         let mut resource = 0;
-        walk(request, |part| {
+        walk(&request, |part| {
             match part {
                 Part::Resource(message) => resource = self.resources.intern(&resource_entry(message)?, resource::ATTRIBUTES),
                 Part::Scope(_) => {}

@@ -7,10 +7,11 @@ use proptest::prelude::*;
 use super::emit::BlockForm;
 use super::exponential::{Buckets, Exponential, index_of};
 use super::histogram::Histogram;
+use super::red::{Red, RedSettings};
 use super::stats::Stats;
 use super::{Aggregator, Settings, fields};
 use crate::batch::{Batch, Signal, TableEntry};
-use crate::block::decode_block;
+use crate::block::{decode_block, encode_block};
 use crate::compress::Codec;
 use crate::otlp::value::{Scalar, put_key_value, put_scalar};
 use crate::otlp::wire::{Reader, WireError, for_each_field, put_bytes, put_fixed64, put_message, put_uint};
@@ -294,4 +295,24 @@ fn counts_past_a_u64_stay_at_its_end() {
         histogram.record(value, u64::MAX / 2 + 1);
     }
     assert_eq!(histogram.positive.counts.iter().max(), Some(&u64::MAX));
+}
+
+#[test]
+fn a_block_that_is_not_as_long_as_its_header_says_is_not_counted() {
+    let mut span = Vec::new();
+    put_bytes(&mut span, 5, b"GET /");
+    let batch = Batch { signal: Signal::Traces, ..batch_of(&span) };
+    let mut block = encode_block(&[&batch], Codec::None, 1, "traces", "b").unwrap();
+    let mut red = Red::new(RedSettings {
+        namespace: "traces".to_owned(),
+        bounds: None,
+        milliseconds: false,
+        dimensions: Vec::new(),
+        max_names: 10,
+        max_exemplars: 1,
+    });
+    assert_eq!(red.take(&block.header, &block.payload, 1 << 20, 1).unwrap().spans, 1);
+    assert!(red.take(&block.header, &block.payload, 1, 1).is_err(), "over the limit");
+    block.header.uncompressed_bytes += 1;
+    assert!(red.take(&block.header, &block.payload, 1 << 20, 1).is_err(), "a byte is missing");
 }

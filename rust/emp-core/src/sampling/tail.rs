@@ -19,8 +19,7 @@ use super::state::Commit;
 use super::threshold::randomness_of;
 use super::traces::{Found, NONE, TraceId, Traces};
 use super::walk::{Part, walk};
-use crate::block::{Header, inflate};
-use crate::compress::Codec;
+use crate::block::{Header, request_of};
 use crate::error::{CoreError, ErrorKind};
 use crate::otlp::fields::resource_rows;
 use crate::otlp::scan::key_value;
@@ -130,13 +129,7 @@ impl TailSampler {
     pub fn take(&mut self, offset: u64, header: &Header, payload: &[u8], now_unix_nano: i64) -> Result<(), CoreError> {
         self.advance(now_unix_nano);
         self.last_taken = Some(self.last_taken.map_or(offset, |last| last.max(offset)));
-        let inflated;
-        let request = if header.codec == Codec::None && payload.len() as u64 == header.uncompressed_bytes {
-            payload
-        } else {
-            inflated = inflate(header, payload, MAX_INFLATED_BYTES)?;
-            &inflated
-        };
+        let request = request_of(header, payload, MAX_INFLATED_BYTES)?;
         let block = self.blocks.add(Held {
             offset,
             payload_bytes: payload.len(),
@@ -146,7 +139,7 @@ impl TailSampler {
             passed_seq: self.passed.remove(&offset).unwrap_or(0),
             ..Held::default()
         });
-        let walked = self.enter(block, request);
+        let walked = self.enter(block, &request);
         self.blocks.get(block).unreadable = walked.is_err();
         self.blocks.settle(block);
         for (id, why) in std::mem::take(&mut self.flagged) {

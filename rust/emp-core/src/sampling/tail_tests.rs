@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::super::threshold::Threshold;
 use super::*;
+use crate::compress::Codec;
 use world::{FLEET, Row, SECOND_NS, World, block_of, id_of, settings};
 
 #[path = "tail_world.rs"]

@@ -7,6 +7,7 @@ use super::super::super::tick::{OutputSettings, Tick};
 use super::super::*;
 use crate::batch::{Batch, Signal, TableEntry};
 use crate::block::{Block, decode_block, encode_block};
+use crate::compress::Codec;
 use crate::otlp::fields::{span, status};
 use crate::otlp::wire::{put_bytes, put_fixed64, put_message, put_uint};
 

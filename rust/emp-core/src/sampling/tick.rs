@@ -9,8 +9,7 @@ use super::tail::{MAX_INFLATED_BYTES, TailSampler, Value};
 use super::threshold::Threshold;
 use super::traces::{Found, Traces};
 use super::walk::{Part, walk};
-use crate::block::{Block, Header, inflate};
-use crate::compress::Codec;
+use crate::block::{Block, Header, request_of};
 use crate::error::{CoreError, ErrorKind};
 use crate::otlp::decode::table_entry;
 use crate::otlp::fields::{resource_rows, scope_rows};
@@ -133,19 +132,13 @@ impl TailSampler {
         out: &mut Output<'_>,
         made: &mut Vec<Block>,
     ) -> Result<usize, CoreError> {
-        let inflated;
-        let request = if header.codec == Codec::None && payload.len() as u64 == header.uncompressed_bytes {
-            payload
-        } else {
-            inflated = inflate(header, payload, MAX_INFLATED_BYTES)?;
-            &inflated
-        };
+        let request = request_of(header, payload, MAX_INFLATED_BYTES)?;
         let passed_seq = self.blocks.get(slot).passed_seq;
         let (mut kept_rows, mut broken_rows, mut sent_bytes, mut malformed) = (0, 0, 0, 0);
         let (mut resource, mut scope) = (None, None);
         let mut failed = None;
         let traces = &self.traces;
-        let walked = walk(request, |part| {
+        let walked = walk(&request, |part| {
             match part {
                 Part::Resource(message) => resource = Some(message),
                 Part::Scope(message) => {
