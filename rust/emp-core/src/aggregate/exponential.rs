@@ -91,6 +91,10 @@ impl Buckets {
         self.offset + self.counts.len() as i64
     }
 
+    fn bucket(&mut self, index: i64) -> Option<&mut u64> {
+        usize::try_from(index - self.offset).ok().and_then(|at| self.counts.get_mut(at))
+    }
+
     fn total(&self) -> u128 {
         self.counts.iter().map(|count| u128::from(*count)).sum()
     }
@@ -181,18 +185,13 @@ impl Exponential {
 
     /// Reads a field; false where it is none of its own.
     pub fn read(&mut self, field: &Field<'_>) -> Result<bool, WireError> {
-        let double = || field.scalar().map(f64::from_bits);
         match (field.number, field.value) {
-            (field::COUNT, Value::Fixed64(count)) => self.stats.count = count,
-            (field::SUM, Value::Fixed64(_)) => self.stats.sum = double(),
-            (field::MIN, Value::Fixed64(_)) => self.stats.min = double(),
-            (field::MAX, Value::Fixed64(_)) => self.stats.max = double(),
             (field::SCALE, Value::Varint(value)) => self.scale = zigzag(value),
             (field::ZERO_COUNT, Value::Fixed64(count)) => self.zero_count = count,
             (field::ZERO_THRESHOLD, Value::Fixed64(bits)) => self.zero_threshold = f64::from_bits(bits),
             (field::POSITIVE, Value::Bytes(_)) => self.is_cut |= !self.positive.read(field.message())?,
             (field::NEGATIVE, Value::Bytes(_)) => self.is_cut |= !self.negative.read(field.message())?,
-            _ => return Ok(false),
+            _ => return Ok(self.stats.read(field, field::MIN, field::MAX)),
         }
         Ok(true)
     }
@@ -294,15 +293,20 @@ impl Exponential {
             self.zero_count = self.zero_count.saturating_add(count);
             return;
         }
-        let mut one = Buckets { offset: index_of(value, self.scale), counts: vec![count] };
-        let shift = self.positive.shift_to_fit(&one);
+        let mut index = index_of(value, self.scale);
+        if let Some(bucket) = self.positive.bucket(index) {
+            *bucket = bucket.saturating_add(count);
+            return;
+        }
+        let one = |index| Buckets { offset: index, counts: vec![count] };
+        let shift = self.positive.shift_to_fit(&one(index));
         if shift > 0 {
             self.downscale_to(i64::from(self.scale) - i64::from(shift));
-            one.downscale(shift);
+            index = shifted(index, shift);
         }
-        match usize::try_from(one.offset - self.positive.offset).ok().and_then(|at| self.positive.counts.get_mut(at)) {
+        match self.positive.bucket(index) {
             Some(bucket) => *bucket = bucket.saturating_add(count),
-            None => self.positive.add(&one),
+            None => self.positive.add(&one(index)),
         }
     }
 

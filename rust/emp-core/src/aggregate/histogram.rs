@@ -26,15 +26,10 @@ impl Histogram {
 
     /// Reads a field; false where it is none of a histogram's own.
     pub fn read(&mut self, field: &Field<'_>) -> Result<bool, WireError> {
-        let double = || field.scalar().map(f64::from_bits);
         match (field.number, field.value) {
-            (field::COUNT, Value::Fixed64(count)) => self.stats.count = count,
-            (field::SUM, Value::Fixed64(_)) => self.stats.sum = double(),
-            (field::MIN, Value::Fixed64(_)) => self.stats.min = double(),
-            (field::MAX, Value::Fixed64(_)) => self.stats.max = double(),
             (field::BUCKET_COUNTS, _) => return fixed64s(field, |bits| self.buckets.push(bits)),
             (field::EXPLICIT_BOUNDS, _) => return fixed64s(field, |bits| self.bounds.push(f64::from_bits(bits))),
-            _ => return Ok(false),
+            _ => return Ok(self.stats.read(field, field::MIN, field::MAX)),
         }
         Ok(true)
     }

@@ -1,6 +1,8 @@
 //! Count, sum, min and max: what both kinds of histograms have, and when two of them may become one.
 
-use crate::otlp::wire::put_fixed64;
+// Both kinds have count and sum under the same numbers.
+use super::fields::histogram::{COUNT, SUM};
+use crate::otlp::wire::{Field, Value, put_fixed64};
 
 /// The totals of a histogram's point.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -63,10 +65,21 @@ impl Stats {
         Self { count: 0, sum: self.sum.or(other.sum), min: self.min.or(other.min), max: self.max.or(other.max) }
     }
 
+    /// Reads a field; false where it is none of these. Min and max have other numbers in each kind.
+    pub fn read(&mut self, field: &Field<'_>, min: u32, max: u32) -> bool {
+        let Value::Fixed64(bits) = field.value else { return false };
+        match field.number {
+            COUNT => self.count = bits,
+            SUM => self.sum = Some(f64::from_bits(bits)),
+            number if number == min => self.min = Some(f64::from_bits(bits)),
+            number if number == max => self.max = Some(f64::from_bits(bits)),
+            _ => return false,
+        }
+        true
+    }
+
     /// Appends the fields; those of min and max have other numbers in each kind.
     pub fn put(&self, out: &mut Vec<u8>, min: u32, max: u32) {
-        // Both kinds have count and sum under the same numbers.
-        use super::fields::histogram::{COUNT, SUM};
         if self.count != 0 {
             put_fixed64(out, COUNT, self.count);
         }
