@@ -27,11 +27,10 @@ impl Histogram {
     /// Reads a field; false where it is none of a histogram's own.
     pub fn read(&mut self, field: &Field<'_>) -> Result<bool, WireError> {
         match (field.number, field.value) {
-            (field::BUCKET_COUNTS, _) => return fixed64s(field, |bits| self.buckets.push(bits)),
-            (field::EXPLICIT_BOUNDS, _) => return fixed64s(field, |bits| self.bounds.push(f64::from_bits(bits))),
-            _ => return Ok(self.stats.read(field, field::MIN, field::MAX)),
+            (field::BUCKET_COUNTS, _) => fixed64s(field, |bits| self.buckets.push(bits)),
+            (field::EXPLICIT_BOUNDS, _) => fixed64s(field, |bits| self.bounds.push(f64::from_bits(bits))),
+            _ => Ok(self.stats.read(field, field::MIN, field::MAX)),
         }
-        Ok(true)
     }
 
     /// Whether it is one that can be added to: a bucket for each space between bounds.
