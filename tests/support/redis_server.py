@@ -62,12 +62,20 @@ needs_redis_tls = pytest.mark.skipif(
 )
 
 
+def _free_port() -> int:
+    """Return a port whose cluster bus, 10,000 above, is a port too."""
+    while (port := free_port()) > 55_535:
+        pass
+    return port
+
+
 class RedisServer:
     """One redis-server. Made, it is not started: `start()`, or use it as a context.
 
     `appendfsync` None: no append-only file. `save` such as "3600 1": RDB snapshots. `users` are ACL lines without their first word, such
     as {"pipe": "on >secret ~pipe:* +@all"}; `password` is the default user's. `tls` opens a TLS port in place of the plain one ("mutual":
-    clients show a certificate); its files are `ca_file`, `client_cert_file`, `client_key_file`. `lines` are further lines of redis.conf."""
+    clients show a certificate); its files are `ca_file`, `client_cert_file`, `client_key_file`, its own or those of the server that
+    `certificates` names. `lines` are further lines of redis.conf."""
 
     def __init__(
         self,
@@ -80,6 +88,7 @@ class RedisServer:
         password: str = "",
         users: Mapping[str, str] | None = None,
         lines: Sequence[str] = (),
+        certificates: RedisServer | None = None,
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="redis-"))
         self.host = "127.0.0.1"
@@ -105,34 +114,26 @@ class RedisServer:
             *(f"user {name} {rules}" for name, rules in (users or {}).items()),
             *lines,
         ]
-        if tls:
-            self._write_certificates(mutual=tls == "mutual")
+        of = certificates.directory if certificates is not None and self.tls else self.directory
+        self.ca_file, self.client_cert_file, self.client_key_file = of / "ca.pem", of / "client.pem", of / "client.key"
+        self._server_pem = of / "server.pem"
+        if self.tls:
+            if of == self.directory:
+                self._write_certificates()
+            self._lines += [
+                f"tls-cert-file {self._server_pem}",
+                f"tls-key-file {self._server_pem}",
+                f"tls-ca-cert-file {self.ca_file}",
+                f"tls-auth-clients {'yes' if tls == 'mutual' else 'no'}",
+            ]
 
-    @property
-    def ca_file(self) -> Path:
-        return self.directory / "ca.pem"
-
-    @property
-    def client_cert_file(self) -> Path:
-        return self.directory / "client.pem"
-
-    @property
-    def client_key_file(self) -> Path:
-        return self.directory / "client.key"
-
-    def _write_certificates(self, *, mutual: bool) -> None:
+    def _write_certificates(self) -> None:
         authority = trustme.CA()
         server, client = authority.issue_cert("localhost", "127.0.0.1"), authority.issue_cert("client@test")
         authority.cert_pem.write_to_path(self.ca_file)
-        server.private_key_and_cert_chain_pem.write_to_path(self.directory / "server.pem")
+        server.private_key_and_cert_chain_pem.write_to_path(self._server_pem)
         client.cert_chain_pems[0].write_to_path(self.client_cert_file)
         client.private_key_pem.write_to_path(self.client_key_file)
-        self._lines += [
-            f"tls-cert-file {self.directory / 'server.pem'}",
-            f"tls-key-file {self.directory / 'server.pem'}",
-            f"tls-ca-cert-file {self.ca_file}",
-            f"tls-auth-clients {'yes' if mutual else 'no'}",
-        ]
 
     @property
     def url(self) -> str:
@@ -162,7 +163,7 @@ class RedisServer:
         first = self.port == 0
         while True:
             if first:
-                self.port = free_port()
+                self.port = _free_port()
             if self._begin(until_s):
                 return self
             # somebody else took the port between our look and the server's bind, or the kernel still holds the one of before the kill

@@ -143,6 +143,7 @@ class Trouble(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     CLUSTER_DOWN = "cluster_down"
     NOT_REDIS = "not_redis"
+    CLUSTER_SETTING = "cluster_setting"
     DISK = "disk"
     OTHER = "other"
 
@@ -157,6 +158,7 @@ _ADVICE: dict[Trouble, str] = {
     Trouble.OUT_OF_MEMORY: "raise Redis' `maxmemory`, or find the destination that is behind: `emp-pipe groups list`",
     Trouble.CLUSTER_DOWN: "see `CLUSTER INFO`: a part of the cluster has no primary; it is tried again",
     Trouble.NOT_REDIS: "name the port on which Redis listens, with rediss:// where it speaks TLS and redis:// where it does not",
+    Trouble.CLUSTER_SETTING: "set `buffer.cluster` (EMP_BUFFER_REDIS_CLUSTER) to true for a Redis Cluster, and only for one",
     Trouble.DISK: "see Redis' own log: it cannot write its append-only file or its snapshots",
     Trouble.OTHER: "see Redis' own log; it is tried again",
 }
@@ -189,6 +191,10 @@ def _trouble(error: Exception) -> Trouble:
     text = str(error)
     lowered = text.lower()
     code = str(getattr(error, "status_code", "") or text.partition(" ")[0])
+    if isinstance(error, redis.MovedError) or "cluster mode is not enabled" in lowered or "cluster support disabled" in lowered:
+        return Trouble.CLUSTER_SETTING
+    if isinstance(error, redis.RedisClusterException) and isinstance(error.__cause__, Exception):
+        return _trouble(error.__cause__)
     if isinstance(error, (redis.AuthenticationError, redis.AuthenticationWrongNumberOfArgsError)) or code in ("NOAUTH", "WRONGPASS"):
         return Trouble.CREDENTIALS
     if isinstance(error, redis.NoPermissionError) or code == "NOPERM":
@@ -212,8 +218,6 @@ def _trouble(error: Exception) -> Trouble:
         return Trouble.UNREACHABLE if "connecting" in lowered else Trouble.TIMED_OUT
     if isinstance(error, (redis.ConnectionError, OSError)):
         return Trouble.UNREACHABLE
-    if isinstance(error, redis.RedisClusterException):
-        return Trouble.UNREACHABLE if "cannot be connected" in text else Trouble.CLUSTER_DOWN
     return Trouble.OTHER
 
 
@@ -234,6 +238,7 @@ _SAID = {
     Trouble.OUT_OF_MEMORY: "Redis has reached its maxmemory",
     Trouble.CLUSTER_DOWN: "the Redis Cluster does not serve all of its slots",
     Trouble.NOT_REDIS: "what answers there does not speak Redis' protocol this way",
+    Trouble.CLUSTER_SETTING: "the setting says a cluster and the server is none, or the other way round",
     Trouble.TIMED_OUT: "Redis did not answer in time",
     Trouble.UNREACHABLE: "no connection to Redis",
     Trouble.DISK: "Redis cannot write to its disk and refuses to go on",
