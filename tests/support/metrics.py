@@ -11,6 +11,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     AggregationTemporality,
+    Exemplar,
     ExponentialHistogramDataPoint,
     HistogramDataPoint,
     Metric,
@@ -18,7 +19,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     SummaryDataPoint,
 )
 
-from emp_pipe._core import Batch, Block
+from emp_pipe._core import Aggregator, Batch, Block
 
 DELTA = AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
 CUMULATIVE = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
@@ -215,3 +216,25 @@ def varint(value: int) -> bytes:
 def unknown_field(number: int, payload: bytes) -> bytes:
     """Return a field that no message of OTLP has."""
     return varint(number << 3 | 2) + varint(len(payload)) + payload
+
+
+def flush(aggregator: Aggregator) -> list[Block]:
+    return aggregator.flush("none", topic="metrics", block_prefix="b-").blocks
+
+
+def aggregated(*metrics: Metric, **settings: Any) -> list[Block]:
+    """Return what becomes of metrics: each in a block of its own, then one flush."""
+    aggregator = Aggregator(**settings)
+    for metric in metrics:
+        aggregator.take(block_of(request(metric)))
+    return flush(aggregator)
+
+
+def with_exemplars(found: Any, *numbers: int, traced: bool = True) -> Any:
+    """Return a point with exemplars whose value and time are these numbers."""
+    for number in numbers:
+        exemplar = Exemplar(time_unix_nano=T0 + number, as_double=number)
+        if traced:
+            exemplar.trace_id, exemplar.span_id = bytes([number + 1]) * 16, bytes([number + 1]) * 8
+        found.exemplars.append(exemplar)
+    return found

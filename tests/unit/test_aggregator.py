@@ -14,7 +14,9 @@ from tests.support.metrics import (
     NO_RECORDED_VALUE,
     SECOND,
     T0,
+    aggregated,
     block_of,
+    flush,
     gauge,
     labels_of,
     metrics_in,
@@ -25,18 +27,6 @@ from tests.support.metrics import (
     sum_of,
     value_of,
 )
-
-
-def flush(aggregator: Aggregator) -> list[Block]:
-    return aggregator.flush("none", topic="metrics", block_prefix="b-").blocks
-
-
-def aggregated(*metrics: Metric, **settings: Any) -> list[Block]:
-    """Each metric in a block of its own, then one flush."""
-    aggregator = Aggregator(**settings)
-    for metric in metrics:
-        aggregator.take(block_of(request(metric)))
-    return flush(aggregator)
 
 
 def values(blocks: list[Block]) -> list[float | None]:

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, SummaryDataPoint
 
-from emp_pipe._core import Aggregator
 from tests.support.metrics import (
     CUMULATIVE,
     SECOND,
     T0,
-    block_of,
+    aggregated,
     bucket_of,
     buckets_of,
     exponential,
@@ -22,17 +21,12 @@ from tests.support.metrics import (
     histogram,
     histogram_point,
     points_in,
-    request,
     summary,
 )
 
 
 def points(*metrics: Metric) -> list[Any]:
-    """Each metric in a block of its own, then one flush."""
-    aggregator = Aggregator()
-    for metric in metrics:
-        aggregator.take(block_of(request(metric)))
-    return points_in(aggregator.flush("none", topic="metrics", block_prefix="b-").blocks)
+    return points_in(aggregated(*metrics))
 
 
 def times(point: Any) -> tuple[float, float]:

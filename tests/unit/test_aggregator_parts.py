@@ -6,16 +6,17 @@ import random
 from typing import Any
 
 import pytest
-from opentelemetry.proto.metrics.v1.metrics_pb2 import Exemplar, Metric
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
-from emp_pipe._core import Aggregator, Block
+from emp_pipe._core import Aggregator
 from tests.support.metrics import (
     CUMULATIVE,
     NO_RECORDED_VALUE,
-    T0,
+    aggregated,
     block_of,
     exponential,
     exponential_point,
+    flush,
     gauge,
     histogram,
     histogram_point,
@@ -28,30 +29,10 @@ from tests.support.metrics import (
     sum_of,
     unknown_field,
     value_of,
+    with_exemplars,
 )
 
-
-def flush(aggregator: Aggregator) -> list[Block]:
-    return aggregator.flush("none", topic="metrics", block_prefix="b-").blocks
-
-
-def aggregated(*metrics: Metric, **settings: Any) -> list[Block]:
-    aggregator = Aggregator(**settings)
-    for metric in metrics:
-        aggregator.take(block_of(request(metric)))
-    return flush(aggregator)
-
-
 # exemplars
-
-
-def with_exemplars(found: Any, *numbers: int, traced: bool = True) -> Any:
-    for number in numbers:
-        exemplar = Exemplar(time_unix_nano=T0 + number, as_double=number)
-        if traced:
-            exemplar.trace_id, exemplar.span_id = bytes([number + 1]) * 16, bytes([number + 1]) * 8
-        found.exemplars.append(exemplar)
-    return found
 
 
 @pytest.mark.parametrize(
