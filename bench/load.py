@@ -1,22 +1,22 @@
-"""The load generator: a process of its own that sends prebuilt Fluent Forward frames over plain sockets, and measures acks.
+"""The load generator of Fluent Forward: a process of its own that sends prebuilt frames over plain sockets, and measures acks.
 
-Frames are built before the timed part, so that sending costs a copy into the kernel and nothing else. It is never counted in anybody's
-CPU. `LoadGenerator` is the benchmark's handle on it; the process itself runs `_serve`.
+Frames are built before the timed part, so that sending costs a copy into the kernel and nothing else.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import socket
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import msgpack
 
+from bench.load_process import LoadProcess, LoadReport, run_together, serve
 from bench.records import Pool, message_mode, packed_forward
 
 ACK_TIMEOUT_S = 60.0
@@ -45,55 +45,11 @@ class Load:
         return self.count * self.repeat
 
 
-@dataclass(slots=True)
-class LoadReport:
-    """What was sent and how long it took; `ack_latency_s` has one value per acked segment."""
-
-    started_monotonic_s: float = 0.0
-    ended_monotonic_s: float = 0.0
-    segments: int = 0
-    ack_latency_s: list[float] = field(default_factory=list)
-    late_s: float = 0.0
-    """Paced only: how far behind its schedule the slowest segment was written; more than a little means that the pace was not held."""
-    refused: int = 0
-    """OTLP only: how often a request was refused for the moment and sent again."""
-    error: str = ""
-
-    @property
-    def duration_s(self) -> float:
-        return self.ended_monotonic_s - self.started_monotonic_s
-
-
-class LoadGenerator:
-    """The process that sends. `prepare` builds frames, `start` begins, `wait` returns the report."""
+class LoadGenerator(LoadProcess[Load]):
+    """The process that sends records of a pool."""
 
     def __init__(self, pool_file: Path) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._control, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, pool_file), name="bench-load", daemon=True)
-        self._process.start()
-        theirs.close()  # so that its end is noticed
-
-    def prepare(self, load: Load) -> None:
-        self._control.send(("prepare", load))
-        if not self._control.poll(ACK_TIMEOUT_S):
-            raise RuntimeError("the load generator does not answer")
-        self._control.recv()
-
-    def start(self, port: int) -> None:
-        self._control.send(("run", port))
-
-    def wait(self, timeout_s: float) -> LoadReport:
-        if not self._control.poll(timeout_s):
-            raise TimeoutError(f"the load was not sent within {timeout_s:.0f} s: the receiver stopped reading or acknowledging")
-        report: LoadReport = self._control.recv()
-        if report.error:
-            raise ConnectionError(f"load generator: {report.error}")
-        return report
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.join()
+        super().__init__("bench-load", _serve, pool_file, answer_timeout_s=ACK_TIMEOUT_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,19 +60,7 @@ class _Segment:
 
 
 def _serve(control: Connection, pool_file: Path) -> None:
-    pool = Pool.load(pool_file)
-    load, segments = Load(0, 0), list[_Segment]()
-    while True:
-        try:
-            command, argument = control.recv()
-        except EOFError:
-            return
-        if command == "prepare":
-            load = argument
-            segments = _build(pool, load)
-            control.send(None)
-        else:
-            control.send(_run(load, segments, argument))
+    serve(control, partial(_build, Pool.load(pool_file)), _run)
 
 
 def _build(pool: Pool, load: Load) -> list[_Segment]:
@@ -153,10 +97,7 @@ def _run(load: Load, segments: Sequence[_Segment], port: int) -> LoadReport:
         paced = load.records_per_s is not None
         thread = threading.Thread(target=_guard, args=(report, _paced if paced else _closed_loop, connection, mine))
         threads.append(thread)
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(threads)
     report.ended_monotonic_s = time.monotonic()
     for connection in sockets:
         connection.close()

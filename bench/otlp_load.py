@@ -6,7 +6,6 @@ answered. A refusal that asks for patience (503, UNAVAILABLE) is sent again and 
 
 from __future__ import annotations
 
-import multiprocessing
 import socket
 import threading
 import time
@@ -18,7 +17,7 @@ from typing import Literal
 
 import grpc
 
-from bench.load import LoadReport
+from bench.load_process import LoadProcess, LoadReport, run_together, serve
 from bench.otlp_data import OtlpData, build
 
 ANSWER_TIMEOUT_S = 120.0
@@ -44,54 +43,20 @@ class OtlpLoad:
         return self.data.items
 
 
-class OtlpLoadGenerator:
-    """The process that sends. `prepare` builds requests, `start` begins, `wait` returns the report."""
+class OtlpLoadGenerator(LoadProcess[OtlpLoad]):
+    """The process that sends requests."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._control, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), name="bench-otlp-load", daemon=True)
-        self._process.start()
-        theirs.close()  # so that its end is noticed
-
-    def prepare(self, load: OtlpLoad) -> None:
-        self._control.send(("prepare", load))
-        if not self._control.poll(ANSWER_TIMEOUT_S):
-            raise RuntimeError("the load generator does not answer")
-        self._control.recv()
-
-    def start(self, port: int) -> None:
-        self._control.send(("run", port))
-
-    def wait(self, timeout_s: float) -> LoadReport:
-        if not self._control.poll(timeout_s):
-            raise TimeoutError(f"the load was not sent within {timeout_s:.0f} s: the receiver stopped answering")
-        report: LoadReport = self._control.recv()
-        if report.error:
-            raise ConnectionError(f"load generator: {report.error}")
-        return report
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.join()
+        super().__init__("bench-otlp-load", _serve, answer_timeout_s=ANSWER_TIMEOUT_S)
 
 
 def _serve(control: Connection) -> None:
-    bodies: list[bytes] = []
-    load: OtlpLoad | None = None
-    while True:
-        try:
-            command, argument = control.recv()
-        except EOFError:
-            return
-        if command == "prepare":
-            load = argument
-            bodies = build(load.data).requests
-            if load.compression == "gzip":
-                bodies = [_gzip(body) for body in bodies]
-            control.send(None)
-        elif load is not None:
-            control.send(_run(load, bodies, argument))
+    serve(control, _build, _run)
+
+
+def _build(load: OtlpLoad) -> list[bytes]:
+    bodies = build(load.data).requests
+    return [_gzip(body) for body in bodies] if load.compression == "gzip" else bodies
 
 
 def _gzip(body: bytes) -> bytes:
@@ -110,10 +75,7 @@ def _run(load: OtlpLoad, bodies: Sequence[bytes], port: int) -> LoadReport:
         threading.Thread(target=_send_all, args=(report, sender.send, list(enumerate(bodies))[index :: len(senders)], step))
         for index, sender in enumerate(senders)
     ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_together(threads)
     report.ended_monotonic_s = time.monotonic()
     for sender in senders:
         sender.close()

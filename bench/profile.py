@@ -19,9 +19,10 @@ import psutil
 
 from bench import cases_otlp, variants
 from bench.load import Load
+from bench.load_process import LoadProcess
 from bench.otlp_data import fresh
 from bench.otlp_load import OtlpLoad
-from bench.runs import Generator, L, Sampling, Variant, Workbench
+from bench.runs import L, Sampling, Variant, Workbench
 from bench.subjects import REPOSITORY
 
 WARM_RECORDS, RECORDS = 20_000, 200_000
@@ -51,7 +52,7 @@ def main() -> int:
     return 0
 
 
-def _profile(bench: Workbench, variant: Variant, generator: Generator[L], warm: L, load: L, sampling: Sampling | None) -> None:
+def _profile(bench: Workbench, variant: Variant, generator: LoadProcess[L], warm: L, load: L, sampling: Sampling | None) -> None:
     profiler = os.environ.get("PROFILER", "perf")
     bench.sink.reset()
     with bench.subject(variant) as (subject, port):

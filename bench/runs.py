@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from bench.load import Load, LoadGenerator, LoadReport
+from bench.load import Load, LoadGenerator
+from bench.load_process import LoadProcess, LoadReport
 from bench.otlp_data import fresh
 from bench.otlp_load import OtlpLoad, OtlpLoadGenerator
 from bench.otlp_proof import Sampled
@@ -26,23 +27,13 @@ from bench.subjects import Subject
 
 ARRIVAL_TIMEOUT_S = 60.0
 SETTLED_S = 1.5
-L = TypeVar("L", Load, OtlpLoad, contravariant=True)
+L = TypeVar("L", Load, OtlpLoad)
 Start = Callable[[Subject, Path, SinkAddress], int]
 """Starts the processes of a subject (folder for its files, where the sink is) and returns the port that takes the load."""
 
 
 class VoidRun(RuntimeError):
     """The run lost, repeated or changed a record, or never finished."""
-
-
-class Generator(Protocol[L]):
-    """A load generator: `prepare` builds, `start` begins, `wait` returns the report."""
-
-    def prepare(self, load: L) -> None: ...
-
-    def start(self, port: int) -> None: ...
-
-    def wait(self, timeout_s: float) -> LoadReport: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +124,7 @@ class Workbench:
     def _measure(
         self,
         variant: Variant,
-        generator: Generator[L],
+        generator: LoadProcess[L],
         warm: L,
         load: L,
         verify: Callable[[], Verdict],
