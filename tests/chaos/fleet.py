@@ -32,6 +32,7 @@ class Member:
     name: str
     config_file: Path
     http_port: int
+    data_dir: Path
     log_file: Path
     process: asyncio.subprocess.Process | None = None
 
@@ -84,6 +85,12 @@ class Member:
             code = await self.process.wait()
         assert code == 0, f"{self.name} ended with {code}:\n{self.tail()}"
 
+    async def end(self) -> None:
+        """Kill it if it still runs."""
+        if self.process is not None and self.process.returncode is None:
+            self.kill()
+            await self.process.wait()
+
     def tail(self) -> str:
         return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-30:])
 
@@ -92,16 +99,18 @@ class Member:
             text: str = answer.read().decode()
             return text
 
+    async def books(self) -> Books:
+        return Books.parse(await asyncio.to_thread(self._get, "/metrics"))
+
     async def held_records(self) -> int:
         """Return what its groups hold."""
-        books = Books.parse(await asyncio.to_thread(self._get, "/metrics"))
-        return sum(terms["held"] for terms in books.groups.values())
+        return sum(terms["held"] for terms in (await self.books()).groups.values())
 
     async def drained_books(self) -> Books:
         """Return the books once no group holds anything any more."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                books = Books.parse(await asyncio.to_thread(self._get, "/metrics"))
+                books = await self.books()
                 if not any(terms["held"] for terms in books.groups.values()):
                     return books
                 await asyncio.sleep(0.1)
@@ -216,7 +225,7 @@ def member(directory: Path, name: str, parts: dict[str, Any], buffer: dict[str, 
     }
     file = directory / f"{name}.yaml"
     file.write_text(yaml.safe_dump(config))
-    return Member(name, file, http_port, directory / f"{name}.log")
+    return Member(name, file, http_port, directory / name, directory / f"{name}.log")
 
 
 class Sender(Protocol):

@@ -65,9 +65,7 @@ async def test_sigkill_of_edge_and_central_loses_nothing_acknowledged(tmp_path: 
             await fleet.central.stop()
         finally:
             for member in (fleet.edge, fleet.central):
-                if member.process is not None and member.process.returncode is None:
-                    member.kill()
-                    await member.process.wait()
+                await member.end()
         lost = sender.acked - sink.arrived.keys()
         assert not lost, f"{len(lost)} acknowledged records never arrived, such as {sorted(lost)[:5]}"
         assert not endpoint.violations, endpoint.violations[:3]

@@ -137,9 +137,7 @@ async def test_sigkill_under_otlp_traffic_loses_nothing_acknowledged_and_derives
                 await one.stop()
         finally:
             for one in chain.members:
-                if one.process is not None and one.process.returncode is None:
-                    one.kill()
-                    await one.process.wait()
+                await one.end()
         assert not endpoint.violations, endpoint.violations[:3]
         for books in (edge, central, last):
             books.assert_balanced()
