@@ -15,10 +15,11 @@ from typing import Annotated
 
 import typer
 
-from emp_pipe import __version__, cli_admin, cli_exec, environment
+from emp_pipe import __version__, cli_admin, cli_exec, cli_init, environment
 from emp_pipe.config import COMPONENT_SECTIONS, PipelineConfig, build
 from emp_pipe.config_layer import Layer, merged
 from emp_pipe.config_print import render
+from emp_pipe.config_secrets import written_out
 from emp_pipe.control import NAME as CONTROL_SOCKET
 from emp_pipe.errors import ConfigError, EmpPipeError, ErrorKind
 from emp_pipe.roles import central as central_role
@@ -35,6 +36,7 @@ cli_admin.use_locator(lambda directory, file: _locate(directory, file))
 app.command()(cli_admin.tap)
 app.add_typer(cli_admin.groups_app, name="groups")
 app.add_typer(cli_admin.dlq_app, name="dlq")
+app.add_typer(cli_init.init_app, name="init")
 ROLES: dict[str, Callable[[environment.Environment], Layer]] = {"edge": edge_role.expand, "central": central_role.expand}
 
 
@@ -146,7 +148,9 @@ def validate(
     """Check a configuration; opens no socket and no file but this one."""
     if role not in ("run", *ROLES):
         raise typer.BadParameter("must be edge, central or run", param_hint="--role")
-    config, _ = Sources(role, file, environment=dict(os.environ)).load()
+    config, layer = Sources(role, file, environment=dict(os.environ)).load()
+    for warning in written_out(config, layer):
+        typer.echo(f"emp-pipe: warning: {warning}", err=True)
     typer.echo(f"{file}: ok ({_counted(config)})")
 
 
@@ -175,7 +179,7 @@ def _start(sources: Sources, print_config: bool) -> None:
         )
     from emp_pipe.process import run_until_stopped  # what runs is heavy; a check needs none of it
 
-    sys.exit(run_until_stopped(config, sources.load))
+    sys.exit(run_until_stopped(config, layer, sources.load))
 
 
 def _locate(directory: Path | None, file: Path | None) -> PipelineConfig:

@@ -24,6 +24,8 @@ class Layer:
     """The whole layer's name, for what has no place of its own."""
     offered: set[KeyPath] = field(default_factory=set)
     """Components that a role has for those who need them: without anybody they are left out, and no mistake."""
+    filled: set[KeyPath] = field(default_factory=set)
+    """Where a value was put together with a `${VAR}`."""
 
     def put(self, path: KeyPath, value: Any, *, variable: str = "", place: str = "") -> None:
         """Set one value, making the maps above it; `variable` names the environment variable that it came from."""
@@ -41,6 +43,10 @@ class Layer:
             self.variables[path] = variable
         elif place:
             self.places[path] = place
+
+    def filled_from_environment(self, path: KeyPath) -> bool:
+        """Whether a value, or a part of it, was taken from an environment variable."""
+        return path in self.variables or path in self.filled
 
     def place(self, path: KeyPath) -> str:
         """Return the place of a key, else of the nearest key above it."""
@@ -91,5 +97,6 @@ def merged(lower: Layer, upper: Layer, component_sections: frozenset[str]) -> La
         components = result.values.get(section)
         if isinstance(components, dict):
             result.values[section] = {name: value for name, value in components.items() if value is not False}
+    result.filled = {path for path in lower.filled if path not in upper.places} | upper.filled
     result.offered = {path for path in lower.offered if path not in upper.places} | upper.offered
     return result

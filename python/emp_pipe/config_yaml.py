@@ -136,6 +136,8 @@ class _Reader:
             if name is None:
                 raise self._error(node, path, f"has `${{{wrong}}}`, which is not a variable", "write ${NAME}, or $$ for a dollar sign")
             found = self._environment.get(name)
+            if found:
+                self._layer.filled.add(path)
             if match.group(0) == text:
                 self._layer.variables[path] = name
             if found is None and default is None:

@@ -14,7 +14,7 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from emp_pipe import data_dir, log_lines
+from emp_pipe import config_secrets, data_dir, hangups, log_lines
 from emp_pipe.clock import SystemClock
 from emp_pipe.config import PipelineConfig
 from emp_pipe.config_layer import Layer
@@ -32,10 +32,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _KEPT_BYTES, _MAPPED_FROM_BYTES, _ARENAS = 8 << 20, 4 << 20, 2
 
 
-def run_until_stopped(config: PipelineConfig, load: Load) -> int:
+def run_until_stopped(config: PipelineConfig, layer: Layer, load: Load) -> int:
     """Run a pipeline until a signal stops it; return the exit code. Raises EmpPipeError when it cannot start."""
     keep_freed_memory()
     log_lines.set_up(config.log_level, machine_id=config.machine_id, role=config.role)
+    _warn_of_secrets(config, layer)
     with data_dir.owned(config.data_dir), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
             return runner.run(_Process(config, load).run())
@@ -44,6 +45,11 @@ def run_until_stopped(config: PipelineConfig, load: Load) -> int:
             if ours is None or others is not None:
                 raise
             raise next(_leaves(ours)) from None
+
+
+def _warn_of_secrets(config: PipelineConfig, layer: Layer) -> None:
+    for warning in config_secrets.written_out(config, layer):
+        _logger.warning("%s", warning)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -100,6 +106,8 @@ class _Process:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_stop, signal.Signals(number).name)
         loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
+        if hangups.came():
+            self._reload_asked.set()
         async with self._observer, asyncio.TaskGroup() as tasks:
             self._running = tasks.create_task(self._pipeline.run(), name="pipeline")
             helpers = [
@@ -140,7 +148,8 @@ class _Process:
             await self._reload_asked.wait()
             self._reload_asked.clear()
             try:
-                config, _ = self._load()
+                config, layer = self._load()
+                _warn_of_secrets(config, layer)
                 await reload(self._pipeline, config)
             except EmpPipeError as error:
                 _logger.error("the configuration was not reloaded, the one before stays: %s", error)
