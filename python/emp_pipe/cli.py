@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from emp_pipe import __version__, cli_admin, cli_exec, cli_init, environment
+from emp_pipe import __version__, cli_admin, cli_exec, cli_init, environment, environment_redis, job_queue
 from emp_pipe.config import COMPONENT_SECTIONS, PipelineConfig, build
 from emp_pipe.config_layer import Layer, merged
 from emp_pipe.config_print import render
@@ -59,13 +59,17 @@ class Sources:
         base = self._base(written)
         if environment.names_a_destination(written):
             environment.drop_file(base)
+        environment_redis.drop_redis(base, written)
         layer = merged(base, written, COMPONENT_SECTIONS)
         self._put_settings(layer)
         if self.data_dir is not None:
             layer.put(("data_dir",), str(self.data_dir), place="--data-dir")
         if layer.places.get(_STAMPED_ID) == base.places.get(_STAMPED_ID) is not None:
             layer.put(_STAMPED_ID, layer.values.get("machine_id"), place=layer.place(("machine_id",)))  # it is named once
-        return build(layer), layer
+        config = build(layer)
+        if config.buffer_type == "redis":
+            job_queue.refuse(str(getattr(config.buffer, "url", "")), self.environment, layer.place(("buffer", "url")))
+        return config, layer
 
     def _written(self) -> Layer:
         if self.file is None:
@@ -87,6 +91,7 @@ class Sources:
             return ROLES[self.role](self.environment)
         base = Layer(origin="the command line")
         environment.put_process(base, self.environment, self.role)
+        environment_redis.put_redis(base, self.environment)
         named = written.values.pop("roles", [])
         if not isinstance(named, list) or not all(name in ROLES for name in named):
             raise ConfigError(ErrorKind.CONFIG_INVALID, place=written.place(("roles",)), detail="roles must be a list of edge, central")

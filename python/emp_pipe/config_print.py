@@ -21,7 +21,7 @@ _YAML_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "n
 def render(config: PipelineConfig, layer: Layer) -> str:
     """Return the whole configuration as YAML, defaults included; what is not a default ends in a comment with its place.
 
-    A secret that came from an environment variable is printed as `${NAME}`, any other as `***`."""
+    A secret that came from an environment variable, and an address with one in it, is printed as `${NAME}`, any other as `***`."""
     lines = [f"# {config.role}: every setting; a comment names where a value came from, values without one are defaults"]
     open_path: KeyPath = ()
     for path, value in explicit(config):
@@ -32,7 +32,7 @@ def render(config: PipelineConfig, layer: Layer) -> str:
             above = path[: depth + 1]
             lines.append(f"{'  ' * depth}{_scalar(str(path[depth]))}:{_comment(layer, above) if depth == 1 else ''}")
         variable = layer.variables.get(path, "")
-        text = f"${{{variable}}}" if value == MASK and variable else _value(value)
+        text = f"${{{variable}}}" if variable and isinstance(value, str) and MASK in value else _value(value)
         lines.append(f"{'  ' * (len(path) - 1)}{_scalar(str(path[-1]))}: {text}{_comment(layer, path)}")
         open_path = path[:-1]
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
 """What environment variables mean: the one place that reads them, each put into a layer of configuration with its name as its place.
 
 `os.environ` is handed in once by the command; nothing else in emp-pipe looks at it. The job queue's own Redis (`HUB_REDIS_URL`,
-`REDIS_URL`) appears nowhere here: nothing is ever stored there.
+`REDIS_URL`) appears nowhere here: nothing is ever stored there (`job_queue.py`).
 Not here: which of these a role uses (`roles/`).
 """
 
@@ -81,7 +81,7 @@ def pairs(environment: Environment, name: str) -> dict[str, str]:
 
 
 def put_process(layer: Layer, environment: Environment, role: str) -> None:
-    """Put what every process has: role, data_dir, machine_id, the HTTP port, log level, own metrics, the buffer's kind."""
+    """Put what every process has: role, data_dir, machine_id, the HTTP port, log level, own metrics."""
     layer.put(("role",), role)
     if not put(layer, ("data_dir",), environment, "EMP_DATA_DIR"):
         _, name = first(environment, "RAILWAY_VOLUME_MOUNT_PATH")
@@ -96,8 +96,6 @@ def put_process(layer: Layer, environment: Environment, role: str) -> None:
     _put_allowance(layer, ("http",), environment)
     put(layer, ("log_level",), environment, "EMP_LOG_LEVEL")
     put(layer, ("self_metrics", "otlp_endpoint"), environment, "EMP_SELF_METRICS_ENDPOINT")
-    if first(environment, "EMP_BUFFER_REDIS_URL")[0]:
-        layer.put(("buffer", "type"), "redis", place="environment EMP_BUFFER_REDIS_URL")
 
 
 def identity(environment: Environment) -> dict[str, tuple[str, str]]:

@@ -7,6 +7,7 @@ nothing: a record keeps the identity that its edge gave it. Not here: what the v
 from __future__ import annotations
 
 from emp_pipe import environment as env
+from emp_pipe import environment_redis
 from emp_pipe.config_layer import Layer
 
 
@@ -14,6 +15,7 @@ def expand(environment: env.Environment) -> Layer:
     """Return what central is, given the environment. Raises ConfigError for a variable that cannot be read."""
     layer = Layer(origin="role central")
     env.put_process(layer, environment, "central")
+    environment_redis.put_redis(layer, environment)
     layer.put(("receivers", "forward", "listen"), "127.0.0.1:24224", place="role central")
     key, name = env.first(environment, "EMP_FORWARD_SHARED_KEY", "FLUENTD_SHARED_KEY")
     if key:

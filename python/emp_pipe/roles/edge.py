@@ -10,6 +10,7 @@ Not here: what the variables mean (`environment.py`).
 from __future__ import annotations
 
 from emp_pipe import environment as env
+from emp_pipe import environment_redis
 from emp_pipe.config_layer import Layer
 
 _NOT_LOGS = ("traces", "metrics")
@@ -19,6 +20,7 @@ def expand(environment: env.Environment) -> Layer:
     """Return what an edge is, given the environment. Raises ConfigError for a variable that cannot be read."""
     layer = Layer(origin="role edge")
     env.put_process(layer, environment, "edge")
+    environment_redis.put_redis(layer, environment)
     env.put_stamp(layer, environment)
     _put_receivers(layer, environment)
     way, why = env.traces_metrics_to(environment)
