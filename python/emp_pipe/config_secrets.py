@@ -16,6 +16,7 @@ from emp_pipe.config_layer import KeyPath, Layer, path_text
 from emp_pipe.secret import Secret
 
 _SECRET_HEADER = re.compile(r"auth|key|token|secret|passw|cookie|credential", re.IGNORECASE)
+_PASSWORD_IN_ADDRESS = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 
 
 def written_out(config: PipelineConfig, layer: Layer) -> Iterator[str]:
@@ -36,6 +37,9 @@ def _inline(value: Any, path: KeyPath) -> Iterator[KeyPath]:
     if isinstance(value, Secret):
         # A header may be anything; only what looks like a credential is spoken of.
         if value.value is not None and not (len(path) > 1 and path[-2] == "headers" and not _SECRET_HEADER.search(str(path[-1]))):
+            yield path
+    elif isinstance(value, str):
+        if _PASSWORD_IN_ADDRESS.search(value):
             yield path
     elif isinstance(value, BaseModel):
         for name, field in type(value).model_fields.items():
