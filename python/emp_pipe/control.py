@@ -38,12 +38,20 @@ class ControlServer:
         self._logger = get_logger("control")
 
     async def start(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            (self._data_dir / NAME).unlink()  # of a process that was killed
+        """Listen. Where the disk has no place for a socket (it is full or read-only) that is said, and everything else goes on."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with short_path(self._data_dir) as path:
-            listener.bind(path)
-            os.chmod(path, 0o600)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                (self._data_dir / NAME).unlink()  # of a process that was killed
+            with short_path(self._data_dir) as path:
+                listener.bind(path)
+                os.chmod(path, 0o600)
+        except OSError as error:
+            listener.close()
+            self._logger.error(
+                "%s cannot be made (%s): `emp-pipe tap`, `groups` and `dlq` cannot ask this process", self._data_dir / NAME, error.strerror
+            )
+            return
         listener.listen(16)
         listener.setblocking(False)
         self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=_MOST_QUESTION_BYTES)
@@ -56,7 +64,7 @@ class ControlServer:
             task.cancel()
         if self._questions:
             await asyncio.wait(self._questions)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             (self._data_dir / NAME).unlink()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -108,12 +108,17 @@ class Member:
 
     async def drained_books(self) -> Books:
         """Return the books once no group holds anything any more."""
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                books = await self.books()
-                if not any(terms["held"] for terms in books.groups.values()):
-                    return books
-                await asyncio.sleep(0.1)
+        books = Books()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    books = await self.books()
+                    if books.groups and not any(terms["held"] for terms in books.groups.values()):
+                        return books
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            held = {group: terms["held"] for group, terms in books.groups.items() if terms["held"]}
+            raise AssertionError(f"{self.name} still holds {held}\n{self.tail()}") from None
 
 
 @dataclass

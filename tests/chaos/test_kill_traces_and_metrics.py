@@ -9,44 +9,17 @@ Each round kills one process at a place where order is a promise (`failpoints.py
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.fleet import ANYWHERE, EXTRA_ROUNDS, KEY, PATIENCE_S, Books, Member, kill_in_traffic, member, seeded, write_certificates
+from tests.chaos.fleet import ANYWHERE, EXTRA_ROUNDS, KEY, PATIENCE_S, Member, kill_in_traffic, member, seeded, write_certificates
+from tests.chaos.witness import Sink, assert_logs, assert_metrics, assert_traces, of_receivers
 from tests.support.command import free_port
-from tests.support.otlp_endpoint import OtlpEndpoint, Received
-from tests.support.otlp_sender import HALF, SIGNALS, OtlpSender
+from tests.support.otlp_endpoint import OtlpEndpoint
+from tests.support.otlp_sender import SIGNALS, OtlpSender
 
 POINTS = ("log.append", "log.commit", "delivery.send", "pipeline.drain", "derive.commit", "derive.committed")
-
-
-class Sink:
-    """What arrived, and how often."""
-
-    def __init__(self) -> None:
-        self.spans: Counter[tuple[bytes, bytes]] = Counter()
-        self.logs: Counter[int] = Counter()
-        self.streams: Counter[int] = Counter()
-        self.calls = 0
-
-    def take(self, received: Received) -> None:
-        assert received.status == 200
-        message: Any = received.message
-        if received.signal == "traces":
-            rows = [span for resource in message.resource_spans for scope in resource.scope_spans for span in scope.spans]
-            self.spans.update((span.trace_id, span.span_id) for span in rows)
-        elif received.signal == "logs":
-            rows = [row for resource in message.resource_logs for scope in resource.scope_logs for row in scope.log_records]
-            self.logs.update(pair.value.int_value for row in rows for pair in row.attributes if pair.key == "sequence")
-        else:
-            for metric in (one for resource in message.resource_metrics for scope in resource.scope_metrics for one in scope.metrics):
-                for point in metric.sum.data_points:
-                    if metric.name == "chaos.done":
-                        self.streams[next(pair.value.int_value for pair in point.attributes if pair.key == "stream")] += point.as_int
-                    elif metric.name == "traces.span.metrics.calls":
-                        self.calls += point.as_int
 
 
 @dataclass
@@ -103,11 +76,6 @@ class Chain:
         return self.edge, self.central, self.last
 
 
-def of_receivers(books: Books, signal: str) -> int:
-    """Return how many records of a signal the edge's receivers appended: each has its own."""
-    return sum(terms["appended"] for name, terms in books.receivers.items() if name.endswith(f"/{signal}"))
-
-
 async def test_sigkill_under_otlp_traffic_loses_nothing_acknowledged_and_derives_nothing_twice(tmp_path: Path) -> None:
     chance, sink = seeded(), Sink()
     async with OtlpEndpoint(keep=False, on_received=sink.take) as endpoint:
@@ -141,39 +109,7 @@ async def test_sigkill_under_otlp_traffic_loses_nothing_acknowledged_and_derives
         assert not endpoint.violations, endpoint.violations[:3]
         for books in (edge, central, last):
             books.assert_balanced()
-        _assert_logs(sender, sink, of_receivers(edge, "logs"))
-        _assert_metrics(sender, sink, of_receivers(edge, "metrics"))
-        _assert_traces(sender, sink, of_receivers(edge, "traces"), central)
+        assert_logs(sender, sink, of_receivers(edge, "logs"))
+        assert_metrics(sender, sink, of_receivers(edge, "metrics"))
+        assert_traces(sender, sink, of_receivers(edge, "traces"), central)
         print(f"{sender.acked_records} acked, {len(sender.repeated)} requests sent again, {sink.spans.total()} of {sink.calls} spans kept")
-
-
-def _assert_logs(sender: OtlpSender, sink: Sink, appended: int) -> None:
-    acked = sender.keys("logs")
-    lost = acked.keys() - sink.logs.keys()
-    assert not lost, f"{len(lost)} acknowledged logs never arrived, such as {sorted(lost)[:5]}"
-    assert sink.logs.total() == appended, "edge → central → backend repeated or lost a log"
-
-
-def _assert_metrics(sender: OtlpSender, sink: Sink, appended: int) -> None:
-    assert sink.streams.total() == appended, "the deltas that arrived are not the sum of those that the edge took"
-    for stream, least in sender.keys("metrics").items():
-        assert sink.streams[stream] >= least, f"stream {stream}: {least} acknowledged, {sink.streams[stream]} arrived"
-
-
-def _assert_traces(sender: OtlpSender, sink: Sink, appended: int, central: Books) -> None:
-    assert sink.calls == appended, "RED counted other spans than the edge took"
-    kept = {key: _is_kept(*key) for key in sender.keys("traces")}
-    lost = [key for key, keep in kept.items() if keep and not sink.spans[key[:2]]]
-    assert not lost, f"{len(lost)} acknowledged spans of kept traces never arrived"
-    strange = [key for key, keep in kept.items() if not keep and sink.spans[key[:2]]]
-    assert not strange, f"{len(strange)} spans of dropped traces arrived"
-    twice = [key for key in sender.keys("traces", once=True) if sink.spans[key[:2]] > 1]
-    assert not twice, f"{len(twice)} spans were sent twice"
-    assert {True, False} == set(kept.values())
-    sampled = central.groups["traces.in", "tail_sample"]
-    assert sampled["appended"] == central.groups["traces.in", "red_metrics"]["acked"] == appended
-    assert sink.spans.total() == sampled["acked"] == appended - sampled["skipped"], "the sampler's books do not say what it sent"
-
-
-def _is_kept(trace_id: bytes, span_id: bytes, failed: bool) -> bool:
-    return failed or int.from_bytes(trace_id[-7:], "big") >= HALF

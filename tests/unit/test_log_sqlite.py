@@ -96,7 +96,7 @@ async def test_only_the_owner_may_read_the_buffer(tmp_path: Path) -> None:
         os.umask(old_umask)
     assert stat.S_IMODE(log.directory.stat().st_mode) == 0o700
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in log.directory.iterdir()}
-    assert set(modes) == {"log.db", "log.db-wal", "log.db-shm", "emp-pipe.pid"}
+    assert set(modes) == {"log.db", "log.db-wal", "log.db-shm", "log.last", "log.reserve", "emp-pipe.pid"}
     assert set(modes.values()) == {0o600}
     await close(log)
 

@@ -18,11 +18,11 @@ import apsw
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from emp_pipe.buffers import sqlite_groups
+from emp_pipe.buffers.sqlite_operations import Operation, Outcome, describe, fail_with
 from emp_pipe.buffers.sqlite_reader import Fetched, Row
 from emp_pipe.buffers.sqlite_reading import Reading
-from emp_pipe.buffers.sqlite_schema import FILE_NAME, DirectoryLock
 from emp_pipe.buffers.sqlite_store import DeadLimits, Effects, Store
-from emp_pipe.buffers.sqlite_thread import CommitThread, Operation, Outcome, describe, fail_with
+from emp_pipe.buffers.sqlite_thread import CommitThread
 from emp_pipe.buffers.sqlite_upkeep import Upkeep
 from emp_pipe.component import ComponentConfig, Context
 from emp_pipe.errors import ErrorKind, LogError
@@ -76,10 +76,9 @@ class SqliteLog:
         self._disk_error = ""
         self._closing = True
         self._has_chunks = True
-        self._lock: DirectoryLock | None = None
         self._futures: dict[Operation, asyncio.Future[Effects]] = {}
         self._thread = CommitThread(
-            self.directory / FILE_NAME,
+            self.directory,
             self._from_thread,
             dead_limits=DeadLimits(config.dead_max_bytes, config.dead_max_age_s),
             vfs=vfs,
@@ -102,8 +101,7 @@ class SqliteLog:
     async def open(self, groups: Groups | None) -> None:
         self._loop = asyncio.get_running_loop()
         try:
-            self._lock = DirectoryLock(self.directory)
-            snapshot = await self._loop.run_in_executor(self._reads, self._thread.open, groups)
+            opened = await self._loop.run_in_executor(self._reads, self._thread.open, groups)
         except (apsw.Error, OSError) as error:
             self._release()
             raise LogError(ErrorKind.LOG_IO, place=str(self.directory), detail=describe(error)) from error
@@ -111,7 +109,9 @@ class SqliteLog:
             self._release()
             raise
         self._closing = False
-        self._ledger.load(snapshot)
+        assert opened.snapshot is not None
+        self._ledger.load(opened.snapshot)
+        self._disk_error = opened.disk_error or ""
         self._reading.meet_groups()
         self._upkeep.measure_free_space()
         self._settle()
@@ -122,9 +122,7 @@ class SqliteLog:
 
     def _release(self) -> None:
         self._reads.shutdown(wait=False)
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        self._thread.place.release()
 
     async def close(self, deadline_monotonic_s: float) -> None:
         if self._closing:
@@ -135,11 +133,11 @@ class SqliteLog:
             self._upkeep_task.cancel()
             await asyncio.gather(self._upkeep_task, return_exceptions=True)
         remaining_s = deadline_monotonic_s - self._clock.monotonic_s()
-        finished = await self._loop.run_in_executor(None, self._thread.stop, remaining_s)
+        await self._loop.run_in_executor(None, self._thread.stop, remaining_s)
         await asyncio.sleep(0)  # let the thread's last words arrive
         for operation in list(self._futures):
             self._decide(operation, LogError(ErrorKind.LOG_CLOSED, place=self.id))
-        self._release() if finished else self._reads.shutdown(wait=False)
+        self._reads.shutdown(wait=False)  # the thread itself lets go of the directory, whenever it ends
 
     # operations
 
@@ -232,6 +230,8 @@ class SqliteLog:
                 self._take_in(operation.effects)
         if outcome.disk_error is not None:
             self._disk_error = outcome.disk_error
+            if not self._disk_error:
+                self._upkeep.measure_free_space()  # it may work again only because the reserve was given up
         self._settle()
         for operation in outcome.operations:
             self._decide(operation, operation.error)
@@ -317,9 +317,10 @@ class SqliteLog:
         future = self._submit(Operation(lambda store: sqlite_groups.relieve(store, in_flight, max(wanted, 1))))
         future.add_done_callback(self._relieved)
 
-    def _look_again(self) -> None:
+    def _look_again(self) -> bool:
         self._relieving = False
         self._settle()
+        return self._ledger.held_bytes > 0
 
     def _relieved(self, done: asyncio.Future[Effects]) -> None:
         # When nothing could be freed the next look is the upkeep's, a second later: the search is not free.

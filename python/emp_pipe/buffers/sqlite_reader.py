@@ -46,25 +46,23 @@ class Reader:
         self._connect = connect
         self._lock = threading.Lock()
         self._connection: apsw.Connection | None = None
-        self._may_open = True
 
     def close(self) -> None:
-        """Let go of the file, which may be renamed now; reads fail until `resume`."""
+        """Let go of the file, which may be renamed now; reads fail until `open`."""
         with self._lock:
-            self._may_open = False
             if self._connection is not None:
                 self._connection.close(True)
                 self._connection = None
 
-    def resume(self) -> None:
+    def open(self) -> None:
+        """Open the file. At once: later there may be no file descriptor left, or no file at this place."""
         with self._lock:
-            self._may_open = True
+            if self._connection is None:
+                self._connection = self._connect()
 
     def _rows(self, sql: str, bindings: Sequence[Any]) -> Any:
         if self._connection is None:
-            if not self._may_open:
-                raise LogError(ErrorKind.LOG_IO, detail="the buffer is being opened anew after an error")
-            self._connection = self._connect()
+            raise LogError(ErrorKind.LOG_IO, detail="the buffer is not open: its disk refused")
         return self._connection.execute(sql, tuple(bindings))
 
     def blocks(self, group_id: int, offsets: Sequence[int], after: int, up_to: int, max_bytes: int) -> Fetched:

@@ -1,17 +1,17 @@
-"""The file of the SQLite log: its directory, lock, schema, version, and what happens to a file that cannot be used.
+"""The file of the SQLite log: its schema, version, and what happens to a file that cannot be used.
 
-Not here: what is written into the tables (`sqlite_store.py`). The schema's version is `user_version`; an older one is brought up to date,
-a newer one is refused with advice. `tests/golden/` keeps a file of every version.
+Not here: its directory (`sqlite_place.py`), what is written into the tables (`sqlite_store.py`). The schema's version is `user_version`;
+an older one is brought up to date, a newer one is refused with advice. `tests/golden/` keeps a file of every version.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
 import apsw
 
+from emp_pipe.directory import mend_mode
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.logs import get_logger
 
@@ -72,45 +72,13 @@ CREATE TABLE checkpoints (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT RO
 """
 
 
-class DirectoryLock:
-    """The directory is one process's: a second one is refused and told the pid of the first."""
-
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / "emp-pipe.pid"
-        if not directory.exists():
-            directory.mkdir(mode=0o700, parents=True)
-            for parent in list(directory.parents)[:2]:  # or a power cut may take the directory with all that is in it
-                _sync_directory(parent)
-        directory.chmod(0o700)
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.pread(self._file, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(self._file)
-            raise LogError(
-                ErrorKind.LOG_IN_USE, place=str(directory), detail=f"the process with pid {pid} uses this data directory", pid=pid
-            ) from None
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
-
-    def release(self) -> None:
-        os.close(self._file)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def open_file(path: Path, *, vfs: str | None, synchronous: str, verify: bool = False) -> apsw.Connection:
     """Return a connection to a usable log, created, migrated or begun anew as needed.
 
-    Raises LOG_NEWER for a file of a later version and LOG_IO when the disk refuses. A corrupt file is renamed, never deleted."""
-    if path.exists() and not path.stat().st_size:
+    Raises LOG_NEWER for a file of a later version, and what the disk says when it refuses. What is no log is renamed, never deleted."""
+    if path.exists() and not path.is_file():
+        set_aside(path, ValueError("it is no file"))
+    elif path.exists() and not path.stat().st_size:
         _tell_of_an_empty_file(path)
     try:
         return _open_and_verify(path, vfs=vfs, synchronous=synchronous, verify=verify)
@@ -149,9 +117,8 @@ def set_aside(path: Path, error: Exception) -> Path:
 
 
 def _open_and_verify(path: Path, *, vfs: str | None, synchronous: str, verify: bool) -> apsw.Connection:
-    if not path.exists():
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    path.chmod(0o600)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # it says why it cannot be opened; SQLite does not
+    mend_mode(path, 0o600)
     connection = connect(path, vfs=vfs, synchronous=synchronous)
     try:
         if verify or path.stat().st_size < VERIFY_BELOW_BYTES:
@@ -187,6 +154,9 @@ def _verify(connection: apsw.Connection) -> None:
 
 def _migrate(connection: apsw.Connection, path: Path) -> None:
     version = connection.pragma("user_version")
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type='table'")}
+    if tables and not tables >= {"blocks", "pending", "books"}:
+        raise apsw.NotADBError(f"a database of another application, with the tables {', '.join(sorted(tables))[:200]}")
     if version > VERSION:
         raise LogError(
             ErrorKind.LOG_NEWER,

@@ -8,6 +8,7 @@ Not here: threads (`sqlite_thread.py`), the file and its schema (`sqlite_schema.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,7 @@ _END_PENDING = "DELETE FROM pending WHERE offset=? AND group_id=?"
 _FREE_BLOCK = "DELETE FROM blocks WHERE offset=?1 AND NOT EXISTS (SELECT 1 FROM pending WHERE offset=?1)"
 _PUT_BOOKS = "REPLACE INTO books VALUES (?,?,?,?)"
 _META = ("log", "", "")
+_IDENTITY = ("log", "id", "")
 
 _log = get_logger("sqlite")
 
@@ -85,6 +87,8 @@ class Store:
         self.execute = self._cursor.execute
         self._dead_limits = dead_limits
         self.next_offset = 1
+        self.database_id = 0
+        """Made once for each file, so that the witness beside it is never taken for another's."""
         self.committing = 0
         """The number of the transaction that `commit` is writing; 0 before: what fails then has not taken effect."""
         self.group_ids: dict[str, int] = {}
@@ -122,6 +126,11 @@ class Store:
         self._dirty.clear()
         self._books = {(kind, name, topic): json.loads(counts) for kind, name, topic, counts in self.execute("SELECT * FROM books")}
         self.next_offset = self._books.get(_META, {}).get("next_offset", 1)
+        self.database_id = self._books.get(_IDENTITY, {}).get("id", 0)
+        if not self.database_id:
+            self.database_id = secrets.randbits(62) + 1
+            self._books[_IDENTITY] = {"id": self.database_id}
+            self._dirty.add(_IDENTITY)
         self._dead_bytes = self.one("SELECT coalesce(sum(bytes), 0) FROM dead")[0]
         self.index_groups()
 

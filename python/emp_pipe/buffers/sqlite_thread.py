@@ -12,17 +12,21 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from time import monotonic
 
 import apsw
 
 from emp_pipe import failpoints
+from emp_pipe.buffers.sqlite_checkpoints import Checkpoints
 from emp_pipe.buffers.sqlite_groups import begin_groups
+from emp_pipe.buffers.sqlite_operations import DISK_ERRORS, Operation, Outcome, describe, fail_with
+from emp_pipe.buffers.sqlite_place import Place
 from emp_pipe.buffers.sqlite_reader import Reader
 from emp_pipe.buffers.sqlite_schema import PAGE_BYTES, connect, open_file, set_aside
 from emp_pipe.buffers.sqlite_store import DeadLimits, Effects, Store
+from emp_pipe.directory import WILL_PASS
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.group_ledger import Snapshot
 from emp_pipe.log.protocol import Groups
@@ -34,67 +38,18 @@ thread: only between two transactions can the log be brought to its end, so that
 RETRY_S = 1.0
 _MOST_OPERATIONS = 512
 
-_DISK_ERRORS = (
-    apsw.IOError,
-    apsw.FullError,
-    apsw.CorruptError,
-    apsw.NotADBError,
-    apsw.CantOpenError,
-    apsw.ReadOnlyError,
-    apsw.PermissionsError,
-    apsw.BusyError,
-    apsw.LockedError,
-    apsw.NoMemError,
-    apsw.ProtocolError,
-    apsw.InterruptError,
-    OSError,
-)
-
 _log = get_logger("sqlite")
 _limited = RateLimitedLogger(_log, interval_s=60.0)  # a full disk can be opened anew every second, until the next write
-
-
-def describe(error: Exception) -> str:
-    """Say what the disk said, in words; SQLite's own text may be empty."""
-    what = "the disk is full" if isinstance(error, apsw.FullError) else "the disk refused"
-    return f"{what} ({type(error).__name__}{f': {error}' if str(error) else ''})"
-
-
-class Operation:
-    """One change that waits for its transaction; `effects` or `error` is set when it has been decided.
-
-    `proves`: its caller must know whether it took effect (a commit, which may have derived something), so that after a failure the
-    file itself is asked. An append never does: it is sent again, and recognised by its chunk."""
-
-    __slots__ = ("effects", "error", "proves", "run", "size_bytes")
-
-    def __init__(self, run: Callable[[Store], Effects], *, size_bytes: int = 0, proves: bool = False) -> None:
-        self.run = run
-        self.size_bytes = size_bytes
-        self.proves = proves
-        self.effects: Effects | None = None
-        self.error: Exception | None = None
-
-
-class Outcome:
-    """What the event loop is told after a transaction: its operations, and when all was read anew a snapshot or the disk's state."""
-
-    __slots__ = ("disk_error", "operations", "snapshot")
-
-    def __init__(self, operations: Sequence[Operation], snapshot: Snapshot | None = None, disk_error: str | None = None) -> None:
-        self.operations = operations
-        self.snapshot = snapshot
-        self.disk_error = disk_error
-        """None: nothing new; "": the disk works again; else what it said."""
 
 
 class CommitThread:
     """Owns the database: the writing connection, the checkpoints, and what happens after an error."""
 
     def __init__(
-        self, path: Path, on_done: Callable[[Outcome], None], *, dead_limits: DeadLimits, vfs: str | None, synchronous: str
+        self, directory: Path, on_done: Callable[[Outcome], None], *, dead_limits: DeadLimits, vfs: str | None, synchronous: str
     ) -> None:
-        self._path = path
+        self.place = Place(directory)
+        self._path = self.place.path
         self._on_done = on_done
         self._dead_limits = dead_limits
         self._vfs = vfs
@@ -105,10 +60,7 @@ class CommitThread:
         self._disk_error = ""
         self._wal_pages = 0
         self._finish_checkpoint = False
-        self._checkpoints = ThreadPoolExecutor(1, "emp-log-checkpoint")
-        self._checkpointing = False
-        self._checkpoint_lock = threading.Lock()
-        self._checkpointer: apsw.Connection | None = None
+        self._checkpoints = Checkpoints(self._connect, self._checkpointed, lambda error: self.put(Operation(fail_with(error))))
         self._noisy = RateLimitedLogger(_log)
         self.reader = Reader(self._connect)
         self._thread = threading.Thread(target=self._run, name="emp-log-commit", daemon=True)
@@ -118,12 +70,26 @@ class CommitThread:
 
     # called from the event loop
 
-    def open(self, specs: Groups | None) -> Snapshot:
-        """Open the file (blocking; run it in a thread), make the groups, start working."""
+    def open(self, specs: Groups | None) -> Outcome:
+        """Open the file (blocking; run it in a thread), make the groups, start working.
+
+        A disk that cannot be used now, and may be later, is no reason to end: the outcome says what it said, and it is tried again.
+        `specs` None (an administrator's look): it is, and it raises."""
         self._specs = specs
-        snapshot = self._open_store()
+        try:
+            self.place.take()
+            opened = Outcome([], self._open_store())
+        except DISK_ERRORS as error:
+            if specs is None or (isinstance(error, OSError) and error.errno not in WILL_PASS):
+                raise
+            if not self._recover_disk():
+                detail = describe(error)
+                _log.error("%s cannot be opened: %s; receivers wait until it can", self._path, detail)
+                opened = Outcome([], Snapshot(specs=list(specs([]) if callable(specs) else specs)), self._disk_error)
+            else:
+                opened = Outcome([], self._snapshot())
         self._thread.start()
-        return snapshot
+        return opened
 
     def put(self, operation: Operation) -> None:
         self._queue.put(operation)
@@ -163,7 +129,8 @@ class CommitThread:
             if operations:
                 self._transact(operations)
         self._close_store()
-        self._checkpoints.shutdown()
+        self._checkpoints.end()
+        self.place.release()
 
     def _transact(self, operations: Sequence[Operation]) -> None:
         store = self._store
@@ -183,13 +150,17 @@ class CommitThread:
             if any(operation.size_bytes for operation in operations):
                 failpoints.hit("log.append")
             store.commit()
-        except _DISK_ERRORS as error:
+        except DISK_ERRORS as error:
             self._report(self._after_disk_error(operations, error))
             return
         except Exception as error:
             self._after_refusal(operations, error)
             return
         failpoints.hit("log.commit")
+        if not self.place.is_here():
+            self._report(self._nowhere(operations))
+            return
+        self.place.acknowledged(store.database_id, store.next_offset)
         self._report(Outcome(operations))
         if self._wal_pages >= CHECKPOINT_PAGES and not self._finish_checkpoint:
             self.checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
@@ -199,7 +170,7 @@ class CommitThread:
         assert self._store is not None
         try:
             self._store.rollback()
-        except _DISK_ERRORS as disk_error:
+        except DISK_ERRORS as disk_error:
             self._report(self._after_disk_error(operations, disk_error))
             return
         if len(operations) == 1:
@@ -220,18 +191,37 @@ class CommitThread:
         try:
             store = Store(connection, self._dead_limits)
             store.load()
-            store.next_offset = max(store.next_offset, at_least)
+            store.next_offset = max(store.next_offset, at_least, self._look_for_losses(store))
             store.begin()
             snapshot = begin_groups(store, self._specs).snapshot
             assert snapshot is not None
             store.commit()  # also the probe: the disk takes a write again
+            self.reader.open()
         except BaseException:
             connection.close(True)
             raise
         connection.set_wal_hook(self._on_wal)
         self._store = store
-        self.reader.resume()
+        self.place.opened()
+        self.place.acknowledged(store.database_id, store.next_offset)
+        self._checkpoints.resume()
+        self.place.reserve(holds_something=snapshot.held_bytes > 0)
         return snapshot
+
+    def _look_for_losses(self, store: Store) -> int:
+        """Compare what is found with the last transaction that was acknowledged, and say loudly what is missing; return its number."""
+        last = self.place.last_acknowledged()
+        if last is None or last.database_id != store.database_id or last.number <= store.next_offset:
+            return 1
+        _log.error(
+            "%s: transactions up to %d were acknowledged, only those up to %d are found: the write-ahead log was damaged or the file "
+            "replaced; what is missing is not delivered; %s",
+            self._path,
+            last.number,
+            store.next_offset,
+            self.place.keep_damaged(),
+        )
+        return last.number
 
     def _on_wal(self, connection: apsw.Connection, database: str, pages: int) -> int:
         self._wal_pages = pages
@@ -247,13 +237,7 @@ class CommitThread:
             self.reader.close()
         except apsw.Error as error:
             _log.debug("closing the reader: %s", error)
-        with self._checkpoint_lock:
-            checkpointer, self._checkpointer = self._checkpointer, None
-            if checkpointer is not None:
-                try:
-                    checkpointer.close(True)
-                except apsw.Error as error:
-                    _log.debug("closing the checkpointer: %s", error)
+        self._checkpoints.close()
         if store is not None:
             self._specs = list(store.specs.values())
             try:
@@ -264,6 +248,7 @@ class CommitThread:
     # after an error
 
     def _failed(self, operations: Sequence[Operation], detail: str) -> Outcome:
+        """Nothing of them took effect."""
         for operation in operations:
             operation.effects = None
             operation.error = LogError(ErrorKind.LOG_IO, place=str(self._path), detail=detail)
@@ -298,25 +283,59 @@ class CommitThread:
     def _recover_disk(self) -> bool:
         """Try to open the file anew and write to it; True when the log works again."""
         self._retry_at_s = monotonic() + RETRY_S
-        try:
-            self._found = self._settle_wal()
-            self._open_store(self._at_least, self._suspect)
-        except LogError as error:
-            self._disk_error = str(error)
-        except _DISK_ERRORS as error:
-            self._disk_error = describe(error)
-        else:
+        if self._store is not None:
+            return self._come_home()
+        while True:
+            try:
+                self.place.take()
+                self._found = self._settle_wal()
+                self._open_store(self._at_least, self._suspect)
+            except LogError as error:
+                self._disk_error = str(error)
+            except DISK_ERRORS as error:
+                self._disk_error = describe(error)
+                if self.place.give_up_reserve():
+                    continue
+            else:
+                self._disk_error = ""
+                self._suspect = self._unsynced = False
+                _limited.warning(str(self._path), "%s: opened anew and verified", self._path)
+                return True
+            return False
+
+    # a file that was taken away
+
+    def _nowhere(self, operations: Sequence[Operation]) -> Outcome:
+        """The file that is open is at no place any more: what it holds can be read and ended, nothing new is acknowledged."""
+        self._disk_error = f"{self._path} was removed, replaced or unmounted while it was in use"
+        self._noisy.log(40, "nowhere", "%s: nothing is acknowledged until the buffer is back", self._disk_error)
+        for operation in operations:
+            if not operation.proves and operation.error is None:  # its effects hold in the open file: they are counted
+                operation.error = LogError(ErrorKind.LOG_IO, place=str(self._path), detail=self._disk_error)
+        return Outcome(operations, None, self._disk_error)
+
+    def _come_home(self) -> bool:
+        """Where the open file lies at no place: go on when it is there again, or write all that it holds to its place anew."""
+        assert self._store is not None
+        if self.place.is_here():
             self._disk_error = ""
-            self._suspect = self._unsynced = False
-            _limited.warning(str(self._path), "%s: opened anew and verified", self._path)
             return True
-        return False
+        try:
+            self.place.take()
+            self.place.rescue(self._store.connection, self._vfs)
+        except (LogError, apsw.Error, OSError) as error:
+            self._noisy.log(40, "rescue", "%s: what it holds cannot be written there yet: %s", self._path, error)
+            return False
+        self._at_least = self._store.next_offset
+        self._close_store()
+        self._disk_error = "the buffer is being opened anew"
+        return self._recover_disk()
 
     def _settle_wal(self) -> int:
         """Write all that the file shows once more, to the disk this time; return the number of its last transaction.
 
         Pages of a failed fsync may stand in the kernel's memory and nowhere else. A whole checkpoint writes and syncs them again."""
-        if not self._path.exists():
+        if not self._path.is_file():
             return 0
         connection = None
         try:
@@ -342,49 +361,18 @@ class CommitThread:
 
     def checkpoint(self, mode: int) -> None:
         """Copy the write-ahead log into the file, off this thread; one at a time."""
-        if not self._checkpointing:
-            self._checkpointing = True
-            try:
-                self._checkpoints.submit(self._checkpoint, mode)
-            except RuntimeError:  # closing: the last connection does it
-                self._checkpointing = False
+        self._checkpoints.start(mode)
 
-    def _checkpoint(self, mode: int) -> None:
-        try:
-            with self._checkpoint_lock:
-                pages, copied = self._open_checkpointer().wal_checkpoint(mode=mode)
-            if mode == apsw.SQLITE_CHECKPOINT_TRUNCATE:
-                self._wal_pages = 0
-            elif pages == copied:
-                self._finish_checkpoint = True
-        except (apsw.BusyError, apsw.LockedError):
-            pass
-        except _DISK_ERRORS as error:
-            self.put(Operation(fail_with(error)))
-        finally:
-            self._checkpointing = False
+    def _checkpointed(self, mode: int, pages: int, copied: int) -> None:
+        if mode == apsw.SQLITE_CHECKPOINT_TRUNCATE:
+            self._wal_pages = 0
+        elif pages == copied:
+            self._finish_checkpoint = True
 
     def free_pages(self) -> Future[int]:
         """Return how many pages of the file hold nothing."""
-        return self._checkpoints.submit(self._count_free_pages)
+        return self._checkpoints.free_pages()
 
-    def _count_free_pages(self) -> int:
-        with self._checkpoint_lock:
-            return int(self._open_checkpointer().pragma("freelist_count"))
-
-    def _open_checkpointer(self) -> apsw.Connection:
-        if self._store is None:
-            raise apsw.BusyError("the buffer is being opened anew")
-        if self._checkpointer is None:
-            self._checkpointer = self._connect()
-            self._checkpointer.set_busy_timeout(200)
-        return self._checkpointer
-
-
-def fail_with(error: Exception) -> Callable[[Store], Effects]:
-    """Let an error that another thread met be handled where all are."""
-
-    def run(store: Store) -> Effects:
-        raise error
-
-    return run
+    def keep_reserve(self, *, holds_something: bool) -> Future[None]:
+        """Keep space on the disk for draining (`sqlite_place.py`)."""
+        return self._checkpoints.submit(lambda: self.place.reserve(holds_something=holds_something))

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import apsw
 
+from emp_pipe.buffers.sqlite_operations import Operation
 from emp_pipe.buffers.sqlite_schema import PAGE_BYTES
 from emp_pipe.buffers.sqlite_store import Effects
-from emp_pipe.buffers.sqlite_thread import CommitThread, Operation
+from emp_pipe.buffers.sqlite_thread import CommitThread
 from emp_pipe.clock import Clock
 from emp_pipe.errors import LogError
 
@@ -29,7 +30,9 @@ MOST_SLICES = 16
 
 
 class Upkeep:
-    """The log's periodic work. `busy` is set by whoever uses the log; `low_space` says why receivers must wait, or nothing."""
+    """The log's periodic work. `busy` is set by whoever uses the log; `low_space` says why receivers must wait, or nothing.
+
+    `looked` lets the log decide anew, and returns whether it holds something."""
 
     def __init__(
         self,
@@ -38,7 +41,7 @@ class Upkeep:
         thread: CommitThread,
         clock: Clock,
         submit: Callable[[Operation], asyncio.Future[Effects]],
-        looked: Callable[[], None],
+        looked: Callable[[], bool],
     ) -> None:
         self._directory = directory
         self._min_free_bytes = min_free_bytes
@@ -46,12 +49,21 @@ class Upkeep:
         self._clock = clock
         self._submit = submit
         self._looked = looked
+        self._holds = True
         self.busy = False
         self.low_space = ""
 
     def measure_free_space(self) -> None:
+        if not self._directory.exists():
+            self.low_space = f"{self._directory} is not there"
+            return
         free, wanted = shutil.disk_usage(self._directory).free, self._min_free_bytes
-        self.low_space = f"the disk has {free:,} bytes free; receivers wait below {wanted:,}" if free < wanted else ""
+        if free < wanted:
+            self.low_space = f"the disk has {free:,} bytes free; receivers wait below {wanted:,}"
+        elif self._thread.place.lacks_reserve:
+            self.low_space = f"the disk was full and has {free:,} bytes free: what is left is for draining"
+        else:
+            self.low_space = ""
 
     async def run(self) -> None:
         ticks = 0
@@ -65,8 +77,14 @@ class Upkeep:
 
     async def tick(self, *, expire: bool) -> None:
         idle, self.busy = not self.busy, False
+        here = self._thread.place.is_here()
+        if here:
+            await asyncio.wrap_future(self._thread.keep_reserve(holds_something=self._holds))
         self.measure_free_space()
-        self._looked()
+        self._holds = self._looked()
+        if not here:
+            await self._submit(Operation(lambda store: Effects()))  # the commit thread sees it, and says it
+            return
         if expire:
             now = self._clock.unix_nano()
             await self._submit(Operation(lambda store: store.expire(now)))

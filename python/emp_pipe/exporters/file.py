@@ -21,6 +21,7 @@ from pydantic import Field
 
 from emp_pipe.component import Context, ExporterConfig, Parcel, Sent
 from emp_pipe.delivery.blocking import OneWriteAtATime
+from emp_pipe.directory import WILL_PASS
 from emp_pipe.errors import ConfigError, DeliveryError, ErrorKind
 from emp_pipe.logs import get_logger
 
@@ -45,6 +46,7 @@ class _Series:
         self._signal = signal
         self._config = config
         self._descriptor = -1
+        self._path = directory
         self._number = 0
         self._size_bytes = 0
         self.deleted = 0
@@ -87,6 +89,9 @@ class _Series:
             # What a failed write or sync left is not to be trusted, nor is a second sync of it: cut it off and go on in a new file.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, self._size_bytes)
+                if not self._size_bytes:  # or a disk that stays full would fill the directory with empty files, and old ones go for them
+                    self._path.unlink()
+                    self._number -= 1
             self.close()
             self._number += 1
             raise
@@ -98,7 +103,7 @@ class _Series:
             files = self._files()
             newest = max(files, default=0)
             self._number = newest if newest and files[newest].suffix != ".gz" else newest + 1
-        path = self._directory / f"{self._signal}-{self._number:06}.jsonl"
+        self._path = path = self._directory / f"{self._signal}-{self._number:06}.jsonl"
         self._directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         try:
@@ -192,13 +197,16 @@ class FileExporter:
         self._deleted_before = 0
 
     async def open(self) -> None:
-        """Make the directory. Raises ConfigError where that cannot be."""
+        """Make the directory. Raises ConfigError where that cannot be; a disk that is full or read-only now is waited for, as in `send`."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             for unfinished in self.directory.glob("*.jsonl.gz.tmp"):
                 unfinished.unlink()
         except OSError as error:
             place, detail = f"{self.id}: directory", f"{self.directory}: {error.strerror}"
+            if error.errno in WILL_PASS:
+                get_logger(self.id).error("%s; records stay in the buffer until it can be written", detail)
+                return
             raise ConfigError(ErrorKind.CONFIG_INVALID, place=place, detail=detail) from error
         get_logger(self.id).info("records are kept in %s", self.directory)
 
