@@ -137,7 +137,7 @@ class OtlpDecoder:
     @property
     def signal(self) -> Literal["logs", "traces", "metrics"]: ...
     def decode(
-        self, data: Buffer, *, codec: _Codec = "none", encoding: Literal["protobuf", "json"] = "protobuf", now_unix_nano: int
+        self, data: Buffer | GrpcMessage, *, codec: _Codec = "none", encoding: Literal["protobuf", "json"] = "protobuf", now_unix_nano: int
     ) -> OtlpRead:
         """Read one Export{Logs,Trace,Metrics}ServiceRequest. An item that cannot be used is set aside, the others are kept.
 
@@ -426,6 +426,233 @@ class Selection:
         """What the header alone proves; "some" means: open the block."""
         ...
     def apply(self, batch: Batch) -> Batch | None: ...
+
+@final
+class GrpcServerConnection:
+    """The server's end of one HTTP/2 connection that carries unary calls: bytes in, events out; answers in, bytes out."""
+
+    def __new__(cls, *, max_concurrent_streams: int, min_ping_interval_s: float) -> GrpcServerConnection: ...
+    def received(self, buffer: Buffer, size_bytes: int) -> None:
+        """Take the first bytes of a buffer; `next` reads them, and the buffer must not change before that returns None."""
+        ...
+
+    def next(self, now_s: float) -> GrpcCall | GrpcWants | GrpcMessage | GrpcNoMessage | GrpcGone | GrpcBroken | None:
+        """The next event; None when all that was received is read."""
+        ...
+
+    def give_turn(self, stream: int) -> None:
+        """Let as much of a call's message come as it has."""
+        ...
+
+    def grant(self, stream: int, more_bytes: int) -> None:
+        """Grant memory to a message that wants it."""
+        ...
+
+    def respond(self, stream: int, message: bytes) -> bool:
+        """Answer a call. False: the peer does not take its answers, and the connection is to be closed."""
+        ...
+
+    def fail(self, stream: int, status: int, message: str, trailers: Sequence[tuple[str, str]]) -> None:
+        """Answer a call with a status that is not OK; what still comes of it is read away."""
+        ...
+
+    def reject(self, stream: int, http_status: int) -> None:
+        """Answer a call that is none of gRPC in HTTP's words."""
+        ...
+
+    def drain(self) -> None:
+        """Say that no call is taken any more; those under way go on."""
+        ...
+
+    def ping(self) -> None: ...
+    def output(self) -> bytes:
+        """What is to be sent now."""
+        ...
+
+    @property
+    def awaits_pong(self) -> bool: ...
+    @property
+    def has_begun(self) -> bool:
+        """The peer has said what a client of HTTP/2 begins with."""
+        ...
+
+    @property
+    def is_greeted(self) -> bool:
+        """The peer has told its settings."""
+        ...
+
+    @property
+    def open_calls(self) -> int: ...
+
+@final
+class GrpcCall:
+    """A call begins: unless it is ended its message is read."""
+
+    @property
+    def stream(self) -> int: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def problem(self) -> Literal["", "metadata", "method", "content type"]:
+        """What is wrong with it; "" where nothing is."""
+        ...
+
+    def header(self, name: str) -> str:
+        """The values of all headers of that name, joined by commas; "" without one."""
+        ...
+
+@final
+class GrpcWants:
+    """A message needs memory: `grant` it, or end the call."""
+
+    @property
+    def stream(self) -> int: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def granted_bytes(self) -> int: ...
+    @property
+    def more_bytes(self) -> int: ...
+
+@final
+class GrpcMessage:
+    """The message of a call, as it came. `len` is its bytes; `OtlpDecoder.decode` reads it where it lies."""
+
+    @property
+    def stream(self) -> int: ...
+    @property
+    def flag(self) -> int:
+        """The first byte of its prefix: 1 where it is compressed."""
+        ...
+
+    def __len__(self) -> int: ...
+    def __bytes__(self) -> bytes: ...
+
+@final
+class GrpcNoMessage:
+    """The peer has ended a call before its message was whole; it waits for an answer."""
+
+    @property
+    def stream(self) -> int: ...
+    @property
+    def is_torn(self) -> bool: ...
+
+@final
+class GrpcGone:
+    """The peer has given a call up."""
+
+    @property
+    def stream(self) -> int: ...
+
+@final
+class GrpcBroken:
+    """The connection cannot go on; what the peer is told stands in the output."""
+
+    @property
+    def code(self) -> int:
+        """HTTP/2's error code."""
+        ...
+
+    @property
+    def why(self) -> str: ...
+
+@final
+class GrpcClientConnection:
+    """The client's end of one HTTP/2 connection that carries unary calls: calls in, bytes out; bytes in, answers out."""
+
+    def __new__(cls) -> GrpcClientConnection: ...
+    def call(self, fields: Sequence[tuple[str, str]], block: Block, codec: _Codec) -> int | None:
+        """Begin a call with the block's request in a codec as its message. None: the server takes no more calls now."""
+        ...
+
+    def cancel(self, stream: int) -> None: ...
+    def received(self, buffer: Buffer, size_bytes: int) -> None:
+        """Take the first bytes of a buffer; `next` reads them, and the buffer must not change before that returns None."""
+        ...
+
+    def next(self, now_s: float) -> GrpcAnswer | GrpcReset | GrpcGoAway | GrpcBroken | None:
+        """The next event; None when all that was received is read."""
+        ...
+
+    def output(self, most_bytes: int) -> bytes:
+        """What is to be sent now: of the messages at most about so many bytes."""
+        ...
+
+    def ping(self) -> None: ...
+    def goaway(self) -> None: ...
+    @property
+    def has_room(self) -> bool:
+        """A call may begin now."""
+        ...
+
+    @property
+    def is_leaving(self) -> bool:
+        """No call will begin on it any more."""
+        ...
+
+    @property
+    def awaits_pong(self) -> bool: ...
+    @property
+    def is_greeted(self) -> bool:
+        """The server has told its settings."""
+        ...
+
+    @property
+    def open_calls(self) -> int: ...
+
+@final
+class GrpcAnswer:
+    """What the server says to a call."""
+
+    @property
+    def stream(self) -> int: ...
+    @property
+    def http_status(self) -> int: ...
+    @property
+    def grpc_status(self) -> int | None:
+        """None where the server, or what stands before it, has not said one."""
+        ...
+
+    @property
+    def message(self) -> str: ...
+    @property
+    def foreign_content_type(self) -> str | None:
+        """The content type, where it is not that of gRPC."""
+        ...
+
+    @property
+    def is_too_long(self) -> bool: ...
+    @property
+    def body(self) -> bytes | None:
+        """The message, as it came; None where there is none that is whole."""
+        ...
+
+    @property
+    def is_compressed(self) -> bool: ...
+    @property
+    def trailers(self) -> list[tuple[str, str]]: ...
+
+@final
+class GrpcReset:
+    """The server ended a call without an answer."""
+
+    @property
+    def stream(self) -> int: ...
+    @property
+    def code(self) -> int: ...
+    @property
+    def is_untouched(self) -> bool:
+        """The server has done nothing about it."""
+        ...
+
+@final
+class GrpcGoAway:
+    """The server takes no more calls on the connection; those that it has not touched are told by `GrpcReset` as well."""
+
+    @property
+    def code(self) -> int: ...
+    @property
+    def debug(self) -> str: ...
 
 @final
 class DestinationLimits:

@@ -164,12 +164,19 @@ class WatchedContext(Watched[ssl.SSLContext]):
     """A context that follows its files."""
 
     @classmethod
-    def of_server(cls, config: TlsServerConfig, clock: Clock, place: str) -> WatchedContext:
-        return cls(lambda: server_context(config, place), config.files(), clock, place)
+    def of_server(cls, config: TlsServerConfig, clock: Clock, place: str, protocols: Sequence[str] = ()) -> WatchedContext:
+        return cls(lambda: _speaking(server_context(config, place), protocols), config.files(), clock, place)
 
     @classmethod
-    def of_client(cls, config: TlsClientConfig, clock: Clock, place: str) -> WatchedContext:
-        return cls(lambda: client_context(config, place), config.files(), clock, place)
+    def of_client(cls, config: TlsClientConfig, clock: Clock, place: str, protocols: Sequence[str] = ()) -> WatchedContext:
+        return cls(lambda: _speaking(client_context(config, place), protocols), config.files(), clock, place)
+
+
+def _speaking(context: ssl.SSLContext, protocols: Sequence[str]) -> ssl.SSLContext:
+    """Return the context with the protocols that it offers in the handshake (ALPN)."""
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
+    return context
 
 
 def common_name(certificate: Mapping[str, Any] | None) -> str:

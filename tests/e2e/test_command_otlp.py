@@ -266,6 +266,7 @@ GRPC_SETTINGS: dict[str, tuple[str, Callable[[int], None]]] = {
     "max_concurrent_reads": ("max_concurrent_reads: 1, request_timeout_s: 1.5", _grpc_max_concurrent_reads),
     "max_streams_per_connection": ("max_streams_per_connection: 7", _grpc_max_streams),
     "max_connections": ("max_connections: 1", _grpc_max_connections),
+    "max_connections_per_address": ("max_connections_per_address: 1", _grpc_max_connections),
     "keepalive_s and keepalive_timeout_s": ("keepalive_s: 1, keepalive_timeout_s: 1", _grpc_keepalive),
     "min_ping_interval_s": ("min_ping_interval_s: 60", _grpc_min_ping_interval),
     "min_ping_interval_s, shorter": ("min_ping_interval_s: 0.05", _grpc_shorter_min_ping_interval),

@@ -13,7 +13,7 @@ import grpc.aio
 import pytest
 
 from emp_pipe.errors import ConfigError, ErrorKind
-from emp_pipe.receivers import otlp_grpc
+from emp_pipe.receivers import otlp_grpc_turns
 from emp_pipe.receivers.otlp_http import OtlpHttpConfig
 from tests.support.forward import PATIENCE_S, RecordingIntake, turns
 from tests.support.otlp_receiving import METHODS, Running, Transport, connected, encoded, head, request, running
@@ -207,7 +207,7 @@ async def test_a_call_without_its_message_ends_after_its_time_and_frees_its_turn
         begun = asyncio.Event()
         call = client.channel.stream_unary(METHODS["logs"])(_never_a_message(begun))
         await begun.wait()
-        await until(lambda: server.receiver._service._turns.reading == 1, "it is being read")
+        await until(lambda: server.receiver._service.turns.reading == 1, "it is being read")
         waiting = asyncio.ensure_future(client.send("logs", GOOD))
         with pytest.raises(grpc.aio.AioRpcError) as told:
             await call
@@ -218,9 +218,9 @@ async def test_a_call_without_its_message_ends_after_its_time_and_frees_its_turn
 async def test_calls_that_never_send_their_message_have_their_turns_only_while_nobody_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(otlp_grpc, "_TURN_S", 0.2)
+    monkeypatch.setattr(otlp_grpc_turns, "TURN_S", 0.2)
     async with running("grpc", tmp_path, request_timeout_s=3600, max_concurrent_reads=3) as server, connected(server) as client:
-        turns = server.receiver._service._turns
+        turns = server.receiver._service.turns
         idle = [client.channel.stream_unary(METHODS["logs"])(_never_a_message(asyncio.Event())) for _ in range(7)]
         await until(lambda: turns.reading == 3, "three have a turn, the others wait for theirs")
         assert (await client.send("logs", GOOD)).code == "OK"

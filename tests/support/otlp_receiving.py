@@ -111,7 +111,7 @@ class Running:
     @property
     def otlp(self) -> Any:
         """What both receivers share."""
-        return self.receiver._otlp if self.transport == "grpc" else self.receiver._service.otlp
+        return self.receiver._service.otlp
 
     def metric(self, name: str, **labels: str) -> float:
         self.otlp.publish()

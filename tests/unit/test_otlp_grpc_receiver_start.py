@@ -15,12 +15,12 @@ from tests.support.forward import RecordingIntake, make_context, turns
 async def test_a_start_that_is_given_up_leaves_nothing_behind_that_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     receiver = OtlpGrpcReceiver("otlp_grpc", OtlpGrpcConfig(listen=("127.0.0.1:0",)), make_context(tmp_path))
     running = asyncio.create_task(receiver.run(RecordingIntake(), asyncio.Event()))
-    while receiver._server is None:  # noqa: ASYNC110 (it is there before anything could tell)
+    while receiver._service is None:  # noqa: ASYNC110 (it is there before anything could tell)
         await asyncio.sleep(0)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    receiver._server = None
+    receiver._service = None
     del running
     gc.collect()
     await turns()

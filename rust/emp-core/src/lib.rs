@@ -9,6 +9,7 @@ pub mod block;
 pub mod compress;
 pub mod error;
 pub mod fluent;
+pub mod grpc;
 mod hash;
 pub mod json_lines;
 pub mod limits;

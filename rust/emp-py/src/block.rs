@@ -78,6 +78,12 @@ impl std::ops::Deref for Payload {
     }
 }
 
+impl AsRef<[u8]> for Payload {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
 /// A batch as an OTLP export request, compressed, with its header. `memoryview(block)` is the payload, without a copy.
 #[pyclass(name = "Block", module = "emp_pipe._core", frozen)]
 pub struct PyBlock {
@@ -94,6 +100,15 @@ impl From<Block> for PyBlock {
 }
 
 impl PyBlock {
+    /// The export request in a codec; the same bytes, shared, where it is the block's own.
+    pub fn payload_in(&self, py: Python<'_>, codec: Codec) -> PyResult<Payload> {
+        if codec == self.header.codec {
+            return Ok(self.payload.clone_ref(py));
+        }
+        let recoded = py.detach(|| emp_core::block::recode(&self.header, &self.payload, codec)).map_err(to_py_err)?;
+        Ok(Payload::Rust(Arc::new(recoded)))
+    }
+
     fn with_header(&self, py: Python<'_>, change: impl FnOnce(&mut Header)) -> Self {
         let mut header = self.header.clone();
         change(&mut header);
@@ -218,11 +233,7 @@ impl PyBlock {
 
     /// The export request in a codec; the same bytes where it is the block's own.
     fn payload<'py>(&self, py: Python<'py>, codec: CodecArg) -> PyResult<Bound<'py, PyBytes>> {
-        if codec.0 == self.header.codec {
-            return Ok(self.payload.to_bytes(py));
-        }
-        let recoded = py.detach(|| emp_core::block::recode(&self.header, &self.payload, codec.0)).map_err(to_py_err)?;
-        Ok(PyBytes::new(py, &recoded))
+        Ok(self.payload_in(py, codec.0)?.to_bytes(py))
     }
 
     /// The same block for another topic; the payload is shared.

@@ -11,6 +11,7 @@ use crate::batch::{PyBatch, SignalArg};
 use crate::block::CodecArg;
 use crate::error::{argument_error, to_py_err};
 use crate::forward_decoder::PyRejected;
+use crate::grpc_server::PyGrpcMessage;
 use crate::normalizer::PyNormalizer;
 
 /// An encoding by its name.
@@ -62,10 +63,12 @@ impl PyOtlpDecoder {
         now_unix_nano: i64,
     ) -> PyResult<PyOtlpRead> {
         let decode = |bytes: &[u8]| py.detach(|| self.decoder.decode(bytes, codec.0, encoding.0, now_unix_nano)).map_err(to_py_err);
-        let read = match data.cast::<PyBytes>() {
-            Ok(bytes) => decode(bytes.as_bytes())?,
-            // Memory that someone else may write to is copied first.
-            Err(_) => decode(&PyBuffer::<u8>::get(data)?.to_vec(py)?)?,
+        let read = if let Ok(bytes) = data.cast::<PyBytes>() {
+            decode(bytes.as_bytes())?
+        } else if let Ok(message) = data.cast::<PyGrpcMessage>() {
+            decode(message.get().data())?
+        } else {
+            decode(&PyBuffer::<u8>::get(data)?.to_vec(py)?)? // someone else may write to it
         };
         PyOtlpRead::new(py, read)
     }
