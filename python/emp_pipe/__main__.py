@@ -7,9 +7,7 @@ import sys
 
 from emp_pipe import hangups
 
-_NEEDED = frozenset(
-    {"typer", "pydantic", "pydantic_core", "yaml", "aiohttp", "grpc", "prometheus_client", "apsw", "msgpack", "typing_extensions"}
-)
+_NEEDED = frozenset({"typer", "pydantic", "pydantic_core", "yaml", "grpc", "prometheus_client", "apsw", "msgpack", "typing_extensions"})
 
 
 def main() -> None:

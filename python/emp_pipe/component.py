@@ -95,7 +95,7 @@ def http_address(value: str) -> str:
     try:
         parts = urlsplit(value)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        usable = usable and value.isprintable() and " " not in value
+        usable = usable and value.isprintable() and " " not in value and bool((parts.hostname or "").encode("idna"))
     except ValueError:
         usable = False
     if not usable:

@@ -1,6 +1,7 @@
 """The head of an HTTP/1.1 request, read strictly: what could be understood in two ways is refused, not guessed.
 
-Not here: the body and the connection (`http_connection.py`), what is answered (a receiver). Source: RFC 9110, RFC 9112.
+Not here: the body and the connection (`http_connection.py`), what is answered (a receiver), an answer's head (`http_reply.py`).
+Source: RFC 9110, RFC 9112.
 """
 
 from __future__ import annotations
@@ -73,20 +74,7 @@ def _read_head(data: bytes) -> RequestHead:
     method, target, major, minor = line.groups()
     if major != "1":
         raise BadRequest(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.1 is spoken here")
-    headers: dict[str, str] = {}
-    at, end = line.end(), len(text)
-    while at < end:
-        field = _FIELD.match(text, at)
-        if field is None:
-            raise BadRequest(HTTPStatus.BAD_REQUEST, f"the header at byte {at} is none")
-        name, value = field.groups()
-        name = name.lower()
-        if name in headers:
-            if name in ("content-length", "transfer-encoding", "host"):
-                raise BadRequest(HTTPStatus.BAD_REQUEST, f"the header {name} occurs twice")
-            value = f"{headers[name]}, {value}"
-        headers[name] = value
-        at = field.end()
+    headers = read_fields(text, line.end())
     is_1_0 = minor == "0"
     if "host" not in headers and not is_1_0:
         raise BadRequest(HTTPStatus.BAD_REQUEST, "the header host is missing")
@@ -104,6 +92,32 @@ def _read_head(data: bytes) -> RequestHead:
     )
 
 
+def read_fields(text: str, at: int) -> dict[str, str]:
+    """Return the header fields that stand in `text` from `at` to its end, as `RequestHead` has them. Raises BadRequest."""
+    headers: dict[str, str] = {}
+    end = len(text)
+    while at < end:
+        field = _FIELD.match(text, at)
+        if field is None:
+            raise BadRequest(HTTPStatus.BAD_REQUEST, f"the header at byte {at} is none")
+        name, value = field.groups()
+        name = name.lower()
+        if name in headers:
+            if name in ("content-length", "transfer-encoding", "host"):
+                raise BadRequest(HTTPStatus.BAD_REQUEST, f"the header {name} occurs twice")
+            value = f"{headers[name]}, {value}"
+        headers[name] = value
+        at = field.end()
+    return headers
+
+
+def read_length(text: str) -> int:
+    """Return a Content-Length. Raises BadRequest."""
+    if not text.isascii() or _DIGITS.fullmatch(text) is None:
+        raise BadRequest(HTTPStatus.BAD_REQUEST, "the header content-length is no number")
+    return int(text)
+
+
 def _framing(headers: Mapping[str, str], is_1_0: bool) -> tuple[int, bool]:
     length, coding = headers.get("content-length"), headers.get("transfer-encoding")
     if coding is not None:
@@ -112,11 +126,7 @@ def _framing(headers: Mapping[str, str], is_1_0: bool) -> tuple[int, bool]:
         if coding.lower() != "chunked":
             raise BadRequest(HTTPStatus.NOT_IMPLEMENTED, "the only transfer-encoding understood is chunked")
         return 0, True
-    if length is None:
-        return 0, False
-    if not length.isascii() or _DIGITS.fullmatch(length) is None:
-        raise BadRequest(HTTPStatus.BAD_REQUEST, "the header content-length is no number")
-    return int(length), False
+    return (0 if length is None else read_length(length)), False
 
 
 def _path(target: str) -> str:

@@ -5,6 +5,7 @@ An export that fails is counted and forgotten; the next one carries the totals a
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections import defaultdict
@@ -16,8 +17,10 @@ from prometheus_client.core import Metric
 from emp_pipe import __version__
 from emp_pipe.component import Context
 from emp_pipe.config import SelfMetricsConfig
+from emp_pipe.delivery.http_client import HttpClient, Target
 from emp_pipe.errors import EmpPipeError
 from emp_pipe.logs import RateLimitedLogger, get_logger
+from emp_pipe.tls import TlsClientConfig, WatchedContext
 
 _CUMULATIVE = 2
 _TIMEOUT_S = 10.0
@@ -29,7 +32,8 @@ class SelfMetricsExport:
     def __init__(self, settings: SelfMetricsConfig, context: Context, refresh: Callable[[], Awaitable[None]]) -> None:
         base = (settings.otlp_endpoint or "").rstrip("/")
         self._url = base if base.endswith("/v1/metrics") else f"{base}/v1/metrics"
-        self._headers = {name: value.reveal(f"self_metrics.headers.{name}") for name, value in settings.headers.items()}
+        headers = {name: value.reveal(f"self_metrics.headers.{name}") for name, value in settings.headers.items()}
+        self._target = Target.of(self._url, {**headers, "Content-Type": "application/json"}, "self_metrics")
         self._interval_s = settings.interval_s
         self._context = context
         self._refresh = refresh
@@ -41,23 +45,24 @@ class SelfMetricsExport:
         self._succeeded, self._failed = exports.labels("success"), exports.labels("failure")
 
     async def run(self) -> None:
-        import aiohttp
-
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as session:
+        tls = WatchedContext.of_client(TlsClientConfig.model_validate({}), self._context.clock, "self_metrics")
+        client = HttpClient("self_metrics", self._context, max_connections=1, tls=tls)
+        try:
             while True:
                 await self._context.clock.sleep(self._interval_s)
                 try:
                     await self._refresh()
                     body = json.dumps(self.request()).encode()
-                    headers = {**self._headers, "Content-Type": "application/json"}
-                    async with session.post(self._url, data=body, headers=headers, allow_redirects=False) as answer:
-                        await answer.content.read(65_536)
-                        if answer.status >= 300:
-                            raise OSError(f"HTTP {answer.status}")
+                    async with asyncio.timeout(_TIMEOUT_S):
+                        reply = await client.post(self._target, memoryview(body))
+                    if reply.status >= 300:
+                        raise OSError(f"HTTP {reply.status}")
                     self._succeeded.inc()
-                except (aiohttp.ClientError, OSError, TimeoutError, EmpPipeError) as error:
+                except (OSError, TimeoutError, EmpPipeError) as error:
                     self._failed.inc()
                     self._logger.warning("failed", "own metrics were not delivered to %s (%s)", self._url, error)
+        finally:
+            await client.close()
 
     def request(self) -> dict[str, Any]:
         """Return the ExportMetricsServiceRequest, in OTLP's JSON form, of all metrics as they are now."""

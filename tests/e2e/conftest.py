@@ -13,6 +13,7 @@ from tests.support.otlp_receiving import Transport
 
 _ON_BOTH_LOOPS = (
     "test_accepting",
+    "test_http_client",
     "test_forward_receiver",
     "test_forward_pressure",
     "test_otlp_receivers",
@@ -26,7 +27,7 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
     loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {}
     if module.startswith(_ON_BOTH_LOOPS) or not module.startswith(("test_forward", "test_otlp")):
         loops["asyncio"] = asyncio.new_event_loop
-    if module.startswith(("test_accepting", "test_forward", "test_otlp")):
+    if module.startswith(("test_accepting", "test_forward", "test_http_client", "test_otlp")):
         loops["uvloop"] = uvloop.new_event_loop
     return loops
 

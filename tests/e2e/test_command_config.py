@@ -161,7 +161,7 @@ def test_every_example_is_valid(name: str) -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("missing", ["typer", "pydantic", "aiohttp", "apsw", "msgpack", "prometheus_client"])
+@pytest.mark.parametrize("missing", ["typer", "pydantic", "apsw", "msgpack", "prometheus_client"])
 def test_the_base_install_says_what_to_install_whatever_else_is_there(missing: str, tmp_path: Path) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None; from emp_pipe.__main__ import main; main()"
     result = subprocess.run(

@@ -6,20 +6,17 @@ limits and selection are the delivery loop's. With `preset: dash0` the address, 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-import aiohttp
-from multidict import CIMultiDict
 from pydantic import Field, field_validator
-from yarl import URL
 
 from emp_pipe.component import Context, Parcel, Sent, Signal
 from emp_pipe.delivery.http_answers import error_of
-from emp_pipe.delivery.http_client import BlockPayload, open_session, read_answer
+from emp_pipe.delivery.http_client import HttpClient, Target
+from emp_pipe.delivery.http_link import DEADLINES, Reply
 from emp_pipe.delivery.otlp import OtlpDestinationConfig, check_header_names, partial_success, printable, unreadable_answer
 from emp_pipe.done import DONE_HEADER, Done
 from emp_pipe.errors import DeliveryError, ErrorKind, Retry
@@ -64,13 +61,13 @@ class OtlpHttpExporter:
     def __init__(self, id: str, config: OtlpHttpConfig, context: Context) -> None:
         self.id = id
         self.config = config
-        self._clock = context.clock
+        self._context = context
         self._limits = config.limits()
-        addresses = {signal.value: config.address(signal) for signal in Signal}
-        self._urls = {signal: URL(address) for signal, address in addresses.items() if address is not None}
-        self._headers: CIMultiDict[str] = CIMultiDict()
-        self._tls: WatchedContext | None = None
-        self._session: aiohttp.ClientSession | None = None
+        self._addresses = {signal.value: config.address(signal) for signal in Signal}
+        self._headers: dict[str, str] = {}
+        self._targets: dict[tuple[str, Done], Target] = {}
+        """By signal, and by what the sender of the rows has done with them."""
+        self._client: HttpClient | None = None
 
     @property
     def codec(self) -> str:
@@ -82,70 +79,60 @@ class OtlpHttpExporter:
 
     async def open(self) -> None:
         """Read keys and certificates. Raises ConfigError; opens no connection."""
-        headers: CIMultiDict[str] = CIMultiDict(self.config.revealed_headers(self.id))
-        headers["Content-Type"] = _PROTOBUF
+        headers = {"Content-Type": _PROTOBUF, **self.config.revealed_headers(self.id)}
         if self.config.compression != "none":
             headers["Content-Encoding"] = self.config.compression
         self._headers = headers
-        if any(url.scheme == "https" for url in self._urls.values()):
-            self._tls = WatchedContext.of_client(self.config.tls, self._clock, self.id)
-        self._session = open_session(max_connections=self.config.max_concurrency)
+        self._targets.clear()
+        tls = None
+        if any(address is not None and address.lower().startswith("https:") for address in self._addresses.values()):
+            tls = WatchedContext.of_client(self.config.tls, self._context.clock, self.id)
+        self._client = HttpClient(
+            self.id,
+            self._context,
+            max_connections=self.config.max_concurrency,
+            tls=tls,
+            server_name=self.config.tls.server_name,
+            deadlines=DEADLINES._replace(first_byte_s=self.config.timeout_s),
+        )
 
     async def send(self, parcel: Parcel) -> Sent:
         """Post a parcel. Raises DeliveryError."""
-        block = parcel.block
-        session, url = self._session, self._urls.get(block.signal)
-        if session is None:
+        block, client = parcel.block, self._client
+        if client is None:
             raise DeliveryError(ErrorKind.UNREACHABLE, place=self.id, detail="the exporter is closed")
-        if url is None:
-            raise self._error(ErrorKind.REFUSED, f"no address for {block.signal}", retry=Retry.AFTER_CONFIG_CHANGE)
-        tls = self._tls.current() if self._tls is not None and url.scheme == "https" else True
-        headers = self._headers
-        if done := Done.of(block).words:
-            headers = CIMultiDict(headers, **{DONE_HEADER: done})
-        try:
-            async with session.post(
-                url,
-                data=BlockPayload(block),
-                headers=headers,
-                ssl=tls,
-                server_hostname=self.config.tls.server_name if tls is not True else None,
-                allow_redirects=False,
-            ) as response:
-                body = await read_answer(response)
-        except aiohttp.ClientConnectorCertificateError as error:
-            advice = "check the destination's certificate, or set `tls.ca_file`"
-            raise self._error(ErrorKind.UNREACHABLE, f"certificate not accepted ({error.certificate_error})", advice=advice) from error
-        except aiohttp.ClientConnectorError as error:
-            raise self._error(ErrorKind.UNREACHABLE, f"cannot connect to {url.host}:{url.port} ({error.os_error})") from error
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError) as error:
-            raise self._error(ErrorKind.UNREACHABLE, f"connection to {url.host} broke before the answer ({error})") from error
-        except TimeoutError as error:
-            raise self._error(ErrorKind.TIMED_OUT, f"no answer from {url.host} ({error or 'timed out'})") from error
-        except aiohttp.ClientError as error:
-            raise self._error(ErrorKind.SERVER_ERROR, f"{url.host} answers with something that is not HTTP") from error
-        return self._sent(response, body, block.records)
+        reply = await client.post(self._target(block.signal, Done.of(block)), memoryview(block))
+        return self._sent(reply, block.records)
 
     async def close(self, deadline_monotonic_s: float) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
-            await asyncio.sleep(0)  # let the transports notice
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
 
-    def _sent(self, response: aiohttp.ClientResponse, body: bytes, records: int) -> Sent:
-        content_type = response.content_type if "Content-Type" in response.headers else ""
-        if 200 <= response.status < 300:
+    def _target(self, signal: str, done: Done) -> Target:
+        target = self._targets.get((signal, done))
+        if target is None:
+            address = self._addresses.get(signal)
+            if address is None:
+                raise self._error(ErrorKind.REFUSED, f"no address for {signal}", retry=Retry.AFTER_CONFIG_CHANGE)
+            headers = {**self._headers, DONE_HEADER: done.words} if any(done) else self._headers
+            target = self._targets[signal, done] = Target.of(address, headers, self.id)
+        return target
+
+    def _sent(self, reply: Reply, records: int) -> Sent:
+        content_type, body = reply.content_type, reply.body
+        if 200 <= reply.status < 300:
             if body and content_type == "text/html":
                 advice = "check `endpoint`: it is a web page, not an OTLP endpoint"
-                raise self._error(ErrorKind.REFUSED, f"HTTP {response.status} with a web page", Retry.AFTER_CONFIG_CHANGE, advice)
+                raise self._error(ErrorKind.REFUSED, f"HTTP {reply.status} with a web page", Retry.AFTER_CONFIG_CHANGE, advice)
             rejected, message = _partial_success(content_type, body)
             return Sent(min(rejected, records), message)
         raise error_of(
-            response.status,
+            reply.status,
             _message(content_type, body),
             place=self.id,
-            retry_after=response.headers.get("Retry-After"),
-            now_unix_nano=self._clock.unix_nano(),
+            retry_after=reply.head.headers.get("retry-after"),
+            now_unix_nano=self._context.clock.unix_nano(),
             key_advice=self.config.key_advice,
         )
 
