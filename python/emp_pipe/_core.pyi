@@ -327,6 +327,48 @@ def merge_blocks(blocks: Sequence[Block], codec: _Codec, *, block_id: str) -> Bl
     ...
 
 @final
+class Redactor:
+    """What is a secret, by names of keys and by what values look like; any number of threads may use it.
+
+    CoreError (config_invalid) names the pattern that cannot be one. A capture group of a pattern of one's own is the secret, else the
+    whole match; expressions are those of Rust's `regex`, on bytes: linear in time, no look-around, no back-references."""
+
+    def __new__(
+        cls,
+        *,
+        keys: Sequence[str],
+        kept_keys: Sequence[str],
+        patterns: Sequence[str],
+        own_patterns: Mapping[str, str],
+        mask: str,
+    ) -> Redactor: ...
+    @staticmethod
+    def pattern_names() -> list[str]: ...
+    def batch(self, batch: Batch) -> Redacted:
+        """A batch with its secrets replaced; its `batch` is the very one where it has none."""
+        ...
+    def bytes(self, data: Buffer) -> RedactedBytes:
+        """Bytes of whatever kind with their secrets written over: as long as before."""
+        ...
+    def text(self, text: str) -> str: ...
+
+@final
+class Redacted:
+    """`counts`: values that were masked, by the rule's name, where there are any."""
+
+    @property
+    def batch(self) -> Batch: ...
+    @property
+    def counts(self) -> dict[str, int]: ...
+
+@final
+class RedactedBytes:
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def counts(self) -> dict[str, int]: ...
+
+@final
 class Aggregator:
     """Metrics added up to one point per stream and window; a window is what was taken since the last flush."""
 

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from emp_pipe import __version__, cli_admin, cli_exec, cli_init, environment, environment_redis, job_queue
+from emp_pipe import __version__, cli_admin, cli_dlq, cli_exec, cli_init, environment, environment_redis, job_queue
 from emp_pipe.config import COMPONENT_SECTIONS, PipelineConfig, build
 from emp_pipe.config_layer import Layer, merged
 from emp_pipe.config_print import render
@@ -35,7 +35,7 @@ app = typer.Typer(
 cli_admin.use_locator(lambda directory, file: _locate(directory, file))
 app.command()(cli_admin.tap)
 app.add_typer(cli_admin.groups_app, name="groups")
-app.add_typer(cli_admin.dlq_app, name="dlq")
+app.add_typer(cli_dlq.app, name="dlq")
 app.add_typer(cli_init.init_app, name="init")
 ROLES: dict[str, Callable[[environment.Environment], Layer]] = {"edge": edge_role.expand, "central": central_role.expand}
 

@@ -1,5 +1,5 @@
-"""The commands that look at a data directory: `tap`, `groups`, `dlq`. A running process is asked over its control socket; a stopped one's
-log is opened here, under the directory's lock. Not here: starting anything (`cli.py`).
+"""The commands that look at a data directory: `tap`, `groups`, and what `dlq` (`cli_dlq.py`) shares with them. A running process is asked
+over its control socket; a stopped one's log is opened here, under the directory's lock. Not here: starting anything (`cli.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from emp_pipe.registry import Kind, find
 from emp_pipe.self_metrics import Metrics
 
 groups_app = typer.Typer(help="The destinations' places in the buffer.", no_args_is_help=True)
-dlq_app = typer.Typer(help="Dead letters: what was given up, with its bytes.", no_args_is_help=True)
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The data directory of the process (default: the one that runs).")]
 FileOption = Annotated[Path | None, typer.Option("--config", "-c", help="The configuration of the process, for its data directory.")]
@@ -37,7 +36,7 @@ def use_locator(locate: Locate) -> None:
     _locate[:] = [locate]
 
 
-def _config(directory: Path | None, file: Path | None) -> PipelineConfig:
+def config_of(directory: Path | None, file: Path | None) -> PipelineConfig:
     return _locate[0](directory, file)
 
 
@@ -58,7 +57,7 @@ def tap(
     limit: Annotated[int, typer.Option("--limit", "-n", help="End after so many rows; 0: never.")] = 0,
 ) -> None:
     """Show the rows that pass a component of the running process, as JSON lines, until Ctrl-C."""
-    lines = control.ask(_config(directory, config).data_dir, {"ask": "tap", "component": component, "rows_per_s": rows_per_s})
+    lines = control.ask(config_of(directory, config).data_dir, {"ask": "tap", "component": component, "rows_per_s": rows_per_s})
     shown = 0
     try:
         for line in lines:
@@ -90,7 +89,7 @@ def _not_running(error: ConnectionError) -> EmpPipeError:
 @groups_app.command("list")
 def groups_list(directory: DataDir = None, config: FileOption = None, as_json: JsonOption = False) -> None:
     """List the groups: what each still holds, and how its destination fares."""
-    rows = list(_ask(_config(directory, config), {"ask": "groups list"}, _list_stopped))
+    rows = list(ask_or_open(config_of(directory, config), {"ask": "groups list"}, _list_stopped))
     if as_json:
         for row in rows:
             typer.echo(json.dumps(row))
@@ -122,7 +121,7 @@ def groups_reset(
         await log.reset_group(_known(log, group), "oldest" if to == "oldest" else "newest")
         return []
 
-    list(_ask(_config(directory, config), {"ask": "groups reset", "group": group, "start": to}, on_stopped))
+    list(ask_or_open(config_of(directory, config), {"ask": "groups reset", "group": group, "start": to}, on_stopped))
     typer.echo(f"{group}: reset to the {to} block held")
 
 
@@ -138,28 +137,11 @@ def groups_drop(
         await log.drop_group(_known(log, group))
         return []
 
-    list(_ask(_config(directory, config), {"ask": "groups drop", "group": group}, on_stopped))
+    list(ask_or_open(config_of(directory, config), {"ask": "groups drop", "group": group}, on_stopped))
     typer.echo(f"{group}: dropped")
 
 
-@dlq_app.command("list")
-def dlq_list(
-    directory: DataDir = None,
-    config: FileOption = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="The most letters shown.")] = 100,
-    after: Annotated[int, typer.Option("--after", help="Only letters with a higher id.")] = 0,
-) -> None:
-    """List dead letters as JSON lines: who gave them up, why, and how their bytes begin."""
-    from emp_pipe.observe import dead_letter_line
-
-    async def on_stopped(log: Log) -> list[dict[str, Any]]:
-        return [json.loads(dead_letter_line(number, letter)) for number, letter in await log.dead_letters(limit, after)]
-
-    for letter in _ask(_config(directory, config), {"ask": "dlq list", "limit": limit, "after": after}, on_stopped):
-        typer.echo(json.dumps(letter))
-
-
-def _ask(
+def ask_or_open(
     config: PipelineConfig, question: dict[str, Any], on_stopped: Callable[[Log], Awaitable[list[dict[str, Any]]]]
 ) -> Iterator[dict[str, Any]]:
     """Yield the running process's answers; without one, do the same on the stopped log."""

@@ -21,6 +21,7 @@ from emp_pipe.component import ComponentConfig, http_address
 from emp_pipe.config_layer import KeyPath, Layer, path_text
 from emp_pipe.config_wiring import problems
 from emp_pipe.errors import ConfigError, ErrorKind
+from emp_pipe.redaction import DeadLettersConfig
 from emp_pipe.registry import Kind, find, nearest, type_of
 from emp_pipe.secret import Secret
 from emp_pipe.tls import TlsServerConfig
@@ -139,6 +140,7 @@ class PipelineConfig(ComponentConfig):
     normalize: NormalizeConfig = Field(NormalizeConfig.model_validate({}), description="How records become the standard schema.")
     shutdown: ShutdownConfig = Field(ShutdownConfig.model_validate({}), description="How emp-pipe stops.")
     self_metrics: SelfMetricsConfig = Field(SelfMetricsConfig.model_validate({}), description="emp-pipe's own metrics as OTLP.")
+    dead_letters: DeadLettersConfig = Field(DeadLettersConfig.model_validate({}), description="What is given up, and its secrets.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level of emp-pipe's own log lines.")
 
     @field_validator("machine_id")
@@ -171,7 +173,7 @@ def build(layer: Layer) -> PipelineConfig:
         if section in values:
             values[section] = _components(Kind(section), values[section], layer, errors)
     values["buffer"], values["buffer_type"] = _buffer(values.get("buffer"), layer, errors)
-    for section in ("http", "normalize", "shutdown", "self_metrics"):
+    for section in ("http", "normalize", "shutdown", "self_metrics", "dead_letters"):
         if section in values and values[section] is None:
             values[section] = {}
     if "buffer_type" in layer.values:

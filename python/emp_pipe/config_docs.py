@@ -88,7 +88,7 @@ With no destination set a role keeps its records in rotating files (the `file` e
 def page() -> str:
     """Return the whole page."""
     parts = [_HEAD, _ENVIRONMENT, "## Top level\n", *_table(PipelineConfig, hidden=frozenset({"buffer_type"}))]
-    for name in ("http", "normalize", "shutdown", "self_metrics"):
+    for name in ("http", "normalize", "shutdown", "self_metrics", "dead_letters"):
         parts += [f"\n## {name}\n", *_of(_model_in(PipelineConfig.model_fields[name].annotation))]
     titles = {Kind.BUFFERS: "buffer", Kind.RECEIVERS: "receivers", Kind.PROCESSORS: "processors", Kind.EXPORTERS: "exporters"}
     for kind, title in titles.items():

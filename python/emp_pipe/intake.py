@@ -22,7 +22,8 @@ from emp_pipe.self_metrics import Metrics
 from emp_pipe.taps import Taps
 
 if TYPE_CHECKING:
-    from emp_pipe._core import Batch, Block
+    from emp_pipe._core import Batch, Block, Redactor
+    from emp_pipe.log.protocol import DeadLetter
 
 _INLINE_BYTES = 65_536
 _MOST_WAITING_BYTES = 64 << 20
@@ -99,7 +100,12 @@ def _what(error: Exception) -> str:
 class PipelineIntake:
     """The `Intake` of a pipeline; `run` belongs to the pipeline's TaskGroup."""
 
-    def __init__(self, writer: Writer, taps: Taps, on_fatal: Callable[[EmpPipeError], None]) -> None:
+    def __init__(self, writer: Writer, taps: Taps, on_fatal: Callable[[EmpPipeError], None], metrics: Metrics | None = None) -> None:
+        self.redactor: Redactor | None = None
+        """Masks secrets in bytes that could not be read, before they are kept; processors see rows only."""
+        self._masked = (metrics or Metrics()).counter(
+            "dead_letter_masked", unit="values", help="Secrets that were masked in unreadable bytes, by rule.", labels=["reason"]
+        )
         self._writer = writer
         self._taps = taps
         self._on_fatal = on_fatal
@@ -116,7 +122,7 @@ class PipelineIntake:
     def submit(self, arrival: Arrival) -> asyncio.Future[None]:
         if self._taps:
             self._taps.offer_arrival(arrival)
-        if not self._processors and not self._waiting:
+        if not self._processors and not self._waiting and (self.redactor is None or not arrival.dead):
             return self._writer.submit(arrival)
         size_bytes = _size_bytes(arrival)
         if not self._waiting and size_bytes <= _INLINE_BYTES:
@@ -195,7 +201,17 @@ class PipelineIntake:
             elif passed is not None:
                 made = passed.to_block(block.codec, topic=block.topic, block_id=block.block_id)
                 blocks.append(made.with_flags(decided=block.decided, red_done=block.red_done, aggregated=block.aggregated))
-        return replace(arrival, batch=batch, blocks=blocks, dropped=arrival.dropped + dropped)
+        dead = [self._masked_letter(letter) for letter in arrival.dead]
+        return replace(arrival, batch=batch, blocks=blocks, dropped=arrival.dropped + dropped, dead=dead)
+
+    def _masked_letter(self, letter: DeadLetter) -> DeadLetter:
+        """Return a dead letter without secrets; one with rows as it is, for they may go back to their destination."""
+        if self.redactor is None or letter.header:
+            return letter
+        masked = self.redactor.bytes(letter.payload)
+        for rule, values in masked.counts.items():
+            self._masked.labels(rule).inc(values)
+        return replace(letter, payload=masked.data, detail=self.redactor.text(letter.detail))
 
     def _through(self, processors: Sequence[GuardedProcessor], batch: Batch) -> Batch | None:
         passed: Batch | None = batch
@@ -218,7 +234,7 @@ def _records(batch: Batch | None) -> int:
 
 
 def _size_bytes(arrival: Arrival) -> int:
-    size_bytes = sum(block.uncompressed_bytes for block in arrival.blocks)
+    size_bytes = sum(block.uncompressed_bytes for block in arrival.blocks) + sum(len(letter.payload) for letter in arrival.dead)
     return size_bytes + (arrival.batch.size_bytes if arrival.batch is not None else 0)
 
 

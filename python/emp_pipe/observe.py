@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from emp_pipe import __version__
 from emp_pipe.control import ControlServer, json_line
 from emp_pipe.deriving import DeriverSlot
+from emp_pipe.dlq import DeadLetterDesk
 from emp_pipe.errors import EmpPipeError, ErrorKind
 from emp_pipe.http_server import HttpServer, Readiness, watch_event_loop_delay
 from emp_pipe.log_metrics import LogMetrics
@@ -42,7 +42,7 @@ class Observer:
                 "groups list": self._groups_list,
                 "groups reset": self._groups_reset,
                 "groups drop": self._groups_drop,
-                "dlq list": self._dlq_list,
+                **dict.fromkeys(("dlq list", "dlq show", "dlq count", "dlq retry", "dlq drop"), self._dlq),
             },
         )
         self._delay = pipeline.metrics.histogram(
@@ -228,10 +228,9 @@ class Observer:
             )
         return group
 
-    async def _dlq_list(self, asked: dict[str, Any]) -> AsyncIterator[bytes]:
-        limit = max(1, min(int(asked.get("limit", 100)), 10_000))
-        for number, letter in await self._pipeline.log.dead_letters(limit, int(asked.get("after", 0))):
-            yield dead_letter_line(number, letter)
+    async def _dlq(self, asked: dict[str, Any]) -> AsyncIterator[bytes]:
+        async for answer in DeadLetterDesk(self._pipeline.log, self._pipeline.redactor).answer(asked):
+            yield json_line(**answer)
 
     # start-up
 
@@ -280,26 +279,3 @@ def _where(settings: Any, *names: str) -> str:
         if value:
             return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
     return ""
-
-
-def dead_letter_line(number: int, letter: Any) -> bytes:
-    """Return a dead letter as one JSON line, its payload shown as text as far as it is."""
-    shown = letter.payload[:256].decode("utf-8", "backslashreplace")
-    return (
-        json.dumps(
-            {
-                "id": number,
-                "component": letter.component,
-                "reason": letter.reason,
-                "detail": letter.detail,
-                "records": letter.records,
-                "peer": letter.peer,
-                "offset": letter.offset,
-                "attempts": letter.attempts,
-                "time_unix_nano": letter.time_unix_nano,
-                "payload_bytes": len(letter.payload),
-                "payload_start": shown,
-            }
-        ).encode()
-        + b"\n"
-    )

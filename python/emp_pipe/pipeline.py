@@ -80,8 +80,10 @@ class Pipeline:
         self.exporters = {name: self.build_exporter(name, settings) for name, settings in config.exporters.items()}
         self.derivers = self.build_derivers(config, {})
         self.writer = LogWriter(self.log, topics=self.topics(), codec=self.codec(self.exporters), codecs=self.codecs(), clock=clock)
-        self.intake = PipelineIntake(self.writer, self.taps, self._fail)
+        self.intake = PipelineIntake(self.writer, self.taps, self._fail, metrics)
         self.intake.set_processors(self.build_processors(config))
+        self.redactor = config.dead_letters.redactor()
+        self.intake.redactor = self.redactor
         self.receivers = {name: self.build_receiver(name, settings) for name, settings in config.receivers.items()}
         self.state = "starting"
         self.started = asyncio.Event()

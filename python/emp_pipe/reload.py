@@ -29,6 +29,7 @@ async def reload(pipeline: Pipeline, config: PipelineConfig) -> None:
     if waiting:
         _logger.warning("a change of %s takes effect after a restart", ", ".join(waiting))
     config = config.model_copy(update={name: getattr(before, name) for name in waiting})
+    redactor = config.dead_letters.redactor()
     renormalized = before.normalize != config.normalize
     old_context = pipeline.context
     pipeline.context = pipeline.make_context(config)
@@ -68,6 +69,7 @@ async def reload(pipeline: Pipeline, config: PipelineConfig) -> None:
     for name in gone_exporters:
         await pipeline.exporters.pop(name).loop.stop(deadline_s)
     pipeline.config = config
+    pipeline.redactor = pipeline.intake.redactor = redactor
     if processors is not None:
         pipeline.intake.set_processors(processors)
     pipeline.exporters.update(new_exporters)

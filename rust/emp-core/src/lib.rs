@@ -15,5 +15,6 @@ pub mod json_lines;
 pub mod limits;
 pub mod normalize;
 pub mod otlp;
+pub mod redact;
 pub mod sampling;
 pub mod selection;

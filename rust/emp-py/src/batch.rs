@@ -183,6 +183,13 @@ impl PyBatch {
 #[derive(Default)]
 pub struct StringMap(Vec<(String, String)>);
 
+impl StringMap {
+    /// Keys and values.
+    pub fn into_pairs(self) -> Vec<(String, String)> {
+        self.0
+    }
+}
+
 impl FromPyObject<'_, '_> for StringMap {
     type Error = PyErr;
 

@@ -17,6 +17,7 @@ mod limits;
 mod normalizer;
 mod otlp_decoder;
 mod red;
+mod redactor;
 mod response;
 mod sampler;
 mod selection;
@@ -59,6 +60,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<grpc_server::PyGrpcWants>()?;
     module.add_class::<limits::PyDestinationLimits>()?;
     module.add_class::<limits::PyLimited>()?;
+    module.add_class::<redactor::PyRedactor>()?;
+    module.add_class::<redactor::PyRedacted>()?;
+    module.add_class::<redactor::PyRedactedBytes>()?;
     module.add_class::<response::PyExportResponse>()?;
     module.add_class::<sampler::PySampled>()?;
     module.add_class::<sampler::PySampler>()?;

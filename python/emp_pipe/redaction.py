@@ -1,0 +1,105 @@
+"""What is a secret: the rules that the `redact` processor and the dead letters share.
+
+A key names a secret by whole words (`db.password`, `apiKey`, `Set-Cookie`), a value is recognised by what it looks like. The work is the
+Rust core's (`redact/`), in time linear in what is looked at. For users: `docs/redaction.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, field_validator
+
+from emp_pipe.component import ComponentConfig
+
+if TYPE_CHECKING:
+    from emp_pipe._core import Redactor
+
+Pattern = Literal["key_value", "bearer", "aws_key", "jwt", "private_key", "url_password", "provider_token", "email"]
+
+KEYS = (
+    "password",
+    "passwords",
+    "passwd",
+    "pwd",
+    "passphrase",
+    "secret",
+    "secrets",
+    "token",
+    "authorization",
+    "api_key",
+    "access_key",
+    "private_key",
+    "shared_key",
+    "account_key",
+    "encryption_key",
+    "credential",
+    "credentials",
+    "cookie",
+    "jwt",
+    "dsn",
+    "connection_string",
+)
+
+
+class RedactRules(ComponentConfig):
+    """Which values are masked, and with what."""
+
+    keys: tuple[str, ...] = Field(
+        KEYS,
+        description="Names of secrets: attributes whose key has one of them in it as whole words, however they are joined. Takes the "
+        "place of the list that is built in.",
+    )
+    extra_keys: tuple[str, ...] = Field((), description="Further names.")
+    kept_keys: tuple[str, ...] = Field(("token_type",), description="Whole keys that are no secrets although a name is in them.")
+    patterns: tuple[Pattern, ...] = Field(
+        ("key_value", "bearer", "aws_key", "jwt", "private_key", "url_password", "provider_token"),
+        description="What values are recognised by. `key_value`: a name of `keys` with a value behind it, within a text. `email` is not on "
+        "by default.",
+    )
+    extra_patterns: Mapping[str, str] = Field(
+        default_factory=dict,
+        description="Further patterns, a name each (metrics count by it): regular expressions of Rust's `regex`. A group is the secret, "
+        "else the whole match.",
+    )
+    mask: str = Field("[redacted]", min_length=1, max_length=100, description="What takes the place of a secret in rows.")
+
+    @field_validator("extra_patterns")
+    @classmethod
+    def _can_be_compiled(cls, value: Mapping[str, str]) -> Mapping[str, str]:
+        from emp_pipe._core import CoreError, Redactor
+
+        for name, pattern in value.items():
+            try:
+                Redactor(keys=(), kept_keys=(), patterns=(), own_patterns={name: pattern}, mask="-")
+            except CoreError as error:
+                raise ValueError(" ".join(str(error).removesuffix(" at byte 0").split())) from None
+        return value
+
+    def compiled(self) -> Redactor:
+        """Return the rules as the core uses them."""
+        from emp_pipe._core import Redactor
+
+        return Redactor(
+            keys=(*self.keys, *self.extra_keys),
+            kept_keys=self.kept_keys,
+            patterns=self.patterns,
+            own_patterns=dict(self.extra_patterns),
+            mask=self.mask,
+        )
+
+
+class DeadLettersConfig(ComponentConfig):
+    """What is done with rows and bytes that are given up. How much is kept of them is a setting of the buffer."""
+
+    redact: bool = Field(
+        True,
+        description="Mask secrets in what `emp-pipe dlq` prints, and in bytes that could not be read before they are kept. Rows are kept "
+        "as they were, for they may go back to their destination.",
+    )
+    rules: RedactRules = Field(RedactRules.model_validate({}), description="What is masked.")
+
+    def redactor(self) -> Redactor | None:
+        """Return what masks secrets; None where nothing does."""
+        return self.rules.compiled() if self.redact else None

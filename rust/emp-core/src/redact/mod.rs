@@ -1,0 +1,248 @@
+//! [`Redactor`]: secrets out of rows, texts and bytes, by key names and by what values look like.
+//!
+//! Of rows everything that OTLP calls a string or bytes is looked at: bodies, attributes at any depth, span names, events, links, status
+//! messages, attributes of data points, resources, scopes. A value that is masked is replaced; in bytes that are no rows it is written
+//! over, so that offsets stay what they were. Rows without a secret are not touched. Read next: [`keys`], [`patterns`].
+
+mod keys;
+mod patterns;
+
+pub use patterns::names as pattern_names;
+
+use crate::batch::{Batch, Signal, TableEntry};
+use crate::error::CoreError;
+use crate::otlp::descriptors::{ANY_VALUE, Descriptor, KEY_VALUE, Kind, LOG, METRIC, RESOURCE, SCOPE, SPAN};
+use crate::otlp::fields::{any_value as any_value_fields, key_value as key_value_fields};
+use crate::otlp::scan::key_value;
+use crate::otlp::value::{AnyValue, any_value};
+use crate::otlp::wire::{Field, Reader, WireError, put_bytes, put_message};
+use keys::{KeyMatch, Keys};
+use patterns::{Found, Patterns};
+
+/// Messages nested deeper are masked as bytes.
+const MAX_DEPTH: usize = 128;
+
+/// What is a secret, and what takes its place.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// Names of secrets: whole words of attribute keys.
+    pub keys: Vec<String>,
+    /// Whole keys that are none.
+    pub kept_keys: Vec<String>,
+    /// Names of built-in patterns; see [`pattern_names`].
+    pub patterns: Vec<String>,
+    /// Further patterns with a name each; a capture group is the secret, else the whole match.
+    pub own_patterns: Vec<(String, String)>,
+    /// What takes the place of a secret in rows.
+    pub mask: String,
+}
+
+/// How many values each rule masked, in the order of [`Redactor::rules`].
+pub type Counts = Vec<u64>;
+
+/// Compiled rules; see the module's head.
+pub struct Redactor {
+    keys: Keys,
+    patterns: Patterns,
+    mask: Vec<u8>,
+}
+
+/// What became of a batch.
+pub struct Redacted {
+    /// None where nothing was masked.
+    pub batch: Option<Batch>,
+    /// See [`Counts`].
+    pub counts: Counts,
+}
+
+impl Redactor {
+    /// Compiled rules. CoreError (config_invalid) names the pattern that cannot be one.
+    pub fn new(rules: &Rules) -> Result<Self, CoreError> {
+        Ok(Self {
+            keys: Keys::new(rules.keys.iter().map(String::as_str), rules.kept_keys.iter().map(String::as_str)),
+            patterns: Patterns::new(&rules.patterns, &rules.own_patterns, &rules.keys)?,
+            mask: rules.mask.as_bytes().to_vec(),
+        })
+    }
+
+    /// The names that counts are kept under: `key`, then the patterns.
+    pub fn rules(&self) -> impl Iterator<Item = &str> {
+        std::iter::once("key").chain(self.patterns.names().iter().map(String::as_str))
+    }
+
+    fn counts(&self) -> Counts {
+        vec![0; 1 + self.patterns.names().len()]
+    }
+
+    /// Bytes of whatever kind with their secrets written over with `*`: as long as before.
+    pub fn bytes(&self, data: &[u8]) -> (Vec<u8>, Counts) {
+        let mut counts = self.counts();
+        (self.written_over(data, &mut counts).unwrap_or_else(|| data.to_vec()), counts)
+    }
+
+    /// A text with its secrets replaced.
+    pub fn text(&self, text: &[u8]) -> Vec<u8> {
+        self.replaced(text, &mut self.counts()).unwrap_or_else(|| text.to_vec())
+    }
+
+    /// A batch with its secrets replaced.
+    pub fn batch(&self, batch: &Batch) -> Result<Redacted, CoreError> {
+        let mut counts = self.counts();
+        let row: &[Descriptor] = match batch.signal {
+            Signal::Logs => &LOG,
+            Signal::Traces => &SPAN,
+            Signal::Metrics => &METRIC,
+        };
+        let mut rows: Vec<Option<Vec<u8>>> = Vec::with_capacity(batch.len());
+        let mut any = false;
+        for index in 0..batch.len() {
+            let masked = self.message(batch.message(index), row, MAX_DEPTH, &mut counts);
+            any |= masked.is_some();
+            rows.push(masked);
+        }
+        let resources = self.table(&batch.resources, &RESOURCE, &mut counts);
+        let scopes = self.table(&batch.scopes, &SCOPE, &mut counts);
+        if !any && resources.is_none() && scopes.is_none() {
+            return Ok(Redacted { batch: None, counts });
+        }
+        let mut out = if any {
+            batch.rewritten(|index, message, out| {
+                out.extend_from_slice(rows[index].as_deref().unwrap_or(message));
+                Ok(rows[index].is_some())
+            })?
+        } else {
+            batch.clone()
+        };
+        out.resources = resources.unwrap_or(out.resources);
+        out.scopes = scopes.unwrap_or(out.scopes);
+        Ok(Redacted { batch: Some(out), counts })
+    }
+
+    fn table(&self, entries: &[TableEntry], descriptors: &[Descriptor], counts: &mut Counts) -> Option<Vec<TableEntry>> {
+        let masked: Vec<_> = entries.iter().map(|entry| self.message(&entry.message, descriptors, MAX_DEPTH, counts)).collect();
+        masked.iter().any(Option::is_some).then(|| {
+            let pairs = entries.iter().zip(masked);
+            pairs
+                .map(|(entry, message)| TableEntry { message: message.unwrap_or_else(|| entry.message.clone()), ..entry.clone() })
+                .collect()
+        })
+    }
+
+    /// A message with its secrets replaced; None where it has none. What cannot be followed is masked as bytes, which keeps its lengths.
+    fn message(&self, data: &[u8], descriptors: &[Descriptor], depth: usize, counts: &mut Counts) -> Option<Vec<u8>> {
+        let before = counts.clone();
+        let masked = if depth == 0 {
+            Err(WireError { offset: 0, detail: "nested too deep" })
+        } else if std::ptr::eq(descriptors.as_ptr(), KEY_VALUE.as_ptr()) {
+            self.pair(data, depth, counts)
+        } else {
+            self.fields(data, descriptors, depth, counts)
+        };
+        masked.unwrap_or_else(|_| {
+            *counts = before;
+            self.written_over(data, counts)
+        })
+    }
+
+    fn fields(&self, data: &[u8], descriptors: &[Descriptor], depth: usize, counts: &mut Counts) -> Result<Option<Vec<u8>>, WireError> {
+        let mut out = Vec::new();
+        let mut copied = 0;
+        let mut reader = Reader::new(data);
+        while let Some(field) = reader.next_field()? {
+            if let Some(masked) = self.field(&field, descriptors, depth, counts) {
+                out.extend_from_slice(&data[copied..field.offset]);
+                put_bytes(&mut out, field.number, &masked);
+                copied = field.offset + field.raw.len();
+            }
+        }
+        if copied == 0 {
+            return Ok(None);
+        }
+        out.extend_from_slice(&data[copied..]);
+        Ok(Some(out))
+    }
+
+    /// What takes the place of a field's bytes, if anything does. Fields that OTLP does not know are opaque.
+    fn field(&self, field: &Field<'_>, descriptors: &[Descriptor], depth: usize, counts: &mut Counts) -> Option<Vec<u8>> {
+        let bytes = field.bytes()?;
+        let Some(descriptor) = descriptors.iter().find(|descriptor| descriptor.number == field.number) else {
+            return self.written_over(bytes, counts);
+        };
+        match descriptor.kind {
+            Kind::String => self.replaced(bytes, counts),
+            Kind::Base64 => self.written_over(bytes, counts),
+            Kind::Message(inner) => self.message(bytes, inner, depth - 1, counts),
+            _ => None,
+        }
+    }
+
+    fn pair(&self, data: &[u8], depth: usize, counts: &mut Counts) -> Result<Option<Vec<u8>>, WireError> {
+        let pair = key_value(Reader::new(data))?;
+        let found = self.keys.of(pair.key);
+        if found != KeyMatch::No {
+            let secret = match any_value(pair.value.clone())? {
+                AnyValue::Empty | AnyValue::Bool(_) => false,
+                AnyValue::Int(_) | AnyValue::Double(_) => found == KeyMatch::AtEnd,
+                AnyValue::String(text) => !text.is_empty() && text != self.mask,
+                AnyValue::Bytes(bytes) => !bytes.is_empty(),
+                AnyValue::Array(values) | AnyValue::KvList(values) => !values.rest().is_empty(),
+            };
+            if secret {
+                counts[0] += 1;
+                let mut out = Vec::with_capacity(pair.key.len() + self.mask.len() + 8);
+                put_bytes(&mut out, key_value_fields::KEY, pair.key);
+                put_message(&mut out, key_value_fields::VALUE, |out| put_bytes(out, any_value_fields::STRING, &self.mask));
+                return Ok(Some(out));
+            }
+        }
+        self.fields(data, &PAIR, depth, counts)
+    }
+
+    fn replaced(&self, text: &[u8], counts: &mut Counts) -> Option<Vec<u8>> {
+        let found = self.found(text, false, counts)?;
+        let mut out = Vec::with_capacity(text.len() + self.mask.len() * found.len());
+        let mut copied = 0;
+        for one in &found {
+            out.extend_from_slice(&text[copied..one.range.start]);
+            out.extend_from_slice(&self.mask);
+            copied = one.range.end;
+        }
+        out.extend_from_slice(&text[copied..]);
+        Some(out)
+    }
+
+    fn written_over(&self, data: &[u8], counts: &mut Counts) -> Option<Vec<u8>> {
+        let found = self.found(data, true, counts)?;
+        let mut out = data.to_vec();
+        for one in &found {
+            out[one.range.clone()].fill(b'*');
+        }
+        Some(out)
+    }
+
+    /// The secrets of a text, counted; None where there are none. What a mask of ours has taken the place of is none.
+    fn found(&self, text: &[u8], binary: bool, counts: &mut Counts) -> Option<Vec<Found>> {
+        let mut found = self.patterns.find(text, binary);
+        found.retain(|one| self.mask.is_empty() || !self.is_masked(text, one));
+        for one in &found {
+            counts[1 + one.rule] += 1;
+        }
+        (!found.is_empty()).then_some(found)
+    }
+
+    /// Whether what was found is the mask, or the part of it that a pattern takes for a value.
+    fn is_masked(&self, text: &[u8], one: &Found) -> bool {
+        let from = one.range.start.saturating_sub(self.mask.len());
+        (from..=one.range.start).any(|at| text[at..].starts_with(&self.mask) && at + self.mask.len() >= one.range.end)
+    }
+}
+
+/// KeyValue as fields: its key is no secret.
+static PAIR: [Descriptor; 2] = [
+    Descriptor { number: key_value_fields::KEY, name: "key", kind: Kind::TraceId, repeated: false, presence: false },
+    Descriptor { number: key_value_fields::VALUE, name: "value", kind: Kind::Message(&ANY_VALUE), repeated: false, presence: false },
+];
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;
