@@ -46,16 +46,15 @@ KEYS = (
 class RedactRules(ComponentConfig):
     """Which values are masked, and with what."""
 
+    builtin_keys: bool = Field(True, description=f"Use the names that are built in: {', '.join(KEYS)}.")
     keys: tuple[str, ...] = Field(
-        KEYS,
-        description="Names of secrets: attributes whose key has one of them in it as whole words, however they are joined. Takes the "
-        "place of the list that is built in.",
+        (),
+        description="Further names of secrets. Attributes are masked whose key has a name in it as whole words, however they are joined.",
     )
-    extra_keys: tuple[str, ...] = Field((), description="Further names.")
     kept_keys: tuple[str, ...] = Field(("token_type",), description="Whole keys that are no secrets although a name is in them.")
     patterns: tuple[Pattern, ...] = Field(
         ("key_value", "bearer", "aws_key", "jwt", "private_key", "url_password", "provider_token"),
-        description="What values are recognised by. `key_value`: a name of `keys` with a value behind it, within a text. `email` is not on "
+        description="What values are recognised by. `key_value`: a name of a secret with a value behind it, within a text. `email` is off "
         "by default.",
     )
     extra_patterns: Mapping[str, str] = Field(
@@ -82,7 +81,7 @@ class RedactRules(ComponentConfig):
         from emp_pipe._core import Redactor
 
         return Redactor(
-            keys=(*self.keys, *self.extra_keys),
+            keys=(*(KEYS if self.builtin_keys else ()), *self.keys),
             kept_keys=self.kept_keys,
             patterns=self.patterns,
             own_patterns=dict(self.extra_patterns),

@@ -187,8 +187,8 @@ def test_masking_can_be_turned_off_and_rules_changed(bench: Bench) -> None:
     written = bench.file.read_text()
     for settings, message in (
         ("{redact: false}", "password=hunter2 pin=1234"),
-        ("{rules: {extra_keys: [pin], mask: '#'}}", "password=# pin=#"),
-        ("{rules: {keys: [pin]}}", "password=hunter2 pin=[redacted]"),
+        ("{rules: {keys: [pin], mask: '#'}}", "password=# pin=#"),
+        ("{rules: {builtin_keys: false, keys: [pin]}}", "password=hunter2 pin=[redacted]"),
         ("{rules: {patterns: [], extra_patterns: {four: '=(1\\d{3})'}}}", "password=hunter2 pin=[redacted]"),
     ):
         bench.file.write_text(f"{written}dead_letters: {settings}\n")
@@ -340,5 +340,5 @@ def test_secrets_in_bytes_that_cannot_be_read_never_reach_the_disk(bench: Bench)
 def test_the_settings_of_dead_letters_are_printed(bench: Bench) -> None:
     printed = yaml.safe_load(run("run", str(bench.file), "--print-config", "--set", "dead_letters.redact=false").stdout)
     assert printed["dead_letters"]["redact"] is False
-    assert "password" in printed["dead_letters"]["rules"]["keys"]
+    assert (printed["dead_letters"]["rules"]["builtin_keys"], printed["dead_letters"]["rules"]["keys"]) == (True, [])
     assert printed["dead_letters"]["rules"]["mask"] == "[redacted]"

@@ -215,7 +215,7 @@ receivers:
   otlp_http: {listen: ["127.0.0.1:3"], tls: {cert_file: /c, key_file: /k, client_ca_file: /a}, token: [{env: T}, {env: U}]}
 processors:
   enrich: {attributes: {a: b, n: 1}, target: record, on_error: stop}
-  redact: {keys: [password], extra_keys: [pin], kept_keys: [a], patterns: [jwt, email], extra_patterns: {badge: 'b-[0-9]+'}, mask: "#"}
+  redact: {builtin_keys: false, keys: [pin], kept_keys: [a], patterns: [jwt, email], extra_patterns: {badge: 'b-[0-9]+'}, mask: "#"}
   sample: {logs_percent: 50, services: {api: {logs_percent: 5}}, rules: [{signal: logs, services: ["a*"], max_severity: debug, percent: 1}]}
   tail_sample:
     policies:
@@ -239,7 +239,7 @@ exporters:
 normalize: {unfold: false, aliases: {jobID: job_id}, stamp: {region: eu}}
 self_metrics: {otlp_endpoint: "http://c:4318", headers: {Authorization: {env: H}}, interval_s: 5}
 shutdown: {deadline_s: 3}
-dead_letters: {redact: false, rules: {extra_keys: [pin]}}
+dead_letters: {redact: false, rules: {keys: [pin]}}
 log_level: debug
 """
 
