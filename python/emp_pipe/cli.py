@@ -193,6 +193,8 @@ def _locate(directory: Path | None, file: Path | None) -> PipelineConfig:
     if directory is None and file is None and not variables.get("EMP_DATA_DIR"):
         found = [path for role in ("edge", "central", "run") if (path := environment.default_data_dir(variables, role)).is_dir()]
         running = [path for path in found if (path / CONTROL_SOCKET).exists()] or found
+        if not running and environment_redis.chosen(variables):
+            running = [environment.default_data_dir(variables, "central")]
         if len(running) != 1:
             what = f"several data directories are in use ({', '.join(map(str, running))})" if running else "no data directory was found"
             raise ConfigError(ErrorKind.CONFIG_INVALID, place="--data-dir", detail=what, advice="name one with --data-dir")

@@ -1,5 +1,6 @@
 """The commands that look at a data directory: `tap`, `groups`, and what `dlq` (`cli_dlq.py`) shares with them. A running process is asked
-over its control socket; a stopped one's log is opened here, under the directory's lock. Not here: starting anything (`cli.py`).
+over its control socket; a stopped one's log is opened here, under the directory's lock; one in Redis beside the replicas that use it. Not
+here: starting anything (`cli.py`).
 """
 
 from __future__ import annotations
@@ -144,12 +145,15 @@ def groups_drop(
 def ask_or_open(
     config: PipelineConfig, question: dict[str, Any], on_stopped: Callable[[Log], Awaitable[list[dict[str, Any]]]]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the running process's answers; without one, do the same on the stopped log."""
+    """Yield the running process's answers; without one, do the same on the stopped log, or on the one that others have in Redis."""
     try:
         yield from _answers(control.ask(config.data_dir, question))
         return
     except ConnectionError:
         pass
+    if config.buffer_type == "redis":  # it is no one directory's; who owns what is settled there
+        yield from asyncio.run(_with_log(config, on_stopped))
+        return
     if not config.data_dir.is_dir():
         raise EmpPipeError(
             ErrorKind.CONFIG_INVALID, place=str(config.data_dir), detail="there is no such data directory", advice="name it with --data-dir"

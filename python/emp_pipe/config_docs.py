@@ -54,7 +54,11 @@ _ENVIRONMENT = """## Environment
 | `EMP_ALLOW_UNAUTHENTICATED` | `true`: INSECURE, the HTTP port and the OTLP ports serve other machines without any key or token | both |
 | `EMP_LOG_LEVEL` | `log_level` | both |
 | `EMP_SELF_METRICS_ENDPOINT` | `self_metrics.otlp_endpoint` | both |
-| `EMP_BUFFER_REDIS_URL` | the buffer in Redis (not in this version: refused, so that nobody believes it durable there) | both |
+| `EMP_BUFFER_REDIS_URL` | the buffer in Redis ([redis.md](redis.md)): `buffer.type` and `buffer.url` | both |
+| `EMP_BUFFER_REDIS_USERNAME`, `EMP_BUFFER_REDIS_PASSWORD`, `EMP_BUFFER_REDIS_PASSWORD_FILE` | who we are to it | both |
+| `EMP_BUFFER_REDIS_TLS_CA_FILE`, `EMP_BUFFER_REDIS_TLS_CERT_FILE`, `EMP_BUFFER_REDIS_TLS_KEY_FILE` | `buffer.tls`, for a rediss:// address | both |
+| `EMP_BUFFER_REDIS_CLUSTER` | `true`: the address is a node of a Redis Cluster | both |
+| `EMP_BUFFER_REDIS_PREFIX` | what the keys in Redis begin with, where several fleets share one | both |
 | `FLUENTD_HOST`, `FLUENTD_PORT` | the exporter `forward/central`; port 24225 unless set | edge |
 | `FLUENTD_SECURE` | TLS to central; default: yes on port 24225 | edge |
 | `FLUENTD_SHARED_KEY` | the shared key for central; on central the one that edges must have | both |
@@ -81,7 +85,7 @@ where they ask for a token | both |
 resource attributes for records that lack them (`normalize.stamp`) | edge |
 
 With no destination set a role keeps its records in rotating files (the `file` exporter) under its data directory and says where.
-`HUB_REDIS_URL` and `REDIS_URL`, the job queue's own Redis, are never written to.
+`HUB_REDIS_URL` and `REDIS_URL`, the job queue's own Redis, choose no buffer and are never written to: a buffer at the same place is refused.
 """
 
 

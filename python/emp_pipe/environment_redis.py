@@ -11,12 +11,18 @@ from emp_pipe.config_layer import Layer
 _REDIS = "EMP_BUFFER_REDIS_"
 
 
+def chosen(environment: env.Environment) -> bool:
+    """Whether the environment says that the log is in Redis."""
+    return bool(env.first(environment, f"{_REDIS}URL")[0])
+
+
 def put_redis(layer: Layer, environment: env.Environment) -> None:
     """Put the buffer in Redis where EMP_BUFFER_REDIS_URL says so: it alone does, never the job queue's variables."""
     if not env.put(layer, ("buffer", "url"), environment, f"{_REDIS}URL"):
         return
     layer.put(("buffer", "type"), "redis", place=f"environment {_REDIS}URL")
     env.put(layer, ("buffer", "username"), environment, f"{_REDIS}USERNAME")
+    env.put(layer, ("buffer", "prefix"), environment, f"{_REDIS}PREFIX")
     for source, name in (("env", f"{_REDIS}PASSWORD"), ("file", f"{_REDIS}PASSWORD_FILE")):
         if value := env.first(environment, name)[0]:
             layer.put(("buffer", "password", source), name if source == "env" else value, place=f"environment {name}")

@@ -116,6 +116,7 @@ class Observer:
                 "admitting": usage.admitting,
                 "reason": usage.reason,
                 "oldest_age_s": self._age_s(usage.oldest_append_unix_nano),
+                **getattr(pipeline.log, "details", {}),  # a log that stands on a server tells of it
             },
             "components": self._components(),
             "groups": self._groups(),
@@ -249,7 +250,7 @@ class Observer:
     def warnings(self) -> list[str]:
         """Return what start-up warns of: settings that work and are probably not what was meant."""
         config = self._pipeline.config
-        found = []
+        found = list(getattr(self._pipeline.log, "warnings", ()))
         for name, settings in config.receivers.items():
             if getattr(settings, "shared_key", None) and getattr(settings, "tls", ()) is None:
                 found.append(
