@@ -45,6 +45,15 @@ def mend_mode(path: Path, mode: int) -> None:
             _log.warning("%s could be read or changed by others (mode %04o): it is %04o now", path, found, mode)
 
 
+def open_private(path: Path, more_flags: int = 0) -> int:
+    """Return a file descriptor for reading and writing; a file that is made is its owner's alone, whatever the umask."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | more_flags, 0o600)
+    if os.fstat(descriptor).st_mode & 0o777 != 0o600:
+        with contextlib.suppress(OSError):
+            os.fchmod(descriptor, 0o600)
+    return descriptor
+
+
 def _sync(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -71,7 +80,7 @@ class DirectoryLock:
 
     def _open(self) -> int:
         try:
-            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            return open_private(self._path)
         except OSError as error:
             if error.errno not in _CANNOT_WRITE or not self._path.exists():
                 raise

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import apsw
 
 from emp_pipe.buffers.sqlite_schema import FILE_NAME, set_aside
-from emp_pipe.directory import DirectoryLock, make_private, mend_mode
+from emp_pipe.directory import DirectoryLock, make_private, mend_mode, open_private
 from emp_pipe.logs import get_logger
 
 LOCK_NAME = "emp-pipe.pid"
@@ -73,7 +73,7 @@ class Place:
         self._lock = lock
         mend_mode(self.directory, 0o700)
         for path in self.directory.iterdir():
-            if path.name.startswith("log.") and path.is_file() and not path.is_symlink():
+            if path.name.startswith(("log.", LOCK_NAME)) and path.is_file() and not path.is_symlink():
                 mend_mode(path, 0o600)
 
     def release(self) -> None:
@@ -112,7 +112,7 @@ class Place:
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
         unfinished = self.path.with_name("log.rescued")
         unfinished.unlink(missing_ok=True)
-        os.close(os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.close(open_private(unfinished, os.O_EXCL))
         copy = apsw.Connection(str(unfinished), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
         try:
             with copy.backup("main", connection, "main") as backup:
@@ -135,7 +135,7 @@ class Place:
             size = 0
         if size > wanted or (size < wanted and usage.free >= 2 * wanted):
             with contextlib.suppress(OSError):
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                descriptor = open_private(path)
                 try:
                     os.ftruncate(descriptor, min(size, wanted))
                     os.posix_fallocate(descriptor, 0, wanted)
@@ -172,7 +172,7 @@ class Place:
         content = _WITNESS.pack(_MAGIC, database_id, number)
         try:
             if self._witness < 0:
-                self._witness = os.open(self.directory / WITNESS_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                self._witness = open_private(self.directory / WITNESS_NAME)
             os.pwrite(self._witness, content + _CRC.pack(zlib.crc32(content)), 0)
         except OSError as error:
             _log.debug("the witness cannot be written: %s", error)
@@ -184,7 +184,7 @@ class Place:
         while (target := self.directory / f"{FILE_NAME}.damaged-{number}-wal").exists():
             number += 1
         try:
-            descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            descriptor = open_private(target, os.O_EXCL)
             with source.open("rb") as damaged, os.fdopen(descriptor, "wb") as copy:
                 shutil.copyfileobj(damaged, copy, 1 << 20)
         except OSError as error:

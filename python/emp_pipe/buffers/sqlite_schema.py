@@ -11,7 +11,7 @@ from pathlib import Path
 
 import apsw
 
-from emp_pipe.directory import mend_mode
+from emp_pipe.directory import mend_mode, open_private
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.logs import get_logger
 
@@ -117,7 +117,7 @@ def set_aside(path: Path, error: Exception) -> Path:
 
 
 def _open_and_verify(path: Path, *, vfs: str | None, synchronous: str, verify: bool) -> apsw.Connection:
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # it says why it cannot be opened; SQLite does not
+    os.close(open_private(path))  # it says why it cannot be opened; SQLite does not
     mend_mode(path, 0o600)
     connection = connect(path, vfs=vfs, synchronous=synchronous)
     try:
@@ -135,6 +135,12 @@ def connect(path: Path, *, vfs: str | None, synchronous: str) -> apsw.Connection
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
     connection.set_busy_timeout(10_000)
     execute = connection.execute
+    if connection.pragma("page_count") and connection.pragma("journal_mode") != "wal":
+        try:
+            _check_is_ours(connection)  # before anything is changed in it
+        except apsw.Error:
+            connection.close(True)
+            raise
     if connection.pragma("user_version") == 0 and connection.pragma("page_count") == 0:
         execute(f"PRAGMA page_size={PAGE_BYTES}")
         execute("PRAGMA auto_vacuum=INCREMENTAL")  # has an effect only before the first table
@@ -152,11 +158,15 @@ def _verify(connection: apsw.Connection) -> None:
         raise apsw.CorruptError(str(verdict[0][0]) if verdict else "quick_check gave no answer")
 
 
-def _migrate(connection: apsw.Connection, path: Path) -> None:
-    version = connection.pragma("user_version")
+def _check_is_ours(connection: apsw.Connection) -> None:
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type='table'")}
     if tables and not tables >= {"blocks", "pending", "books"}:
         raise apsw.NotADBError(f"a database of another application, with the tables {', '.join(sorted(tables))[:200]}")
+
+
+def _migrate(connection: apsw.Connection, path: Path) -> None:
+    version = connection.pragma("user_version")
+    _check_is_ours(connection)
     if version > VERSION:
         raise LogError(
             ErrorKind.LOG_NEWER,

@@ -187,6 +187,7 @@ class CommitThread:
     # the file
 
     def _open_store(self, at_least: int = 1, verify: bool = False) -> Snapshot:
+        self._is_new = not self._path.exists()
         connection = open_file(self._path, vfs=self._vfs, synchronous=self._synchronous, verify=verify)
         try:
             store = Store(connection, self._dead_limits)
@@ -196,6 +197,8 @@ class CommitThread:
             snapshot = begin_groups(store, self._specs).snapshot
             assert snapshot is not None
             store.commit()  # also the probe: the disk takes a write again
+            if self._is_new:  # its identity lies in the file itself, where no damaged write-ahead log takes it away
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             self.reader.open()
         except BaseException:
             connection.close(True)
@@ -211,6 +214,10 @@ class CommitThread:
     def _look_for_losses(self, store: Store) -> int:
         """Compare what is found with the last transaction that was acknowledged, and say loudly what is missing; return its number."""
         last = self.place.last_acknowledged()
+        if self._is_new and last is not None:
+            _log.error(
+                "%s is gone: it had seen %d transactions, and what it held is not delivered; an empty one is begun", self._path, last.number
+            )
         if last is None or last.database_id != store.database_id or last.number <= store.next_offset:
             return 1
         _log.error(
@@ -274,6 +281,7 @@ class CommitThread:
             outcome.disk_error = ""
         return outcome
 
+    _is_new = False
     _at_least = 1
     _found = 0
     _suspect = False
