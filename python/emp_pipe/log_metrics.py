@@ -70,6 +70,7 @@ class LogMetrics(Collector):
         yield GaugeMetricFamily("emp_pipe_buffer_held_bytes", "What the buffer holds.", value=usage.held_bytes)
         yield GaugeMetricFamily("emp_pipe_buffer_limit_bytes", "What the buffer may hold.", value=usage.limit_bytes)
         yield GaugeMetricFamily("emp_pipe_buffer_dead_bytes", "What dead letters take.", value=usage.dead_bytes)
+        yield from self._dead(usage)
         yield GaugeMetricFamily("emp_pipe_buffer_admitting", "1: receivers may append; 0: they wait.", value=float(usage.admitting))
         yield GaugeMetricFamily(
             "emp_pipe_buffer_oldest_age_seconds", "Age of the oldest block held.", value=self._age_s(usage.oldest_append_unix_nano)
@@ -84,6 +85,22 @@ class LogMetrics(Collector):
         yield lag_bytes
         yield lag_records
         yield lag_seconds
+
+    @staticmethod
+    def _dead(usage: Usage) -> Iterator[Metric]:
+        by = ["component", "reason"]
+        letters = GaugeMetricFamily("emp_pipe_dead_letters", "Dead letters that are kept.", labels=by)
+        records = GaugeMetricFamily("emp_pipe_dead_letter_held_records", "Records in dead letters that are kept.", labels=by)
+        size = GaugeMetricFamily("emp_pipe_dead_letter_held_bytes", "What dead letters take.", labels=by)
+        for count in usage.dead:
+            labels = [count.component, count.reason.value]
+            letters.add_metric(labels, count.letters)
+            records.add_metric(labels, count.records)
+            size.add_metric(labels, count.size_bytes)
+        yield from (letters, records, size)
+        yield GaugeMetricFamily(
+            "emp_pipe_dead_letter_limit_bytes", "What dead letters may take before the oldest are deleted.", value=usage.dead_limit_bytes
+        )
 
     def _age_s(self, append_unix_nano: int | None) -> float:
         if append_unix_nano is None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from emp_pipe import __version__
 from emp_pipe.control import ControlServer, json_line
+from emp_pipe.dead_watch import DeadLetterWatch
 from emp_pipe.deriving import DeriverSlot
 from emp_pipe.dlq import DeadLetterDesk
 from emp_pipe.errors import EmpPipeError, ErrorKind
@@ -33,6 +34,7 @@ class Observer:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         self._log_metrics = LogMetrics(pipeline.log, pipeline.clock, pipeline.metrics)
+        self._dead_letters = DeadLetterWatch(pipeline.log)
         self._http = HttpServer(pipeline.config.http, self, pipeline.clock, pipeline.metrics) if pipeline.config.http.enabled else None
         self._control = ControlServer(
             pipeline.config.data_dir,
@@ -83,6 +85,8 @@ class Observer:
             elif waited:
                 log.log(logging.INFO, "going on", "receivers go on")
             waited = not usage.admitting
+            with contextlib.suppress(EmpPipeError):  # a log that is closing
+                await self._dead_letters.look()
             await pipeline.clock.sleep(1.0)
 
     # the HTTP port
@@ -118,6 +122,7 @@ class Observer:
                 "oldest_age_s": self._age_s(usage.oldest_append_unix_nano),
                 **getattr(pipeline.log, "details", {}),  # a log that stands on a server tells of it
             },
+            "dead_letters": self._dead_letters.state(),
             "components": self._components(),
             "groups": self._groups(),
         }

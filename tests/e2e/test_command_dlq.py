@@ -342,3 +342,46 @@ def test_the_settings_of_dead_letters_are_printed(bench: Bench) -> None:
     assert printed["dead_letters"]["redact"] is False
     assert (printed["dead_letters"]["rules"]["builtin_keys"], printed["dead_letters"]["rules"]["keys"]) == (True, [])
     assert printed["dead_letters"]["rules"]["mask"] == "[redacted]"
+
+
+def test_metrics_and_readiness_tell_dead_letters_by_who_and_why(bench: Bench) -> None:
+    keep(bench, rows_letter("file/a", "1", "2"), rows_letter("file/a", "3", reason=DeadReason.EXPIRED), bytes_letter(b"12345"))
+    with running(*bench.arguments):
+        for component, reason, letters, records in (
+            ("file/a", "refused", 1, 2),
+            ("file/a", "expired", 1, 1),
+            ("forward", "entry_invalid", 1, 1),
+        ):
+            labels = {"component": component, "reason": reason}
+            assert bench.metric("emp_pipe_dead_letters{", **labels) == letters
+            assert bench.metric("emp_pipe_dead_letter_held_records{", **labels) == records
+        assert bench.metric("emp_pipe_dead_letter_held_bytes{", component="forward") == 5
+        assert bench.metric("emp_pipe_dead_letter_limit_bytes") == 256 << 20
+        state = json.loads(bench.get("/readyz")[1])["dead_letters"]
+        assert (state["letters"], state["records"], state["warning"]) == (3, 4, "")
+        assert dlq(bench, "drop", "--all", "--yes").returncode == 0
+        assert bench.metric("emp_pipe_dead_letters{", component="file/a") == 0
+
+
+def test_a_loud_warning_comes_before_the_oldest_go_and_when_they_do(bench: Bench) -> None:
+    keep(bench, bytes_letter(b"x" * 450), bytes_letter(b"y" * 400))
+    bench.file.write_text(bench.file.read_text().replace("buffer: sqlite", "buffer: {type: sqlite, dead_max_bytes: 1000}"))
+    with running(*bench.arguments) as process:
+        assert "850 of 1,000 bytes (85%); at the limit the oldest are deleted" in process.wait_for("dead letters take")
+
+        def state() -> dict[str, object]:
+            status, body = bench.get("/readyz")
+            assert status == 200, "dead letters make no process unready"
+            found: dict[str, object] = json.loads(body)["dead_letters"]
+            return found
+
+        assert "emp-pipe dlq" in str(state()["warning"])
+        with socket.create_connection(("127.0.0.1", bench.port), 20) as connection:
+            connection.sendall(b"\xc1" + b"z" * 300)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(4096):
+                pass
+        process.wait_for("dead letters with 1 records were deleted by their limits")
+        assert (state()["gone_records"], bench.metric("emp_pipe_group_records_total", group="dlq", reason="dead_limit")) == (1, 1)
+        assert bench.metric("emp_pipe_dead_letter_held_bytes{", component="forward") > 0
+        assert ids(bench) == [2, 3]
