@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import pytest
 
 from emp_pipe.buffers.memory import MemoryConfig, MemoryLog
+from emp_pipe.buffers.redis import RedisConfig, RedisLog
 from emp_pipe.buffers.sqlite import SqliteConfig, SqliteLog
 from emp_pipe.component import Context
 from emp_pipe.log.protocol import Append, Delivery, GroupSpec, Log, Topic
 from emp_pipe.self_metrics import Metrics
 from tests.support.blocks import block
 from tests.support.manual_clock import ManualClock
+from tests.support.redis_server import RedisServer, needs_redis
 
 DEADLINE_S = 30.0
 
@@ -28,8 +31,10 @@ def group(name: str, *topics: Topic, **settings: Any) -> GroupSpec:
 class OpenLog:
     """A log under test with its clock. `reopen` is a restart: for the durable ones without any farewell to the groups."""
 
-    def __init__(self, kind: str, directory: Path, **settings: Any) -> None:
+    def __init__(self, kind: str, directory: Path, url: str = "", **settings: Any) -> None:
         self.kind = kind
+        self._url = url
+        self._prefix = f"test-{token_hex(4)}"
         self.clock = ManualClock()
         self.settings = settings
         self._directory = directory
@@ -43,6 +48,10 @@ class OpenLog:
         context = Context(self.clock, Metrics(), self._directory, "m1", "run")
         if self.kind == "memory":
             return MemoryLog("memory", MemoryConfig(**self.settings), context)
+        if self.kind == "redis":
+            # the only replica: what its configuration does not name nobody names
+            settings = {"url": self._url, "prefix": self._prefix, "retire_after_s": 0, **self.settings}
+            return RedisLog("redis", RedisConfig(**settings), context)
         return SqliteLog("sqlite", SqliteConfig(**{"min_free_bytes": 0, **self.settings}), context)
 
     async def open(self, *groups: GroupSpec) -> Log:
@@ -88,11 +97,19 @@ class OpenLog:
             assert counted == usage.held_records, f"{usage.spec.name} holds {usage.held_records} records, its books say {counted}"
 
 
-@pytest.fixture(params=["sqlite", "memory"])
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """One server for all: each test has a prefix of its own."""
+    with RedisServer(appendfsync="always") as server:
+        yield server.url
+
+
+@pytest.fixture(params=["sqlite", "memory", pytest.param("redis", marks=needs_redis)])
 async def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenLog]:
     """A log that has been made and not opened yet. Whatever a test did, its books balance at the end, also after a restart."""
     settings = getattr(request.node.get_closest_marker("log_settings"), "kwargs", {})
-    under_test = OpenLog(request.param, tmp_path, **settings)
+    url = request.getfixturevalue("redis_url") if request.param == "redis" else ""
+    under_test = OpenLog(request.param, tmp_path, url, **settings)
     yield under_test
     await under_test.check_books()
     specs = [usage.spec for usage in under_test.log.usage().groups]

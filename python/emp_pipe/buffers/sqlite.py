@@ -19,8 +19,6 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from emp_pipe.buffers import sqlite_groups
 from emp_pipe.buffers.sqlite_operations import Operation, Outcome, describe, fail_with
-from emp_pipe.buffers.sqlite_reader import Fetched, Row
-from emp_pipe.buffers.sqlite_reading import Reading
 from emp_pipe.buffers.sqlite_store import DeadLimits, Effects, Store
 from emp_pipe.buffers.sqlite_thread import CommitThread
 from emp_pipe.buffers.sqlite_upkeep import Upkeep
@@ -44,6 +42,7 @@ from emp_pipe.log.protocol import (
     Revival,
     Usage,
 )
+from emp_pipe.log.reading import Fetched, Reading, Row
 
 if TYPE_CHECKING:
     from emp_pipe._core import Block

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import apsw
 
@@ -17,26 +17,12 @@ from emp_pipe.buffers.sqlite_store import CHUNK_SLOT_NS, CHUNK_SLOTS_KEPT
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.group_ledger import Entry
 from emp_pipe.log.protocol import ChunkKey, DeadFilter, DeadLetter, DeadReason
+from emp_pipe.log.reading import Fetched, Row
 
 _BLOCK = (
     "SELECT b.offset, b.topic, b.bytes, b.records, b.appended_unix_nano, b.header, b.payload"
     " FROM pending p CROSS JOIN blocks b ON b.offset=p.offset"
 )
-
-
-class Row(NamedTuple):
-    """A stored block as it lies."""
-
-    entry: Entry
-    header: bytes
-    payload: bytes
-
-
-class Fetched(NamedTuple):
-    """What a read found; `complete`: there is nothing more in the range."""
-
-    rows: list[Row]
-    complete: bool
 
 
 class Reader:

@@ -1,7 +1,7 @@
-"""How a group of the SQLite log reads: blocks that it gave back first, then fresh ones out of memory, then those on disk.
+"""How a group of a durable log reads: blocks that it gave back first, then fresh ones out of memory, then those in the store.
 
-A group that keeps up is handed the very blocks that were appended and never reads from disk. One that falls behind by more than
-`FRESH_BYTES` reads from disk until it has caught up. Not here: what is deliverable (`log/ledger.py`), the query (`sqlite_reader.py`).
+A group that keeps up is handed the very blocks that were appended and never reads from the store. One that falls behind by more than
+`FRESH_BYTES` reads from it until it has caught up. Not here: what is deliverable (`ledger.py`), the query (`emp_pipe/buffers/`).
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import asyncio
 import heapq
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from emp_pipe.buffers.sqlite_reader import Fetched, Row
 from emp_pipe.log.group_ledger import Entry, GroupLedger
 from emp_pipe.log.ledger import Ledger
 from emp_pipe.log.protocol import Delivery
@@ -22,6 +21,22 @@ if TYPE_CHECKING:
 
 FRESH_BYTES = 4 << 20
 """What a caught-up group may have waiting in memory, as it was appended; beyond it the group reads from disk."""
+
+
+class Row(NamedTuple):
+    """A stored block as it lies."""
+
+    entry: Entry
+    header: bytes
+    payload: bytes
+
+
+class Fetched(NamedTuple):
+    """What a read found; `complete`: there is nothing more in the range."""
+
+    rows: list[Row]
+    complete: bool
+
 
 Fetch = Callable[[str, Sequence[int], int, int, int], Awaitable[Fetched]]
 """(group, offsets, after, up to, most bytes)"""

@@ -1,0 +1,166 @@
+"""The durable log on Redis: what several replicas share, or what keeps it where a process has no disk of its own.
+
+This file is its face: settings, and the log over its shards. The rest is split by what it is about: `redis_shard.py` (one shard, all of
+the protocol), `redis_queue.py` (how operations get there, exactly once), `redis_lease.py` (who owns a shard), `redis_calls.py` and
+`redis_script_*.lua` (what is written), `redis_effects.py` and `redis_snapshot.py` (what the ledger is told), `redis_client.py` (the
+connection). The data model and its reasons: docs/decisions/010-redis-log.md.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from emp_pipe.buffers.redis_client import RedisClientConfig, connect
+from emp_pipe.buffers.redis_shard import RedisShard
+from emp_pipe.component import Context
+from emp_pipe.log.protocol import (
+    Append,
+    Appended,
+    ChunkKey,
+    DeadFilter,
+    DeadLetter,
+    Delivery,
+    GroupBooks,
+    Groups,
+    GroupSpec,
+    ReceiverBooks,
+    Rejection,
+    Revival,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    from emp_pipe._core import Block
+
+
+class RedisConfig(RedisClientConfig):
+    """Settings of the buffer in Redis."""
+
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")] = Field("emp-pipe", description="What all keys begin with.")
+    max_bytes: PositiveInt = Field(8 << 30, description="What the buffer may hold; 15 % of it is kept for draining.")
+    maxmemory_share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.7, description="Receivers wait while Redis uses more than this share of its `maxmemory`; the rest is kept for draining."
+    )
+    dead_max_bytes: PositiveInt = Field(256 << 20, description="What dead letters may take; the oldest go first.")
+    dead_max_age_s: PositiveFloat = Field(7 * 86400.0, description="How long dead letters are kept.")
+    lease_s: PositiveFloat = Field(10.0, description="How long a shard waits for an owner that is silent before another takes it over.")
+    retire_after_s: NonNegativeFloat = Field(
+        86400.0, description="A group that no replica's configuration has named for so long is given up, with what it holds."
+    )
+    patience_s: PositiveFloat = Field(5.0, description="How long an append waits for a Redis that is away before its sender is told.")
+
+
+class RedisLog:
+    """A `Log` in Redis."""
+
+    def __init__(self, id: str, config: RedisConfig, context: Context) -> None:
+        self.id = id
+        self.config = config
+        self.owner = f"{context.machine_id}-{os.getpid()}-{secrets.token_hex(6)}"
+        """Unique for each process and each log that it opens: leases and operations are its alone."""
+        self._client = connect(config, id, context.clock)
+        self.shard = RedisShard(id, 0, config, context.clock, self._client, self.owner)
+
+    @property
+    def durability(self) -> str:
+        return self.shard.durability
+
+    @property
+    def admitting(self) -> bool:
+        return self.shard.admitting
+
+    async def open(self, groups: Groups | None) -> None:
+        await self.shard.open(groups)
+
+    async def set_groups(self, groups: Sequence[GroupSpec]) -> None:
+        await self.shard.set_groups(groups)
+
+    async def close(self, deadline_monotonic_s: float) -> None:
+        await self.shard.close(deadline_monotonic_s)
+        await self._client.aclose()
+
+    async def append(self, append: Append) -> Appended:
+        return await self.shard.append(append)
+
+    async def seen(self, chunks: Sequence[ChunkKey]) -> set[ChunkKey]:
+        return await self.shard.seen(chunks)
+
+    async def read(self, group: str, max_bytes: int, owner: str = "") -> list[Delivery]:
+        return await self.shard.read(group, max_bytes, owner)
+
+    async def wait_readable(self, group: str) -> None:
+        await self.shard.wait_readable(group)
+
+    async def commit(
+        self,
+        group: str,
+        *,
+        acks: Sequence[Delivery] = (),
+        skipped_records: Mapping[int, int] | None = None,
+        rejections: Sequence[Rejection] = (),
+        outputs: Sequence[Block] = (),
+        state_puts: Mapping[str, bytes] | None = None,
+        state_ttl_s: float | None = None,
+        state_deletes: Sequence[str] = (),
+    ) -> None:
+        await self.shard.commit(
+            group,
+            acks=acks,
+            skipped_records=skipped_records,
+            rejections=rejections,
+            outputs=outputs,
+            state_puts=state_puts,
+            state_ttl_s=state_ttl_s,
+            state_deletes=state_deletes,
+        )
+
+    def defer(self, deliveries: Sequence[Delivery]) -> None:
+        self.shard.defer(deliveries)
+
+    async def held_by(self, group: str, offsets: Sequence[int]) -> set[int]:
+        return await self.shard.held_by(group, offsets)
+
+    async def state_get(self, group: str, key: str) -> bytes | None:
+        return await self.shard.state_get(group, key)
+
+    async def state_items(self, group: str, prefix: str = "") -> dict[str, bytes]:
+        return await self.shard.state_items(group, prefix)
+
+    async def checkpoint_get(self, name: str) -> bytes | None:
+        return await self.shard.checkpoint_get(name)
+
+    async def receiver_books(self) -> list[ReceiverBooks]:
+        return await self.shard.receiver_books()
+
+    async def group_books(self) -> list[GroupBooks]:
+        return await self.shard.group_books()
+
+    def usage(self) -> Usage:
+        return self.shard.usage()
+
+    async def wait_admitting(self) -> None:
+        await self.shard.wait_admitting()
+
+    async def reset_group(self, group: str, start: Literal["oldest", "newest"]) -> None:
+        await self.shard.reset_group(group, start)
+
+    async def drop_group(self, group: str) -> None:
+        await self.shard.drop_group(group)
+
+    async def dead_letters(self, limit: int = 100, after_id: int = 0, which: DeadFilter | None = None) -> list[tuple[int, DeadLetter]]:
+        return await self.shard.dead_letters(limit, after_id, which)
+
+    async def delete_dead_letters(self, ids: Sequence[int]) -> int:
+        return await self.shard.delete_dead_letters(ids)
+
+    async def revive_dead_letters(self, revivals: Sequence[Revival]) -> list[int]:
+        return await self.shard.revive_dead_letters(revivals)
+
+
+CONFIG = RedisConfig
+COMPONENT = RedisLog

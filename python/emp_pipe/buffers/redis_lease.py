@@ -1,0 +1,74 @@
+"""Who owns a shard: a lease with an epoch, renewed once a second, and how the shard is by the way.
+
+Only the owner reads and ends. Its epoch is in every call that does, so what an owner that was thought dead still sends has no effect. The
+server's clock alone decides when a lease has ended, and here the event loop's measures the same seconds: a test that moves our own clock
+does not move Redis'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+from emp_pipe.buffers.redis_client import RedisLogError
+from emp_pipe.buffers.redis_queue import Call, Link
+
+_EVERY_S = 1.0
+
+
+class Standing(NamedTuple):
+    """What a call for the lease says."""
+
+    epoch: bytes
+    """Ours; empty when it is another's, or nobody's that we want."""
+    owner: str
+    operations: int
+    groups_version: bytes
+    used_bytes: int
+    max_bytes: int
+    """Redis' maxmemory; 0: none."""
+    gone: bool = False
+
+
+class Lease:
+    """Asks for one shard's lease, again and again. `wants` False: look only, and let it end."""
+
+    def __init__(self, link: Link, lease_s: float) -> None:
+        self._link = link
+        self._lease_s = lease_s
+        self.wants = True
+        self.renewed_s = 0.0
+        """When the server last said that the shard is ours, by the loop's clock: before it was asked."""
+
+    @property
+    def certain(self) -> bool:
+        """Whether nobody else can have taken the lease yet."""
+        return asyncio.get_running_loop().time() < self.renewed_s + self._lease_s
+
+    async def ask(self) -> Standing:
+        """Take or renew the lease. Raises RedisLogError."""
+        asked_s = asyncio.get_running_loop().time()
+        reply = await self._link.ask(Call("claim", {"lease_ms": int(self._lease_s * 1000), "wants": self.wants}))
+        if reply[0] == b"gone":
+            return Standing(b"", "", 0, b"", 0, 0, gone=True)
+        _, who, operations, version, used, most, *_ = reply
+        counts = int(operations), version, int(used), int(most)
+        if reply[0] != b"ok":
+            return Standing(b"", who.decode(), *counts)
+        self.renewed_s = asked_s
+        return Standing(who, self._link.owner, *counts)
+
+    async def release(self) -> None:
+        """Let another process have the shard at once."""
+        self.renewed_s = 0.0
+        await self._link.ask(Call("release", {}))
+
+    async def keep(self, told: Callable[[Standing], None], failed: Callable[[RedisLogError], None]) -> None:
+        """Ask once a second, until cancelled."""
+        while True:
+            await asyncio.sleep(min(_EVERY_S, self._lease_s / 3))
+            try:
+                told(await self.ask())
+            except RedisLogError as error:
+                failed(error)

@@ -1,0 +1,383 @@
+"""How a shard comes, goes and is kept: connection, lease, looks at what others did, quotas, upkeep.
+
+    begin: script, shard made or found, lease asked for, look ──▶ operations one after another ──▶ trouble ──▶ begin again, go on
+
+A shard that came back empty (FLUSHALL, a server that lost its data) is begun anew, loudly. Not here: the protocol (`redis_shard.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from emp_pipe.buffers.redis_calls import Calls, DeadLimits
+from emp_pipe.buffers.redis_client import RedisLogError, Trouble, log_error
+from emp_pipe.buffers.redis_effects import Effects
+from emp_pipe.buffers.redis_keys import FORMAT, Keys, View
+from emp_pipe.buffers.redis_lease import Lease, Standing
+from emp_pipe.buffers.redis_queue import Call, Link, Operation, Queue, Taking
+from emp_pipe.buffers.redis_reader import Reader
+from emp_pipe.buffers.redis_snapshot import Look, pairs, parse_look
+from emp_pipe.buffers.redis_space import Space
+from emp_pipe.clock import Clock
+from emp_pipe.errors import ErrorKind, LogError
+from emp_pipe.log.group_ledger import GroupLedger
+from emp_pipe.log.ledger import Ledger
+from emp_pipe.log.protocol import Groups, GroupSpec
+from emp_pipe.log.reading import Fetched, Reading, Row
+from emp_pipe.logs import get_logger
+
+if TYPE_CHECKING:
+    from emp_pipe.buffers.redis import RedisConfig
+    from emp_pipe.buffers.redis_client import Client
+
+_log = get_logger("redis")
+_MOST_UNSEEN = 2000
+_LOOK_EVERY_S = 0.02
+_OBSERVE_EVERY_S = 0.25
+_BELL_MS = 1000
+
+
+class ShardLife:
+    """One shard, as far as it lives; `RedisShard` is the log that it is."""
+
+    def __init__(self, id: str, number: int, config: RedisConfig, clock: Clock, client: Client, owner: str) -> None:
+        self.id = id
+        self.number = number
+        self.config = config
+        self.clock = clock
+        self.place = config.address.place
+        self.view = View()
+        self.keys = Keys(config.prefix, number, owner)
+        self.link = Link(client, self.keys, self.view, owner, self.place)
+        self.calls = Calls(self.keys, self.view, DeadLimits(config.dead_max_bytes, config.dead_max_age_s))
+        self.reader = Reader(self.link, self.calls)
+        self.lease = Lease(self.link, config.lease_s)
+        self.ledger = Ledger(max_bytes=config.max_bytes, reserve_share=0.15, dead_max_bytes=config.dead_max_bytes)
+        self.reading = Reading(self.ledger, self.fetch, self.give_up)
+        self.effects = Effects(self.ledger, self.reading)
+        self.queue = Queue(self.link, self._told, self.settle, self._begin_again, config.patience_s)
+        self.space = Space(self)
+        self.owned = asyncio.Event()
+        """Set while the shard is ours and its state has been looked at."""
+        self.closing = True
+        self.wanted: list[GroupSpec] | None = None
+        """The groups of the configuration."""
+        self.state_read_under: dict[str, bytes] = {}
+        """By group: the lease under which its state was read last."""
+        self.checkpoint_epoch = 0
+        """Checkpoints that were written under a higher one stay."""
+        self._operations = 0
+        self._behind = False
+        self._looking = False
+        self._here = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def fetch(self, group: str, offsets: Sequence[int], after: int, up_to: int, max_bytes: int) -> Fetched:
+        raise NotImplementedError
+
+    def give_up(self, group: str, row: Row, error: Exception) -> None:
+        raise NotImplementedError
+
+    @property
+    def durability(self) -> str:
+        return f"Redis at {self.place}: what a power cut loses is up to the server's `appendfsync`"
+
+    # opening and closing
+
+    async def open(self, groups: Groups | None) -> None:
+        loop = asyncio.get_running_loop()
+        await self.link.load()
+        await self._begin()
+        self.closing = False
+        self._here.set()
+        for run, what in ((self.queue.run(), "operations"), (self.lease.keep(self._stands, self.queue.suspect), "lease")):
+            self._tasks.append(loop.create_task(run, name=f"{self.id}: {what}"))
+        if groups is not None:
+            stored = list(self.view.specs.values())
+            await self.set_groups(await asyncio.to_thread(groups, stored) if callable(groups) else groups)
+        self.settle()
+        self._tasks.append(loop.create_task(self._listen(), name=f"{self.id}: bell"))
+        self._tasks.append(loop.create_task(self.space.run(), name=f"{self.id}: upkeep"))
+
+    async def set_groups(self, groups: Sequence[GroupSpec]) -> None:
+        raise NotImplementedError
+
+    async def close(self, deadline_monotonic_s: float) -> None:
+        if self.closing:
+            return
+        self.closing = True
+        self.settle()
+        try:
+            async with asyncio.timeout(max(deadline_monotonic_s - self.clock.monotonic_s(), 0.0)):
+                await self.queue.wait_idle()
+                await self._stop_tasks()
+                await self.lease.release()
+        except (TimeoutError, RedisLogError):
+            pass
+        await self._stop_tasks()
+        self.queue.fail_all(LogError(ErrorKind.LOG_CLOSED, place=self.id))
+        self.owned.set()  # whoever waits for it is told that the log is closed
+
+    async def _stop_tasks(self) -> None:
+        tasks, self._tasks = set(self._tasks), []
+        while tasks:  # the client swallows a cancellation that comes while it connects
+            for task in tasks:
+                task.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=0.1)
+
+    # beginning: with nothing else under way
+
+    async def _begin(self) -> None:
+        """Find or make the shard, ask for the lease, load the ledger. Raises LogError."""
+        await self._find()
+        standing = await self.lease.ask()
+        lost_lease = standing.epoch != self.view.epoch
+        self.view.epoch = standing.epoch
+        look = await self._look_until_known()
+        went_back = look.operations < self._operations
+        if went_back:
+            _log.error(
+                "%s: Redis came back without the last %d operations that it had acknowledged: what they wrote is lost. See its persistence "
+                "settings.",
+                self.place,
+                self._operations - look.operations,
+            )
+            self.queue.forget_numbers()
+            await self.link.ask(Call("at_least", {"offset": self.effects.known_offset + 1}))
+        self._load(look)
+        if lost_lease or went_back:
+            self._rewind()
+        self.owned.set() if standing.epoch else self.owned.clear()
+        self.space.measured(standing)
+
+    async def _find(self) -> None:
+        call = Call(
+            "create",
+            {"new_id": secrets.token_hex(8), "format": str(FORMAT), "shards": "1", "at_least": str(self.effects.known_offset + 1)},
+        )
+        state, found, version, _ = await self.link.ask(call)
+        if int(version) > FORMAT:
+            raise LogError(
+                ErrorKind.LOG_NEWER,
+                place=self.place,
+                detail=f"the buffer under {self.config.prefix!r} has format {int(version)}, this emp-pipe knows up to {FORMAT}",
+                advice="start the emp-pipe that wrote it (or a later one), or set another `buffer.prefix`",
+            )
+        if self.view.id and found != self.view.id:
+            _log.error(
+                "%s: Redis lost the whole buffer (FLUSHALL, or a restart without its data): what it held is not delivered (%d records). "
+                "An empty one is begun.",
+                self.place,
+                sum(group.held_records for group in self.ledger.groups.values()),
+            )
+            self.view.epoch = b""
+            self.view.set_groups(b"0", {})
+            self.queue.forget_numbers()
+            self._operations = 0
+        self.view.id = found
+        if state == b"made" and self.wanted is not None:
+            call = self.calls.groups(self.wanted, self.clock.unix_nano(), self.config.retire_after_s)
+            await self.link.ask(call, self.queue.next_number())
+
+    async def _begin_again(self) -> None:
+        await self._begin()
+
+    async def _look_until_known(self) -> Look:
+        """Look at the shard; where its groups have changed, once more."""
+        while True:
+            reply = await self.link.ask(self.calls.look(None, 0))
+            if reply[0] == b"gone":
+                raise LogError(ErrorKind.LOG_IO, place=self.place, detail="the buffer vanished while it was looked at")
+            if reply[0] == b"ok":
+                return parse_look(reply, self.view.specs)
+            self.view.set_groups(reply[2], dict(pairs(reply[1])))
+
+    def _load(self, look: Look) -> None:
+        self.ledger.load(look.snapshot)
+        self.reading.meet_groups()
+        self._operations = look.operations
+        self.effects.known_offset = look.next_offset - 1
+        self._behind = False
+
+    def _rewind(self) -> None:
+        """Begin reading anew: deliveries under way are void."""
+        for group in self.ledger.groups.values():
+            self.ledger.rewind(group, 0, group.oldest_unix_nano() or self._oldest_of(group))
+        self.reading.meet_groups()
+
+    def _oldest_of(self, group: GroupLedger) -> int:
+        return group.marks[0][1] if group.marks else self.clock.unix_nano()
+
+    # what replies say
+
+    def _told(self, operation: Operation, reply: list[Any]) -> bool:
+        """Take a reply in; False: the operation is to be sent again."""
+        status = reply[0]
+        if status == b"ok":
+            operation.result = operation.take(reply, self._taking(reply[1]))
+            return True
+        if status == b"groups":
+            if len(reply) > 1:
+                self.view.set_groups(reply[2], dict(pairs(reply[1])))
+            else:
+                self.queue.put(self._look_operation(whole=True), first=True)
+            return False
+        if status == b"gone":
+            self.queue.suspect(RedisLogError(Trouble.OTHER, place=self.place, detail="Redis does not have this buffer any more"))
+            return False
+        if status == b"stale":
+            self._lost_lease(reply[1].decode())
+        operation.error = _refusal(status, reply, self.id)
+        return True
+
+    def _taking(self, number: int) -> Taking:
+        if number == 0:
+            return Taking()
+        if number <= self._operations:
+            return Taking(counted=True)
+        consecutive = number == self._operations + 1 and self.owned.is_set() and not self._behind
+        self._operations = number
+        if consecutive:
+            return Taking()
+        self._behind = True
+        self._request_look()
+        return Taking(known_offset=self.effects.known_offset)
+
+    # looks at what others did
+
+    def _request_look(self) -> None:
+        if not self._looking and not self.closing:
+            self._looking = True
+            task = asyncio.get_running_loop().create_task(self._look_soon(), name=f"{self.id}: look")
+            self._tasks.append(task)
+            task.add_done_callback(self._looked)
+
+    async def _look_soon(self) -> None:
+        await self.look(whole=not self.owned.is_set())
+        await asyncio.sleep(_LOOK_EVERY_S if self.owned.is_set() else _OBSERVE_EVERY_S)
+
+    def _looked(self, task: asyncio.Task[None]) -> None:
+        self._looking = False
+        if task in self._tasks:
+            self._tasks.remove(task)
+        if not task.cancelled() and task.exception() is None and self._behind:
+            self._request_look()
+
+    async def look(self, *, whole: bool) -> None:
+        """Bring the ledger up to what Redis says, in the order of operations."""
+        await self.queue.put(self._look_operation(whole=whole))
+
+    def _look_operation(self, *, whole: bool, acquire: bytes = b"") -> Operation:
+        def take(reply: list[Any], taking: Taking) -> None:
+            look = parse_look(reply, self.view.specs)
+            if whole or len(look.unseen) >= _MOST_UNSEEN or look.operations < self._operations:
+                self._load(look)
+            else:
+                self.effects.met(look)
+                self._operations = look.operations
+                self._behind = False
+            if acquire and acquire == self.view.epoch:
+                self._rewind()
+                self.owned.set()
+
+        return Operation(lambda: self.calls.look(None if whole else self.effects.known_offset, _MOST_UNSEEN), take)
+
+    async def _listen(self) -> None:
+        """Look when another process has appended: it rings. Never a long wait on the socket."""
+        last = b"0-0"
+        while True:
+            await self.owned.wait()
+            try:
+                heard = await self.link.client.xread({self.keys.bell: last}, block=_BELL_MS)
+            except Exception as error:
+                self.queue.suspect(log_error(error, self.place))
+                await asyncio.sleep(1.0)
+                continue
+            if heard:
+                streams = next(iter(heard.values())) if isinstance(heard, dict) else heard[0][1]
+                last = streams[-1][0]
+                self._request_look()
+
+    # the lease
+
+    def _stands(self, standing: Standing) -> None:
+        """Hear who owns the shard and how it is."""
+        if standing.gone:
+            self.queue.suspect(RedisLogError(Trouble.OTHER, place=self.place, detail="Redis does not have this buffer any more"))
+            return
+        self.space.measured(standing)
+        if standing.epoch and standing.epoch != self.view.epoch:
+            self.view.epoch = standing.epoch
+            self.queue.put(self._look_operation(whole=True, acquire=standing.epoch))
+        elif not standing.epoch and self.view.epoch:
+            self._lost_lease(standing.owner)
+        elif standing.operations > self._operations or standing.groups_version != self.view.groups_version:
+            self._request_look()
+
+    def _lost_lease(self, owner: str) -> None:
+        if not self.view.epoch:
+            return
+        self.view.epoch = b""
+        self.owned.clear()
+        if not self.closing and self.lease.wants:
+            _log.warning("%s: shard %d went to %s: what was being sent is sent by it again", self.place, self.number, owner or "nobody")
+        self._rewind()
+
+    async def is_certain(self) -> bool:
+        """Whether the shard is still ours, asked where the lease may have ended meanwhile."""
+        if not self.lease.certain:
+            self._stands(await self.lease.ask())
+        return self.owned.is_set()
+
+    # admission
+
+    def settle(self) -> None:
+        """After any change: what is past its quota goes, then admission is said anew."""
+        trouble = self.queue.trouble
+        self.ledger.queued_bytes = self.queue.queued_bytes
+        self._here.clear() if trouble is not None else self._here.set()
+        reason = ""
+        if self.closing:
+            reason = "emp-pipe is stopping"
+        elif trouble is not None:
+            seconds = asyncio.get_running_loop().time() - self.queue.trouble_since_s
+            reason = f"Redis at {self.place} cannot be used for {seconds:.0f} s: {trouble.detail}"
+        self.space.settle(reason)
+
+    async def wait_here(self) -> None:
+        await self._here.wait()
+
+    @property
+    def has_space(self) -> bool:
+        return self.ledger.has_space and not self.space.pressure
+
+    def memory_added(self, size_bytes: int) -> None:
+        self.space.used_bytes += size_bytes
+
+    def tell_of_groups(self, reply: list[Any], wanted: Sequence[GroupSpec]) -> None:
+        """Say what retired groups held."""
+        names = {spec.name for spec in wanted}
+        for group, topic, blocks, records in reply[2]:
+            why = "no longer reads it" if group.decode() in names else "is not in the configuration"
+            _log.warning("%s: group %s %s: %d held blocks (%d records) are given up", topic.decode(), group.decode(), why, blocks, records)
+        for group in reply[3]:
+            _log.warning("group %s was retired: the configuration does not name it; should it return, it begins anew", group.decode())
+
+
+def _refusal(status: bytes, reply: Sequence[Any], place: str) -> LogError:
+    if status == b"stale":
+        return LogError(ErrorKind.LOG_STALE, place=place, detail="another emp-pipe owns this shard now")
+    if status == b"ended":
+        return LogError(ErrorKind.LOG_STALE, place=place, detail=f"block {int(reply[1])} was ended before this commit")
+    if status == b"seen":
+        return LogError(
+            ErrorKind.LOG_IO,
+            place=place,
+            detail="another replica has appended a chunk of this meanwhile; nothing of it was written",
+            advice="nothing to do: when it is sent again it is known for a repeat",
+            seen=True,
+        )
+    return LogError(ErrorKind.LOG_IO, place=place, detail="Redis no longer knows what became of this operation", unknown=True)

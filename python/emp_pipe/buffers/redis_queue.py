@@ -1,0 +1,331 @@
+"""How operations reach a shard: in order, many in one pipeline, each with a number, so that asking again after a lost answer is exact.
+
+    append(), commit() ── Operation ──▶ queue ──▶ one pipeline at a time ──▶ `told` for each reply, in order
+
+While a pipeline is under way the next one gathers. When an answer is lost nobody knows what took effect: after the connection is back the
+same operations are sent again under the same numbers, and the script answers what it did the first time (`answered` in
+`redis_script_*.lua`). Not here: what an operation is (`redis_calls.py`), what its reply means (`redis_shard.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgpack  # type: ignore[import-untyped]
+
+from emp_pipe.buffers.redis_client import RedisLogError, Trouble, log_error
+from emp_pipe.buffers.redis_keys import Keys, View
+from emp_pipe.errors import ErrorKind, LogError
+from emp_pipe.logs import RateLimitedLogger, get_logger
+
+if TYPE_CHECKING:
+    from emp_pipe.buffers.redis_client import Client
+
+_MOST_OPERATIONS = 256
+"""In one pipeline; the script keeps the results of four times as many."""
+_MOST_BYTES = 8 << 20
+_FIRST_WAIT_S = 0.02
+_MOST_WAIT_S = 2.0
+_PASSING = (Trouble.LOADING, Trouble.READ_ONLY, Trouble.CLUSTER_DOWN, Trouble.DISK, Trouble.CREDENTIALS, Trouble.PERMISSION)
+"""Redis did not do it and will not until somebody or time has mended it: the operation waits."""
+
+_limited = RateLimitedLogger(get_logger("redis"), interval_s=10.0)
+
+
+class Call(NamedTuple):
+    """One run of the script: its arguments, the keys beyond the shard's own, and the long arguments."""
+
+    name: str
+    arguments: dict[str, Any]
+    keys: Sequence[str] = ()
+    payloads: Sequence[bytes | memoryview] = ()
+
+
+class Operation:
+    """A call that waits for its turn. `build` is asked at each sending, for groups may have changed; `take` is given the reply that says
+    it took effect, and returns the result. `patient`: it waits for Redis to come back, however long; others fail after a while."""
+
+    __slots__ = ("asked", "build", "error", "future", "number", "patient", "queued_s", "result", "size_bytes", "take")
+
+    def __init__(
+        self, build: Callable[[], Call], take: Callable[[list[Any], Taking], Any], *, size_bytes: int = 0, patient: bool = True
+    ) -> None:
+        self.build = build
+        self.take = take
+        self.size_bytes = size_bytes
+        self.patient = patient
+        self.queued_s = 0.0
+        self.number = 0
+        self.asked = False
+        """Sent, and the answer was lost: it keeps its number."""
+        self.result: Any = None
+        self.error: Exception | None = None
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def resolve(self) -> None:
+        if self.future.done():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
+
+
+class Taking(NamedTuple):
+    """How a reply is to be taken into the ledger."""
+
+    counted: bool = False
+    """A snapshot that was loaded meanwhile has it already: only what is in flight is to be forgotten."""
+    known_offset: int | None = None
+    """Somebody else changed the shard in between: what lies above this offset is counted by the look that follows. None: nobody did."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that the operation did is to be counted now."""
+        return not self.counted and self.known_offset is None
+
+
+class Link:
+    """One shard's way to its server: pipelines of script calls. Raises RedisLogError."""
+
+    def __init__(self, client: Client, keys: Keys, view: View, owner: str, place: str) -> None:
+        self.client: Any = client
+        self.keys = keys
+        self.view = view
+        self.owner = owner
+        self.place = place
+        self._script = "\n".join((Path(__file__).parent / f"redis_script_{part}.lua").read_text() for part in ("base", "calls", "reads"))
+        self._sha = ""
+
+    async def load(self) -> None:
+        """Make the script known to the server."""
+        try:
+            sha = await self.client.script_load(self._script)
+        except Exception as error:
+            raise log_error(error, self.place) from error
+        self._sha = sha if isinstance(sha, str) else sha.decode()
+
+    def command(self, call: Call, number: int = 0) -> list[Any]:
+        fixed: dict[str, Any] = {"name": call.name, "id": self.view.id, "owner": self.owner}
+        if number:
+            fixed["seq"] = number
+        packed = msgpack.packb(fixed | call.arguments, use_bin_type=False)
+        keys = self.keys.fixed
+        return ["EVALSHA", self._sha, len(keys) + len(call.keys), *keys, *call.keys, packed, *call.payloads]
+
+    async def send(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """Return a reply or an exception for each command. Raises RedisLogError when the answers are lost."""
+        pipeline = self.client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        try:
+            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        except Exception as error:
+            raise log_error(error, self.place) from error
+        return replies
+
+    async def ask(self, call: Call, number: int = 0) -> list[Any]:
+        """Return the reply to one call. Raises RedisLogError."""
+        for _ in range(2):
+            (reply,) = await self.send([self.command(call, number)])
+            if not isinstance(reply, Exception):
+                return list(reply)
+            if not _unknown_script(reply):
+                raise log_error(reply, self.place)
+            await self.load()
+        raise log_error(reply, self.place)
+
+
+def _unknown_script(reply: Any) -> bool:
+    return isinstance(reply, Exception) and (type(reply).__name__ == "NoScriptError" or str(reply).startswith("NOSCRIPT"))
+
+
+class Queue:
+    """Operations of one shard, in order. `told` takes a reply in (False: send it again), `settle` follows each pipeline, `come_back` is
+    awaited before anything is sent after trouble."""
+
+    def __init__(
+        self,
+        link: Link,
+        told: Callable[[Operation, list[Any]], bool],
+        settle: Callable[[], None],
+        come_back: Callable[[], Awaitable[None]],
+        patience_s: float,
+    ) -> None:
+        self._link = link
+        self._told = told
+        self._settle = settle
+        self._come_back = come_back
+        self._patience_s = patience_s
+        self._waiting: deque[Operation] = deque()
+        self._urgent: deque[Operation] = deque()
+        """Before all others: a look that the others wait for."""
+        self._wanted = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._number = 0
+        self._random = Random()
+        self.queued_bytes = 0
+        self.trouble: RedisLogError | None = None
+        """Why nothing reaches Redis at the moment."""
+        self.trouble_since_s = 0.0
+
+    def next_number(self) -> int:
+        self._number += 1
+        return self._number
+
+    def put(self, operation: Operation, *, first: bool = False) -> asyncio.Future[Any]:
+        operation.queued_s = asyncio.get_running_loop().time()
+        self.queued_bytes += operation.size_bytes
+        (self._urgent if first else self._waiting).append(operation)
+        self._idle.clear()
+        self._wanted.set()
+        return operation.future
+
+    def suspect(self, error: RedisLogError) -> None:
+        """Somebody else met trouble on the way to Redis: look at it before the next operation."""
+        if self.trouble is None:
+            self._away(error)
+        self._wanted.set()
+
+    async def wait_idle(self) -> None:
+        await self._idle.wait()
+
+    def fail_all(self, error: Exception) -> None:
+        while self._urgent or self._waiting:
+            self._fail((self._urgent or self._waiting).popleft(), error)
+        self._idle.set()
+
+    def _fail(self, operation: Operation, error: Exception) -> None:
+        self.queued_bytes -= operation.size_bytes
+        operation.error = error
+        operation.resolve()
+
+    def forget_numbers(self) -> None:
+        """Nothing that was sent before can take effect any more, or did so in a shard that is gone."""
+        for operation in self._waiting:
+            operation.asked = False
+
+    async def run(self) -> None:
+        while True:
+            await self._wanted.wait()
+            if self.trouble is not None:
+                await self._return()
+                continue
+            batch = self._next()
+            if not batch:
+                self._wanted.clear()
+                self._idle.set()
+                continue
+            try:
+                await self._flush(batch)
+            except RedisLogError as error:
+                self._waiting.extendleft(reversed(batch))
+                self._away(error)
+            except asyncio.CancelledError:
+                self._waiting.extendleft(reversed(batch))
+                raise
+
+    def _next(self) -> list[Operation]:
+        if self._urgent:
+            return [self._urgent.popleft()]
+        batch: list[Operation] = []
+        size = 0
+        while self._waiting and len(batch) < _MOST_OPERATIONS and (not batch or size + self._waiting[0].size_bytes <= _MOST_BYTES):
+            operation = self._waiting.popleft()
+            size += operation.size_bytes
+            batch.append(operation)
+        return batch
+
+    async def _flush(self, batch: list[Operation]) -> None:
+        commands = []
+        for operation in list(batch):
+            try:
+                call = operation.build()
+                if not operation.asked:
+                    operation.number = self.next_number()
+                commands.append(self._link.command(call, operation.number))
+            except Exception as failure:  # a value that cannot be stored, a group that is gone: the others go on without it
+                batch.remove(operation)
+                self._fail(operation, failure)
+        if not commands:
+            return
+        for operation in batch:
+            operation.asked = True
+        replies = await self._link.send(commands)
+        for operation in batch:
+            operation.asked = False
+        again: list[Operation] = []
+        decided: list[Operation] = []
+        trouble: RedisLogError | None = None
+        unknown_script = False
+        for operation, reply in zip(batch, replies, strict=True):
+            if not isinstance(reply, Exception):
+                (decided if self._told(operation, reply) else again).append(operation)
+                continue
+            error = log_error(reply, self._link.place)
+            if _unknown_script(reply):
+                unknown_script = True
+                again.append(operation)
+            elif error.trouble in _PASSING or str(reply).startswith("BUSY"):
+                trouble = error
+                again.append(operation)
+            else:
+                operation.error = error
+                decided.append(operation)
+        batch.clear()
+        self._waiting.extendleft(reversed(again))
+        self.queued_bytes -= sum(operation.size_bytes for operation in decided)
+        self._settle()
+        for operation in decided:
+            operation.resolve()
+        if unknown_script:
+            await self._link.load()
+        if trouble is not None:
+            raise trouble
+
+    # trouble
+
+    def _away(self, error: RedisLogError) -> None:
+        if self.trouble is None:
+            self.trouble_since_s = asyncio.get_running_loop().time()
+        self.trouble = error
+        _limited.warning(self._link.place, "%s", error)
+        self._settle()
+
+    async def _return(self) -> None:
+        """Try until Redis takes operations again, ever more rarely; those without patience fail meanwhile."""
+        wait_s = _FIRST_WAIT_S
+        while self.trouble is not None:
+            await asyncio.sleep(self._random.uniform(wait_s / 2, wait_s))
+            wait_s = min(wait_s * 2, _MOST_WAIT_S)
+            try:
+                await self._come_back()
+            except RedisLogError as error:
+                self._away(error)
+            except LogError as error:
+                self._away(RedisLogError(Trouble.OTHER, place=self._link.place, detail=error.detail or str(error)))
+            else:
+                self.trouble = None
+                self._settle()
+                return
+            self._lose_patience()
+
+    def _lose_patience(self) -> None:
+        now = asyncio.get_running_loop().time()
+        kept: deque[Operation] = deque()
+        for operation in self._waiting:
+            if operation.patient or now - operation.queued_s < self._patience_s:
+                kept.append(operation)
+                continue
+            assert self.trouble is not None
+            error = LogError(
+                ErrorKind.LOG_IO, place=self._link.place, detail=self.trouble.detail, advice=self.trouble.advice, unknown=operation.asked
+            )
+            self._fail(operation, error)
+        self._waiting = kept
