@@ -149,7 +149,16 @@ def test_the_order_of_attributes_does_not_make_another_stream() -> None:
     assert (value_of(found), labels_of(found)) == (7, {"a": "x", "b": "y"})
 
 
-@pytest.mark.parametrize(("one", "other"), [({"a": "x"}, {"a": "y"}), ({"a": 1}, {"a": "1"}), ({"a": "x"}, {}), ({"a": "x"}, {"b": "x"})])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"a": "x"}, {"a": "y"}),
+        ({"a": 1}, {"a": "1"}),
+        ({"a": "x"}, {}),
+        ({"a": "x"}, {"b": "x"}),
+        ({"a": "x", "b": "y"}, {"a": "y", "b": "x"}),
+    ],
+)
 def test_other_attributes_are_another_stream(one: dict[str, Any], other: dict[str, Any]) -> None:
     blocks = aggregated(sum_of("s", point(1, **one)), sum_of("s", point(2, **other)))
     assert [(value_of(found), labels_of(found)) for found in points_in(blocks)] == [(1, one), (2, other)]

@@ -18,6 +18,7 @@ from emp_pipe.logs import get_logger
 VERSION = 1
 FILE_NAME = "log.db"
 PAGE_BYTES = 8192
+CACHE_BYTES = 8 << 20
 WAL_LIMIT_BYTES = 16 << 20
 VERIFY_BELOW_BYTES = 64 << 20
 """A file below it is checked whole when it is opened; a larger one would keep a start waiting, and is checked when an error was seen."""
@@ -119,7 +120,7 @@ def set_aside(path: Path, error: Exception) -> Path:
 def _open_and_verify(path: Path, *, vfs: str | None, synchronous: str, verify: bool) -> apsw.Connection:
     os.close(open_private(path))  # it says why it cannot be opened; SQLite does not
     mend_mode(path, 0o600)
-    connection = connect(path, vfs=vfs, synchronous=synchronous)
+    connection = connect(path, vfs=vfs, synchronous=synchronous, cache_bytes=CACHE_BYTES)
     try:
         if verify or path.stat().st_size < VERIFY_BELOW_BYTES:
             _verify(connection)
@@ -130,7 +131,7 @@ def _open_and_verify(path: Path, *, vfs: str | None, synchronous: str, verify: b
     return connection
 
 
-def connect(path: Path, *, vfs: str | None, synchronous: str) -> apsw.Connection:
+def connect(path: Path, *, vfs: str | None, synchronous: str, cache_bytes: int) -> apsw.Connection:
     """Return a connection with the settings that every one of the log needs."""
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE, vfs=vfs)
     connection.set_busy_timeout(10_000)
@@ -147,7 +148,7 @@ def connect(path: Path, *, vfs: str | None, synchronous: str) -> apsw.Connection
     connection.pragma("journal_mode", "WAL")
     connection.pragma("synchronous", synchronous)
     connection.pragma("journal_size_limit", WAL_LIMIT_BYTES)
-    connection.pragma("cache_size", -8192)
+    connection.pragma("cache_size", -(cache_bytes >> 10))
     connection.wal_autocheckpoint(0)  # checkpoints run off the commit thread
     return connection
 

@@ -24,7 +24,7 @@ from emp_pipe.buffers.sqlite_groups import begin_groups
 from emp_pipe.buffers.sqlite_operations import DISK_ERRORS, Operation, Outcome, describe, fail_with
 from emp_pipe.buffers.sqlite_place import Place
 from emp_pipe.buffers.sqlite_reader import Reader
-from emp_pipe.buffers.sqlite_schema import PAGE_BYTES, connect, open_file, set_aside
+from emp_pipe.buffers.sqlite_schema import CACHE_BYTES, PAGE_BYTES, connect, open_file, set_aside
 from emp_pipe.buffers.sqlite_store import DeadLimits, Effects, Store
 from emp_pipe.directory import WILL_PASS
 from emp_pipe.errors import ErrorKind, LogError
@@ -35,6 +35,8 @@ from emp_pipe.logs import RateLimitedLogger, get_logger
 CHECKPOINT_PAGES = (8 << 20) // PAGE_BYTES
 """When the write-ahead log has this many pages it is copied into the file, off this thread. What came in the meantime is copied by this
 thread: only between two transactions can the log be brought to its end, so that the next one begins it anew."""
+_READER_CACHE_BYTES = 1 << 20
+"""A block is read once: only what leads to it is worth keeping."""
 RETRY_S = 1.0
 _MOST_OPERATIONS = 512
 
@@ -62,11 +64,11 @@ class CommitThread:
         self._finish_checkpoint = False
         self._checkpoints = Checkpoints(self._connect, self._checkpointed, lambda error: self.put(Operation(fail_with(error))))
         self._noisy = RateLimitedLogger(_log)
-        self.reader = Reader(self._connect)
+        self.reader = Reader(lambda: self._connect(_READER_CACHE_BYTES))
         self._thread = threading.Thread(target=self._run, name="emp-log-commit", daemon=True)
 
-    def _connect(self) -> apsw.Connection:
-        return connect(self._path, vfs=self._vfs, synchronous=self._synchronous)
+    def _connect(self, cache_bytes: int = CACHE_BYTES) -> apsw.Connection:
+        return connect(self._path, vfs=self._vfs, synchronous=self._synchronous, cache_bytes=cache_bytes)
 
     # called from the event loop
 

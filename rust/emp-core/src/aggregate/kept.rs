@@ -59,10 +59,17 @@ pub struct Kept {
     pub recorded: bool,
     /// What it says.
     pub content: Content,
+    /// Most points have nothing of the kind, and there may be a hundred thousand.
+    extra: Option<Box<Extra>>,
+}
+
+/// What a point has beside its value.
+#[derive(Clone, Debug, Default)]
+struct Extra {
     /// Fields that are in none of the others.
-    pub rest: Vec<u8>,
+    rest: Vec<u8>,
     /// Exemplar fields.
-    pub exemplars: Vec<u8>,
+    exemplars: Vec<u8>,
 }
 
 /// How a point is kept.
@@ -111,7 +118,7 @@ impl Join {
         if let Some(after) = after {
             let later = &mut points[after];
             if !(falls && fell(measure(&point.value), later.measure())) {
-                return offer(&mut later.exemplars, point.exemplars, self.max_exemplars);
+                return later.offer(point.exemplars, self.max_exemplars);
             }
         }
         match before {
@@ -130,19 +137,18 @@ fn grow(points: &mut Vec<Kept>) {
 }
 
 fn push(points: &mut Vec<Kept>, at: usize, point: &Point<'_>, max_exemplars: usize) {
-    let mut exemplars = Vec::new();
-    offer(&mut exemplars, point.exemplars, max_exemplars);
     if points.len() == points.capacity() {
         grow(points);
     }
-    let kept = Kept {
+    let mut kept = Kept {
         start_unix_nano: point.start_unix_nano,
         time_unix_nano: point.time_unix_nano,
         recorded: point.recorded,
         content: content(&point.value),
-        rest: point.rest.to_vec(),
-        exemplars,
+        extra: None,
     };
+    kept.offer(point.exemplars, max_exemplars);
+    kept.replace_rest(point.rest);
     points.insert(at, kept);
 }
 
@@ -219,13 +225,13 @@ impl Kept {
     /// The later of both stands.
     fn become_later(&mut self, point: &Point<'_>, max_exemplars: usize) {
         if point.time_unix_nano < self.time_unix_nano {
-            return offer(&mut self.exemplars, point.exemplars, max_exemplars);
+            return self.offer(point.exemplars, max_exemplars);
         }
         self.become_point(point, max_exemplars)
     }
 
     fn become_point(&mut self, point: &Point<'_>, max_exemplars: usize) {
-        offer(&mut self.exemplars, point.exemplars, max_exemplars);
+        self.offer(point.exemplars, max_exemplars);
         self.start_unix_nano = point.start_unix_nano;
         self.time_unix_nano = point.time_unix_nano;
         self.content = content(&point.value);
@@ -233,8 +239,17 @@ impl Kept {
     }
 
     fn replace_rest(&mut self, rest: &[u8]) {
-        self.rest.clear();
-        self.rest.extend_from_slice(rest);
+        if self.extra.is_some() || !rest.is_empty() {
+            let extra = self.extra.get_or_insert_default();
+            extra.rest.clear();
+            extra.rest.extend_from_slice(rest);
+        }
+    }
+
+    fn offer(&mut self, exemplars: &[u8], max_exemplars: usize) {
+        if !exemplars.is_empty() {
+            offer(&mut self.extra.get_or_insert_default().exemplars, exemplars, max_exemplars);
+        }
     }
 
     /// Adds a delta; false where they do not fit together: a whole number beside a double, other bounds, more than fits.
@@ -266,7 +281,7 @@ impl Kept {
         if let Some(sum) = sum {
             self.content = sum;
         }
-        offer(&mut self.exemplars, point.exemplars, max_exemplars);
+        self.offer(point.exemplars, max_exemplars);
         self.start_unix_nano = match (self.start_unix_nano, point.start_unix_nano) {
             (0, start) | (start, 0) => start,
             (ours, theirs) => ours.min(theirs),
@@ -288,8 +303,10 @@ impl Kept {
             Content::Histogram(histogram) => histogram.put(out),
             Content::Exponential(exponential) => exponential.put(out),
         }
-        out.extend_from_slice(&self.rest);
-        out.extend_from_slice(&self.exemplars);
+        if let Some(extra) = &self.extra {
+            out.extend_from_slice(&extra.rest);
+            out.extend_from_slice(&extra.exemplars);
+        }
     }
 
     /// Bytes that it takes.
@@ -299,6 +316,7 @@ impl Kept {
             Content::Exponential(exponential) => exponential.size_bytes(),
             _ => 0,
         };
-        size_of::<Self>() + self.rest.capacity() + self.exemplars.capacity() + content
+        let extra = |extra: &Extra| size_of::<Extra>() + extra.rest.capacity() + extra.exemplars.capacity();
+        size_of::<Self>() + self.extra.as_deref().map_or(0, extra) + content
     }
 }

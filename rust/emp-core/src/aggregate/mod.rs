@@ -273,6 +273,7 @@ impl Aggregator {
         if self.window.is_multiple_of(self.settings.idle_windows.max(1)) {
             self.forget_idle(self.settings.idle_windows);
         }
+        self.streams.fit();
         self.window += 1;
     }
 

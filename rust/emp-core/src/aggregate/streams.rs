@@ -1,7 +1,7 @@
-//! The streams of all metrics: found by the bytes of a point's attributes, in whatever order a sender wrote them.
+//! The streams of all metrics: found by a point's attributes, in whatever order a sender wrote them.
 //!
-//! The bytes as they came are looked up first. New ones are put in the order of their keys and looked up again; both forms are remembered,
-//! so attributes are sorted once for each order in which they ever come.
+//! Attributes are hashed one by one and the hashes added up, so every order of them is looked up in the same place. They are kept as they came
+//! first; only where bytes differ are both taken apart and compared.
 
 use std::hash::{BuildHasher, Hasher};
 
@@ -13,21 +13,11 @@ use crate::otlp::scan::key_value;
 use crate::otlp::validate::{MAX_MESSAGE_DEPTH, validate};
 use crate::otlp::wire::{Reader, WireError, for_each_field};
 
-/// A form of a stream's attributes.
-struct Alias {
+/// One stream of a metric.
+pub struct Stream {
     at: usize,
     len: u32,
     metric: u32,
-    stream: u32,
-}
-
-/// As many forms of a stream are remembered. Some senders write attributes in an order that is another one each time.
-const MAX_FORMS: u32 = 8;
-
-/// One stream of a metric.
-pub struct Stream {
-    alias: u32,
-    forms: u32,
     /// The window in which it had a point last.
     pub seen: u32,
     /// Its points of this window.
@@ -38,11 +28,9 @@ pub struct Stream {
 #[derive(Default)]
 pub struct Streams {
     all: Vec<Stream>,
-    aliases: Vec<Alias>,
     bytes: Vec<u8>,
     table: HashTable<u32>,
     random: ahash::RandomState,
-    sorted: Vec<u8>,
 }
 
 impl Streams {
@@ -51,75 +39,52 @@ impl Streams {
         self.random.hash_one(bytes)
     }
 
+    /// The same for every order of the attributes.
     #[inline]
-    fn key_hash(random: &ahash::RandomState, metric: u32, attributes: &[u8]) -> u64 {
+    fn key_hash(random: &ahash::RandomState, metric: u32, attributes: &[u8]) -> Result<u64, WireError> {
+        let mut sum = 0u64;
+        for_each_field(Reader::new(attributes), |field| {
+            let mut hasher = random.build_hasher();
+            hasher.write(field.raw);
+            sum = sum.wrapping_add(hasher.finish());
+            Ok::<(), WireError>(())
+        })?;
         let mut hasher = random.build_hasher();
         hasher.write_u32(metric);
-        hasher.write(attributes);
-        hasher.finish()
-    }
-
-    #[inline]
-    fn look_up(&self, metric: u32, attributes: &[u8]) -> Option<u32> {
-        let hash = Self::key_hash(&self.random, metric, attributes);
-        let found = self.table.find(hash, |at| {
-            let alias = &self.aliases[*at as usize];
-            alias.metric == metric && &self.bytes[alias.at..alias.at + alias.len as usize] == attributes
-        });
-        found.map(|at| self.aliases[*at as usize].stream)
+        hasher.write_u64(sum);
+        Ok(hasher.finish())
     }
 
     /// The stream of a metric that has these attributes (fields of a point); where there is none and `may_add`, a new one. The bool: it is new.
     #[inline]
     pub fn find(&mut self, metric: u32, attributes: &[u8], may_add: bool) -> Result<Option<(u32, bool)>, WireError> {
-        match self.look_up(metric, attributes) {
-            Some(stream) => Ok(Some((stream, false))),
-            None => self.find_sorted(metric, attributes, may_add),
+        let hash = Self::key_hash(&self.random, metric, attributes)?;
+        let found =
+            self.table.find(hash, |stream| self.all[*stream as usize].metric == metric && is_same(self.attributes(*stream), attributes));
+        match found {
+            Some(stream) => Ok(Some((*stream, false))),
+            None if may_add => self.add(hash, metric, attributes).map(|stream| Some((stream, true))),
+            None => check_attributes(attributes).map(|()| None),
         }
     }
 
+    /// They are checked all the way down: what a stream is named by is written again and again.
     #[cold]
-    fn find_sorted(&mut self, metric: u32, attributes: &[u8], may_add: bool) -> Result<Option<(u32, bool)>, WireError> {
-        let mut sorted = std::mem::take(&mut self.sorted);
-        let found = sort_attributes(attributes, &mut sorted).map(|()| self.find_or_add(metric, attributes, &sorted, may_add));
-        self.sorted = sorted;
-        found
+    fn add(&mut self, hash: u64, metric: u32, attributes: &[u8]) -> Result<u32, WireError> {
+        check_attributes(attributes)?;
+        Ok(self.insert(hash, Stream { at: 0, len: 0, metric, seen: 0, points: Vec::new() }, attributes))
     }
 
-    fn find_or_add(&mut self, metric: u32, attributes: &[u8], sorted: &[u8], may_add: bool) -> Option<(u32, bool)> {
-        if let Some(stream) = self.look_up(metric, sorted) {
-            let known = &mut self.all[stream as usize];
-            if known.forms < MAX_FORMS {
-                known.forms += 1;
-                self.add_alias(metric, attributes, stream);
-            }
-            return Some((stream, false));
-        }
-        if !may_add {
-            return None;
-        }
-        let stream = self.all.len() as u32;
-        let alias = self.add_alias(metric, sorted, stream);
-        let forms = if sorted == attributes { 1 } else { 2 };
-        self.all.push(Stream { alias, forms, seen: 0, points: Vec::new() });
-        if sorted != attributes {
-            self.add_alias(metric, attributes, stream);
-        }
-        Some((stream, true))
-    }
-
-    fn add_alias(&mut self, metric: u32, attributes: &[u8], stream: u32) -> u32 {
-        let at = self.bytes.len();
+    fn insert(&mut self, hash: u64, stream: Stream, attributes: &[u8]) -> u32 {
+        let number = self.all.len() as u32;
+        self.all.push(Stream { at: self.bytes.len(), len: attributes.len() as u32, ..stream });
         self.bytes.extend_from_slice(attributes);
-        let index = self.aliases.len() as u32;
-        self.aliases.push(Alias { at, len: attributes.len() as u32, metric, stream });
-        let (aliases, bytes, random) = (&self.aliases, &self.bytes, &self.random);
-        let hash_of = |at: &u32| {
-            let alias = &aliases[*at as usize];
-            Self::key_hash(random, alias.metric, &bytes[alias.at..alias.at + alias.len as usize])
-        };
-        self.table.insert_unique(Self::key_hash(random, metric, attributes), index, hash_of);
-        index
+        let (all, bytes, random) = (&self.all, &self.bytes, &self.random);
+        self.table.insert_unique(hash, number, |number| {
+            let stream = &all[*number as usize];
+            Self::key_hash(random, stream.metric, stream.attributes(bytes)).unwrap_or_default() // it was read before
+        });
+        number
     }
 
     /// A stream by its number.
@@ -128,10 +93,10 @@ impl Streams {
         &mut self.all[stream as usize]
     }
 
-    /// A stream's attributes: fields of a point, in the order of their keys.
+    /// A stream's attributes: fields of a point, as they came first.
+    #[inline]
     pub fn attributes(&self, stream: u32) -> &[u8] {
-        let alias = &self.aliases[self.all[stream as usize].alias as usize];
-        &self.bytes[alias.at..alias.at + alias.len as usize]
+        self.all[stream as usize].attributes(&self.bytes)
     }
 
     /// How many there are.
@@ -142,38 +107,62 @@ impl Streams {
     /// Bytes that they take, without their points.
     pub fn size_bytes(&self) -> usize {
         self.all.capacity() * size_of::<Stream>()
-            + self.aliases.capacity() * size_of::<Alias>()
             + self.bytes.capacity()
             + self.table.capacity() * 6
             // their numbers in the metrics
             + self.all.len() * 4
     }
 
+    /// Gives the room back that no stream came for.
+    pub fn fit(&mut self) {
+        self.all.shrink_to_fit();
+        self.bytes.shrink_to_fit();
+    }
+
     /// Forgets the streams for which `keep` is false and renumbers the others; `metric_of` gives the new number of a metric. Returns the
     /// new number of each stream, `u32::MAX` where it was forgotten.
     pub fn retain(&mut self, keep: impl Fn(&Stream) -> bool, metric_of: impl Fn(u32) -> u32) -> Vec<u32> {
-        let mut old = std::mem::take(self);
-        let mut renumbered = vec![u32::MAX; old.all.len()];
-        for (number, stream) in old.all.iter_mut().enumerate() {
-            if !keep(stream) {
-                continue;
+        let old = std::mem::take(self);
+        let renumbered = old.all.into_iter().map(|stream| {
+            if !keep(&stream) {
+                return u32::MAX;
             }
-            let alias = &old.aliases[stream.alias as usize];
-            let bytes = &old.bytes[alias.at..alias.at + alias.len as usize];
-            let new = self.all.len() as u32;
-            renumbered[number] = new;
-            let alias = self.add_alias(metric_of(alias.metric), bytes, new);
-            self.all.push(Stream { alias, forms: stream.forms, seen: stream.seen, points: std::mem::take(&mut stream.points) });
-        }
-        for (index, alias) in old.aliases.iter().enumerate() {
-            let stream = renumbered[alias.stream as usize];
-            if stream != u32::MAX && old.all[alias.stream as usize].alias != index as u32 {
-                let bytes = &old.bytes[alias.at..alias.at + alias.len as usize];
-                self.add_alias(metric_of(alias.metric), bytes, stream);
-            }
-        }
-        renumbered
+            let attributes = stream.attributes(&old.bytes);
+            let metric = metric_of(stream.metric);
+            let hash = Self::key_hash(&self.random, metric, attributes).unwrap_or_default(); // it was read before
+            self.insert(hash, Stream { metric, ..stream }, attributes)
+        });
+        renumbered.collect()
     }
+}
+
+impl Stream {
+    fn attributes<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        &bytes[self.at..self.at + self.len as usize]
+    }
+}
+
+#[inline]
+fn is_same(ours: &[u8], theirs: &[u8]) -> bool {
+    ours == theirs || (ours.len() == theirs.len() && are_reordered(ours, theirs))
+}
+
+#[cold]
+fn are_reordered(ours: &[u8], theirs: &[u8]) -> bool {
+    let fields = |attributes| {
+        let mut fields: Vec<&[u8]> = Vec::new();
+        for_each_field(Reader::new(attributes), |field| {
+            fields.push(field.raw);
+            Ok::<(), WireError>(())
+        })?;
+        fields.sort_unstable();
+        Ok::<_, WireError>(fields)
+    };
+    matches!((fields(ours), fields(theirs)), (Ok(ours), Ok(theirs)) if ours == theirs)
+}
+
+fn check_attributes(attributes: &[u8]) -> Result<(), WireError> {
+    for_each_field(Reader::new(attributes), |field| validate(field.message(), &KEY_VALUE, MAX_MESSAGE_DEPTH))
 }
 
 /// Puts attribute fields in the order of their keys. They are checked all the way down: what a stream is named by is written again and again.
