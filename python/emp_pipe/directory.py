@@ -26,14 +26,21 @@ _log = get_logger("directory")
 
 
 def make_private(directory: Path) -> None:
-    """Make a directory for its owner only, whatever the umask, and tell the disk; those above it that are missing are made alike."""
+    """Make a directory for its owner only, whatever the umask; those above it that are missing are made alike."""
+    for made in make_synced(directory, 0o700):
+        made.chmod(0o700)  # a umask can take from the owner too
+
+
+def make_synced(directory: Path, mode: int = 0o777) -> list[Path]:
+    """Make a directory and what is missing above it, and tell the disk: or a power cut may take it with all that is in it."""
     missing = [directory] if not directory.exists() else []
     while missing and not missing[-1].parent.exists():
         missing.append(missing[-1].parent)
     for one in reversed(missing):
-        one.mkdir(mode=0o700, exist_ok=True)
-        one.chmod(0o700)  # a umask can take from the owner too
-        _sync(one.parent)  # or a power cut may take the directory with all that is in it
+        one.mkdir(mode=mode, exist_ok=True)
+        one.chmod(one.stat().st_mode | 0o700)
+        sync_directory(one.parent)
+    return missing
 
 
 def mend_mode(path: Path, mode: int) -> None:
@@ -54,7 +61,7 @@ def open_private(path: Path, more_flags: int = 0) -> int:
     return descriptor
 
 
-def _sync(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

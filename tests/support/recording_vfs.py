@@ -86,14 +86,19 @@ class RecordingVFS(apsw.VFS):
         super().__init__(name, "")
 
     def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:
-        return _RecordingFile(name, flags, self.disk)
+        return RecordingFile(name, flags, self.disk)
 
     def xDelete(self, filename: str, syncdir: bool) -> None:
-        self.disk.record(Event("delete", os.path.basename(filename)))
+        self.disk.record(Event("delete", self.called(filename)))
         super().xDelete(filename, syncdir)
 
+    def called(self, path: str) -> str:
+        return os.path.basename(path)
 
-class _RecordingFile(apsw.VFSFile):
+
+class RecordingFile(apsw.VFSFile):
+    """A file of it."""
+
     def __init__(self, name: Any, flags: list[int], disk: Disk) -> None:
         self._disk = disk
         path = name.filename() if isinstance(name, apsw.URIFilename) else name

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from emp_pipe.component import Context, ExporterConfig, Parcel, Sent
 from emp_pipe.delivery.blocking import OneWriteAtATime
-from emp_pipe.directory import WILL_PASS
+from emp_pipe.directory import WILL_PASS, make_synced, sync_directory
 from emp_pipe.errors import ConfigError, DeliveryError, ErrorKind
 from emp_pipe.logs import get_logger
 
@@ -104,12 +104,12 @@ class _Series:
             newest = max(files, default=0)
             self._number = newest if newest and files[newest].suffix != ".gz" else newest + 1
         self._path = path = self._directory / f"{self._signal}-{self._number:06}.jsonl"
-        self._directory.mkdir(parents=True, exist_ok=True)
+        make_synced(self._directory)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         try:
             self._size_bytes = _whole_lines(descriptor)
             os.ftruncate(descriptor, self._size_bytes)
-            _sync_directory(self._directory)
+            sync_directory(self._directory)
         except BaseException:
             os.close(descriptor)
             raise
@@ -150,14 +150,6 @@ def _whole_lines(descriptor: int) -> int:
     return 0
 
 
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _compress(path: Path) -> None:
     """Replace a file by its compressed form; the file stays until the other is on stable storage."""
     unfinished = path.with_name(f"{path.name}.gz.tmp")
@@ -168,7 +160,7 @@ def _compress(path: Path) -> None:
             target.flush()
             os.fsync(target.fileno())
         unfinished.rename(path.with_name(f"{path.name}.gz"))
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
         path.unlink()
     except OSError as error:
         get_logger("file").warning("%s stays uncompressed: %s", path, error)
@@ -199,7 +191,7 @@ class FileExporter:
     async def open(self) -> None:
         """Make the directory. Raises ConfigError where that cannot be; a disk that is full or read-only now is waited for, as in `send`."""
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            make_synced(self.directory)
             for unfinished in self.directory.glob("*.jsonl.gz.tmp"):
                 unfinished.unlink()
         except OSError as error:
