@@ -231,7 +231,7 @@ exporters:
   otlp_http/dash0: {preset: dash0, token: {env: T}, dataset: prod, only: {signals: [logs], min_severity: warn}}
   otlp_grpc: {endpoint: "http://c:4317", compression: gzip, connections: 2, keepalive_s: 60, metrics_endpoint: "https://m", token: {env: T}}
   otlp_http: {endpoint: "http://c:4318", headers: {X-A: {env: X}}, except: {tags: ["a.**"], attributes: {k: v}}}
-  forward: {endpoint: ["a:1", "b:2"], tls: {}, shared_key: {file: /k}, required: false, quota_age_s: 60}
+  forward: {endpoint: ["a:1", "b:2"], in_order: true, tls: {}, shared_key: {file: /k}, required: false, quota_age_s: 60}
   file: {max_files: 2}
   stdout:
   noop:

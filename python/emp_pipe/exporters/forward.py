@@ -51,6 +51,11 @@ class ForwardExporterConfig(ExporterConfig):
     require_ack: bool = Field(True, description="Wait for the peer's ack. Without it what is on the way is lost when the connection is.")
     keepalive: bool = Field(True, description="Keep connections open between chunks.")
     connections: PositiveInt = Field(4, description="Connections to a peer that is no emp-pipe: one chunk at a time on each.")
+    in_order: bool = Field(
+        False,
+        description="Send one chunk at a time, in the order of the buffer, also over retries: for a peer that writes entries down as they "
+        "come. Slower: each chunk waits for the ack of the one before it.",
+    )
     connect_timeout_s: PositiveFloat = Field(5.0, description="The time that connecting may take, TLS included.")
     handshake_timeout_s: PositiveFloat = Field(10.0, description="The time that the key's handshake may take.")
     ack_timeout_s: PositiveFloat = Field(
@@ -130,7 +135,7 @@ class ForwardExporter:
 
     @property
     def ordered(self) -> bool:
-        return False
+        return self.config.in_order
 
     @property
     def limits(self) -> None:
