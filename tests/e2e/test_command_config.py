@@ -267,12 +267,6 @@ def test_dash0_is_switched_off_by_its_variable() -> None:
     assert "dash0" not in run("edge", "--print-config", DASH0_AUTH_TOKEN="t", DASH0_ENABLED="false").stdout.lower()
 
 
-def test_a_buffer_in_redis_is_refused_so_that_nobody_believes_it_durable_there() -> None:
-    result = run("central", "--print-config", EMP_BUFFER_REDIS_URL="redis://127.0.0.1:6379")
-    assert result.returncode == 2
-    assert "EMP_BUFFER_REDIS_URL" in result.stderr
-
-
 def test_ctrl_c_while_the_command_is_loading_leaves_no_stack_trace(tmp_path: Path) -> None:
     (tmp_path / "typer.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(30)\n")
     result = run("validate", "x.yaml", PYTHONPATH=str(tmp_path))

@@ -8,15 +8,18 @@ connection). The data model and its reasons: docs/decisions/010-redis-log.md.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from emp_pipe.buffers.redis_client import RedisClientConfig, connect
+from emp_pipe.buffers.redis_server import RedisStated
 from emp_pipe.buffers.redis_shard import RedisShard
+from emp_pipe.buffers.redis_watch import ServerWatch
 from emp_pipe.component import Context
 from emp_pipe.log.protocol import (
     Append,
@@ -53,6 +56,9 @@ class RedisConfig(RedisClientConfig):
         86400.0, description="A group that no replica's configuration has named for so long is given up, with what it holds."
     )
     patience_s: PositiveFloat = Field(5.0, description="How long an append waits for a Redis that is away before its sender is told.")
+    stated: RedisStated = Field(
+        RedisStated.model_validate({}), description="What is known of a Redis that does not let itself be asked (CONFIG GET)."
+    )
 
 
 class RedisLog:
@@ -65,23 +71,45 @@ class RedisLog:
         """Unique for each process and each log that it opens: leases and operations are its alone."""
         self._client = connect(config, id, context.clock)
         self.shard = RedisShard(id, 0, config, context.clock, self._client, self.owner)
+        self._server = ServerWatch(self._client, config, config.stated, context.clock)
+        self._watching: asyncio.Task[None] | None = None
 
     @property
     def durability(self) -> str:
-        return self.shard.durability
+        return self._server.durability
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What start-up warns of: what the server's settings do not promise."""
+        return self._server.warnings
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What `/readyz` says of the server, under `buffer`."""
+        return self._server.details
 
     @property
     def admitting(self) -> bool:
         return self.shard.admitting
 
     async def open(self, groups: Groups | None) -> None:
-        await self.shard.open(groups)
+        try:
+            await self._server.begin()
+            await self.shard.open(groups)
+        except BaseException:
+            await self._client.aclose()
+            raise
+        self._watching = asyncio.get_running_loop().create_task(self._server.run(), name=f"{self.id}: server")
 
     async def set_groups(self, groups: Sequence[GroupSpec]) -> None:
         await self.shard.set_groups(groups)
 
     async def close(self, deadline_monotonic_s: float) -> None:
         await self.shard.close(deadline_monotonic_s)
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+            self._watching = None
         await self._client.aclose()
 
     async def append(self, append: Append) -> Appended:

@@ -1,0 +1,394 @@
+"""The command with its log in Redis: every way in, every refusal with its advice, and what it says of the server it stands on."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.command import ROOT, Running, free_port, run, running, until
+from tests.support.command_bench import Bench, send, wait_for_rows
+from tests.support.redis_cluster import RedisCluster, ask
+from tests.support.redis_server import RedisServer, needs_redis, needs_redis_tls, version
+
+pytestmark = needs_redis
+
+_LIMIT_BYTES = 512 << 20
+_NEVER = 'otlp_http: {endpoint: "http://127.0.0.1:9", retry_max_s: 1}'
+"""A destination that is not there."""
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with RedisServer(maxmemory_bytes=_LIMIT_BYTES) as started:
+        yield started
+
+
+def rule_in_the_documentation() -> str:
+    """Return the ACL rule that docs/redis.md gives."""
+    text = (ROOT / "docs" / "redis.md").read_text()
+    found = re.search(r"## The least an ACL user needs.*?```\n(.*?)```", text, re.DOTALL)
+    assert found is not None
+    return " ".join(found[1].split())
+
+
+def in_and_out(bench: Bench, *, log_on_disk: bool = False, **variables: str) -> list[str]:
+    """Send records through the command and see them come out; return what it said."""
+    with running(*bench.arguments, **variables) as process:
+        send(bench.port, 20)
+        wait_for_rows(bench.data_dir, 20)
+        said = process.messages()
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+    assert (bench.data_dir / "log").exists() is log_on_disk
+    return said
+
+
+# every way in
+
+
+def test_the_variable_alone_puts_centrals_log_into_redis(tmp_path: Path, server: RedisServer) -> None:
+    port, http_port = free_port(), free_port()
+    arguments = ("central", "--data-dir", str(tmp_path), "--set", f"receivers.forward.listen=127.0.0.1:{port}")
+    variables = {"EMP_BUFFER_REDIS_URL": server.url, "EMP_BUFFER_REDIS_PREFIX": "by-variable", "PORT": str(http_port)}
+    with running(*arguments, **variables) as central:
+        send(port, 20)
+        wait_for_rows(tmp_path, 20)
+        assert f"buffer: Redis {'.'.join(map(str, version()))} at redis://127.0.0.1:{server.port}" in "\n".join(central.messages())
+    assert any(key.startswith(b"{by-variable.") for key in ask(server, "KEYS", "*"))
+    assert not (tmp_path / "log").exists()
+
+
+def test_a_password_of_a_file(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("s3cret\n")
+    with RedisServer(password="s3cret") as server:
+        bench.write(buffer=f'{{type: redis, url: "redis://127.0.0.1:{server.port}", password: {{file: "{tmp_path / "password"}"}}}}')
+        said = in_and_out(bench)
+    assert "s3cret" not in "\n".join(said)
+
+
+def test_a_password_of_a_variable(bench: Bench) -> None:
+    with RedisServer(password="s3cret") as server:
+        variables = {"EMP_BUFFER_REDIS_URL": f"redis://127.0.0.1:{server.port}", "EMP_BUFFER_REDIS_PASSWORD": "s3cret"}
+        bench.write(buffer="{type: redis}")
+        said = in_and_out(bench, **variables)
+    assert "s3cret" not in "\n".join(said)
+
+
+def test_a_password_in_the_address(bench: Bench) -> None:
+    with RedisServer(password="s3cret") as server:
+        bench.write(buffer="{type: redis}")
+        said = in_and_out(bench, EMP_BUFFER_REDIS_URL=server.url)
+    assert "s3cret" not in "\n".join(said)
+
+
+def test_an_acl_user_with_the_documented_rule_and_nothing_more(bench: Bench) -> None:
+    with RedisServer(users={"pipe": f"on >s3cret {rule_in_the_documentation()}", "default": "off"}) as server:
+        variables = {
+            "EMP_BUFFER_REDIS_URL": f"redis://127.0.0.1:{server.port}",
+            "EMP_BUFFER_REDIS_USERNAME": "pipe",
+            "EMP_BUFFER_REDIS_PASSWORD": "s3cret",
+        }
+        bench.write(buffer="{type: redis}", processors="{aggregate: }", exporters="{file: }")
+        said = in_and_out(bench, **variables)
+    assert not [line for line in said if "NOPERM" in line or "permission" in line.lower()]
+
+
+def test_every_command_that_the_log_uses_is_in_the_documented_rule() -> None:
+    buffers = ROOT / "python" / "emp_pipe" / "buffers"
+    scripts = "".join(path.read_text() for path in buffers.glob("redis*.lua"))
+    modules = "".join(path.read_text() for path in buffers.glob("redis*.py") if path.stem not in ("redis_client", "redis_server"))
+    used = {name.lower() for name in re.findall(r"call\('([A-Z]+)'", scripts) + re.findall(r'[(\[]"([A-Z]{3,})"', modules)}
+    assert len(used) > 20, "they are found by how they are written"
+    allowed = {word[1:] for word in rule_in_the_documentation().split() if word.startswith("+")}
+    assert used - allowed - {"busy", "noscript"} == set(), "the two are what Redis answers"
+
+
+def test_a_unix_socket(bench: Bench, server: RedisServer) -> None:
+    bench.write(buffer=f'{{type: redis, url: "unix://{server.socket_path}", prefix: unix}}')
+    in_and_out(bench)
+
+
+def test_another_database(bench: Bench, server: RedisServer) -> None:
+    bench.write(buffer=f'{{type: redis, url: "{server.url}/3"}}')
+    in_and_out(bench)
+    assert "db3" in str(ask(server, "INFO", "keyspace"))
+
+
+@needs_redis_tls
+def test_tls(bench: Bench) -> None:
+    with RedisServer(tls=True) as server:
+        bench.write(buffer="{type: redis}")
+        in_and_out(bench, EMP_BUFFER_REDIS_URL=server.url, EMP_BUFFER_REDIS_TLS_CA_FILE=str(server.ca_file))
+
+
+@needs_redis_tls
+def test_mutual_tls(bench: Bench) -> None:
+    with RedisServer(tls="mutual") as server:
+        bench.write(buffer="{type: redis}")
+        in_and_out(
+            bench,
+            EMP_BUFFER_REDIS_URL=server.url,
+            EMP_BUFFER_REDIS_TLS_CA_FILE=str(server.ca_file),
+            EMP_BUFFER_REDIS_TLS_CERT_FILE=str(server.client_cert_file),
+            EMP_BUFFER_REDIS_TLS_KEY_FILE=str(server.client_key_file),
+        )
+
+
+def test_a_cluster(bench: Bench) -> None:
+    with RedisCluster(maxmemory_bytes=_LIMIT_BYTES) as cluster:
+        bench.write(buffer="{type: redis}")
+        said = in_and_out(bench, EMP_BUFFER_REDIS_URL=cluster.url, EMP_BUFFER_REDIS_CLUSTER="true")
+    assert any("3 servers" in line for line in said)
+
+
+# what survives
+
+
+def test_what_was_acknowledged_survives_a_sigkill_of_the_command_and_of_redis(bench: Bench) -> None:
+    with RedisServer(maxmemory_bytes=_LIMIT_BYTES) as server:
+        buffer = f'{{type: redis, url: "{server.url}", lease_s: 1}}'
+        bench.write(buffer=buffer, exporters=f"{{{_NEVER}}}")
+        with running(*bench.arguments) as process:
+            send(bench.port, 20)
+            until(lambda: bench.groups()["otlp_http"]["held_records"] == 20, "20 records held")
+            process.signal(signal.SIGKILL)
+            process.wait()
+        server.restart()
+        bench.write(buffer=buffer, exporters=f"{{{_NEVER}, file: }}")
+        with running(*bench.arguments):
+            wait_for_rows(bench.data_dir, 20)
+
+
+# refusals, each with what to do
+
+
+def refused(bench: Bench, says: str, code: int = 2, **variables: str) -> str:
+    result = run(*bench.arguments, **variables)
+    assert result.returncode == code, result.stderr
+    assert says in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def test_a_wrong_password_is_refused_with_the_variable_to_set(bench: Bench) -> None:
+    with RedisServer(password="s3cret") as server:
+        bench.write(buffer=f'{{type: redis, url: "redis://127.0.0.1:{server.port}", password: wr0ng}}')
+        said = refused(bench, "EMP_BUFFER_REDIS_PASSWORD", code=1)
+    assert "wr0ng" not in said
+    assert "s3cret" not in said
+
+
+def test_an_acl_user_that_may_too_little_is_told_where_the_rule_is(bench: Bench) -> None:
+    with RedisServer(users={"pipe": "on >s3cret ~* +ping"}) as server:
+        bench.write(buffer=f'{{type: redis, url: "redis://pipe:s3cret@127.0.0.1:{server.port}"}}')
+        refused(bench, "docs/redis.md", code=1)
+
+
+def test_a_redis_that_throws_away_is_refused(bench: Bench) -> None:
+    with RedisServer(policy="allkeys-lru") as server:
+        bench.write(buffer=f'{{type: redis, url: "{server.url}"}}')
+        refused(bench, "--maxmemory-policy noeviction")
+
+
+def test_a_replica_is_refused(bench: Bench, server: RedisServer) -> None:
+    with RedisServer(lines=[f"replicaof 127.0.0.1 {server.port}"]) as replica:
+        bench.write(buffer=f'{{type: redis, url: "{replica.url}"}}')
+        refused(bench, "name the primary", code=1)
+
+
+def test_a_redis_that_is_not_there_is_said_with_its_address(bench: Bench) -> None:
+    port = free_port()
+    bench.write(buffer=f'{{type: redis, url: "redis://:s3cret@127.0.0.1:{port}"}}')
+    said = refused(bench, f"redis://127.0.0.1:{port}", code=1)
+    assert "check that Redis runs" in said
+    assert "s3cret" not in said
+
+
+def test_a_cluster_node_without_the_setting_is_told_so(bench: Bench) -> None:
+    with RedisCluster() as cluster:
+        bench.write(buffer="{type: redis}")
+        key = "{emp-pipe.0}:x"
+        elsewhere = next(node for node in cluster.nodes if node is not cluster.node_of(key))
+        refused(bench, "EMP_BUFFER_REDIS_CLUSTER", code=1, EMP_BUFFER_REDIS_URL=elsewhere.url)
+
+
+@pytest.mark.parametrize("variable", ["HUB_REDIS_URL", "REDIS_URL"])
+def test_the_job_queues_redis_is_refused_whoever_names_it(bench: Bench, variable: str, server: RedisServer) -> None:
+    queue = {variable: f"redis://:other@localhost:{server.port}/0"}
+    before = ask(server, "DBSIZE")
+    bench.write(buffer=f'{{type: redis, url: "{server.url}"}}')
+    said = refused(bench, "a Redis of its own", **queue)
+    assert "emp.yaml" in said
+    bench.write(buffer="{type: redis}")
+    said = refused(bench, "a Redis of its own", **queue, EMP_BUFFER_REDIS_URL=server.url)
+    assert "environment EMP_BUFFER_REDIS_URL" in said
+    assert "other" not in said
+    assert ask(server, "DBSIZE") == before
+
+
+@pytest.mark.parametrize("variable", ["HUB_REDIS_URL", "REDIS_URL"])
+@pytest.mark.parametrize("role", ["edge", "central"])
+def test_the_job_queues_variables_alone_never_put_the_log_into_redis(role: str, variable: str, server: RedisServer) -> None:
+    printed = run(role, "--print-config", **{variable: server.url}).stdout
+    assert "type: sqlite" in printed
+    assert str(server.port) not in printed
+
+
+def test_a_log_on_disk_does_not_load_the_redis_client(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "redis.py").write_text("raise ImportError('not here')\n")
+    in_and_out(bench, log_on_disk=True, PYTHONPATH=str(tmp_path))
+
+
+def test_without_the_redis_client_it_is_said_what_to_install(bench: Bench, tmp_path: Path, server: RedisServer) -> None:
+    (tmp_path / "redis.py").write_text("raise ImportError('not here')\n")
+    bench.write(buffer=f'{{type: redis, url: "{server.url}"}}')
+    refused(bench, "pip install 'emp-pipe[central]'", PYTHONPATH=str(tmp_path))
+
+
+# what it says of the server
+
+
+def state(bench: Bench) -> dict[str, Any]:
+    status, text = bench.get("/readyz")
+    assert status == 200
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def test_a_server_that_loses_nothing_is_said_so_at_start_and_in_readyz(bench: Bench, server: RedisServer) -> None:
+    bench.write(buffer=f'{{type: redis, url: "{server.url}", prefix: said}}')
+    with running(*bench.arguments) as process:
+        sentence = process.wait_for("buffer: Redis")
+        assert "neither a power cut nor a SIGKILL of Redis loses anything" in sentence
+        said = state(bench)
+    assert said["durability"] in sentence
+    about = said["buffer"]["server"]
+    assert about["survives"] == {"power_cut": True, "kill": True, "failover": False}
+    assert (about["persistence"], about["maxmemory_policy"], about["maxmemory_bytes"]) == ("always", "noeviction", _LIMIT_BYTES)
+    assert about["used_memory_bytes"] > 0
+    assert about["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "persistence", "says"),
+    [
+        ({"appendfsync": None}, "none", "loses everything that it holds"),
+        ({"appendfsync": None, "save": "60 1"}, "snapshots", "since the last snapshot"),
+        ({"appendfsync": "everysec"}, "everysec", "the last two seconds"),
+    ],
+    ids=["none", "snapshots", "everysec"],
+)
+def test_missing_persistence_is_warned_of_and_said(bench: Bench, settings: dict[str, Any], persistence: str, says: str) -> None:
+    with RedisServer(maxmemory_bytes=_LIMIT_BYTES, **settings) as weak:
+        bench.write(buffer=f'{{type: redis, url: "{weak.url}"}}')
+        with running(*bench.arguments) as process:
+            assert says in process.wait_for("buffer: Redis")
+            warning = process.wait_for("--appendonly yes --appendfsync always")
+            assert says in warning
+            about = state(bench)["buffer"]["server"]
+    assert about["persistence"] == persistence
+    assert about["survives"]["power_cut"] is False
+    assert len(about["warnings"]) == 1
+
+
+def test_a_managed_redis_that_forbids_config_is_said_to_be_unchecked_and_can_be_stated(bench: Bench) -> None:
+    rule = rule_in_the_documentation().replace("+config|get ", "")
+    with RedisServer(users={"pipe": f"on >s3cret {rule}"}) as managed:
+        buffer = f'type: redis, url: "redis://127.0.0.1:{managed.port}", username: pipe, password: s3cret'
+        bench.write(buffer=f"{{{buffer}}}")
+        with running(*bench.arguments) as process:
+            assert "could not be checked" in process.wait_for("buffer: Redis")
+            process.wait_for("buffer.stated.persistence")
+        bench.write(buffer=f"{{{buffer}, lease_s: 1, stated: {{persistence: always}}}}")
+        with running(*bench.arguments) as process:
+            assert "as stated by hand" in process.wait_for("buffer: Redis")
+            assert state(bench)["buffer"]["server"]["persistence_is_stated"] is True
+
+
+# the configuration
+
+
+def test_print_config_masks_the_password_of_the_address_and_gives_what_can_be_run_again(tmp_path: Path) -> None:
+    variables = {"EMP_BUFFER_REDIS_URL": "rediss://pipe:s3cret@redis.internal:6380/2", "EMP_BUFFER_REDIS_TLS_CA_FILE": "/ca.pem"}
+    printed = run("central", "--print-config", "--data-dir", str(tmp_path), **variables).stdout
+    assert "s3cret" not in printed
+    assert "url: ${EMP_BUFFER_REDIS_URL}  # environment EMP_BUFFER_REDIS_URL" in printed
+    assert "ca_file: /ca.pem  # environment EMP_BUFFER_REDIS_TLS_CA_FILE" in printed
+    (tmp_path / "again.yaml").write_text(printed)
+    again = run("run", str(tmp_path / "again.yaml"), "--print-config", **variables)
+    assert again.returncode == 0, again.stderr
+    assert "url: ${EMP_BUFFER_REDIS_URL}" in again.stdout
+
+
+def test_print_config_shows_an_address_without_a_password_as_it_is() -> None:
+    variables = {"EMP_BUFFER_REDIS_URL": "redis://redis.internal:6380/2", "EMP_BUFFER_REDIS_PASSWORD": "s3cret"}
+    printed = run("central", "--print-config", **variables).stdout
+    assert 'url: "redis://redis.internal:6380/2"' in printed
+    assert "env: EMP_BUFFER_REDIS_PASSWORD" in printed
+    assert "s3cret" not in printed
+
+
+def test_a_password_in_a_file_is_never_printed_and_warned_of(bench: Bench) -> None:
+    bench.write(buffer='{type: redis, url: "redis://:s3cret@redis.internal:6380"}')
+    assert "s3cret" not in run(*bench.arguments, "--print-config").stdout
+    said = run("validate", str(bench.file))
+    assert "the secret itself stands here" in said.stdout + said.stderr
+    assert "s3cret" not in said.stdout + said.stderr
+
+
+def test_a_file_that_names_another_buffer_wins_over_the_variable(bench: Bench) -> None:
+    for buffer in ("sqlite", "{type: sqlite, max_bytes: 1000000}", "memory"):
+        bench.write(buffer=buffer)
+        printed = run(*bench.arguments, "--print-config", EMP_BUFFER_REDIS_URL="redis://redis.internal")
+        assert printed.returncode == 0, printed.stderr
+        assert "redis.internal" not in printed.stdout
+
+
+# the commands of administrators
+
+
+@contextmanager
+def holding(bench: Bench, server: RedisServer, prefix: str) -> Iterator[Running]:
+    """Run it with 20 records for a destination that is not there."""
+    bench.write(buffer=f'{{type: redis, url: "{server.url}", prefix: {prefix}, lease_s: 1}}', exporters=f"{{{_NEVER}}}")
+    with running(*bench.arguments) as process:
+        send(bench.port, 20)
+        until(lambda: bench.groups()["otlp_http"]["held_records"] == 20, "20 records held")
+        yield process
+
+
+def listed(*arguments: str, **variables: str) -> dict[str, dict[str, Any]]:
+    result = run("groups", "list", "--json", *arguments, **variables)
+    assert result.returncode == 0, result.stderr
+    return {row["group"]: row for row in map(json.loads, result.stdout.splitlines())}
+
+
+def test_groups_are_listed_and_reset_while_it_runs_and_when_it_is_stopped(bench: Bench, server: RedisServer) -> None:
+    file = ("--config", str(bench.file), "--data-dir", str(bench.data_dir))
+    with holding(bench, server, "groups") as process:
+        assert listed(*file)["otlp_http"]["held_records"] == 20
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+    assert listed(*file)["otlp_http"]["held_records"] == 20
+    assert run("groups", "reset", "otlp_http", "--to", "newest", *file).returncode == 0
+    assert listed(*file)["otlp_http"]["held_records"] == 0
+
+
+def test_the_variable_alone_leads_administrators_to_the_log(bench: Bench, server: RedisServer, tmp_path: Path) -> None:
+    with holding(bench, server, "elsewhere"):
+        pass
+    variables = {"EMP_BUFFER_REDIS_URL": server.url, "EMP_BUFFER_REDIS_PREFIX": "elsewhere", "STATE_DIRECTORY": str(tmp_path / "none")}
+    assert listed(**variables)["otlp_http"]["held_records"] == 20
+    assert not (tmp_path / "none").exists(), "looking leaves nothing behind"
