@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 from emp_pipe import hangups
 
-_NEEDED = frozenset({"typer", "pydantic", "pydantic_core", "yaml", "grpc", "prometheus_client", "apsw", "msgpack", "typing_extensions"})
+_NEEDED = frozenset({"typer", "pydantic", "pydantic_core", "yaml", "prometheus_client", "apsw", "msgpack", "typing_extensions"})
 
 
 def main() -> None:
@@ -19,8 +18,6 @@ def main() -> None:
             cli_exec.main(sys.argv[2:])
         if sys.argv[1:2] and sys.argv[1] in ("edge", "central", "run"):  # before anything that takes its time
             hangups.remember()
-        # gRPC's core writes to stderr as it likes, between our JSON lines; what concerns a user we say ourselves. Read when it is imported.
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         from emp_pipe.cli import run_command
 
         run_command()

@@ -43,6 +43,8 @@ class Cut(StrEnum):
     SILENT = "silent"
     HELD_TOO_MUCH = "held_too_much"
     MALFORMED = "malformed"
+    TOO_MANY_PINGS = "too_many_pings"
+    TOO_MANY_FRAMES = "too_many_frames"
 
 
 class CutConnections:

@@ -17,6 +17,8 @@ from emp_pipe.accepting import AcceptedProtocol
 if TYPE_CHECKING:
     from emp_pipe._core import GrpcCall, GrpcMessage, GrpcNoMessage, GrpcWants
 
+_PROTOCOL_ERROR = 1
+_ENHANCE_YOUR_CALM = 11
 _TLS_HANDSHAKE_RECORD = 0x16
 _TLS_ALERT = b"\x15\x03\x01\x00\x02\x02\x46"
 """A fatal protocol_version alert: what a TLS client understands from a port without TLS."""
@@ -48,8 +50,8 @@ class Service(Protocol):
     def message(self, connection: GrpcConnection, message: GrpcMessage) -> None: ...
     def no_message(self, connection: GrpcConnection, ended: GrpcNoMessage) -> None: ...
     def gone(self, connection: GrpcConnection, stream: int) -> None: ...
-    def broken(self, connection: GrpcConnection, why: str) -> None:
-        """Say that a connection ends for what the peer sent."""
+    def broken(self, connection: GrpcConnection, why: str, code: int) -> None:
+        """Say that a connection ends for what the peer sent; `code` is HTTP/2's."""
         ...
 
     def closed(self, connection: GrpcConnection) -> None: ...
@@ -74,7 +76,8 @@ class GrpcConnection(AcceptedProtocol):
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._has_spoken = False
         self._is_reading = False
-        self._is_paused = False
+        self.answers_unread = False
+        """It does not take its answers, and so is not read."""
 
     @property
     def peer(self) -> str:
@@ -128,13 +131,13 @@ class GrpcConnection(AcceptedProtocol):
 
     def pause_writing(self) -> None:
         """A peer that sends calls and does not read their answers is not read either, else they would pile up here."""
-        if not self._is_paused and not self.is_closing:
-            self._is_paused = True
+        if not self.answers_unread and not self.is_closing:
+            self.answers_unread = True
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        if self._is_paused:
-            self._is_paused = False
+        if self.answers_unread:
+            self.answers_unread = False
             self._transport.resume_reading()
 
     # --- what the service calls ---------------------------------------------------------------------
@@ -150,6 +153,7 @@ class GrpcConnection(AcceptedProtocol):
         if self.is_closing:
             return  # the peer has gone
         if not self._core.respond(stream, message):
+            self._service.broken(self, "answers are not taken", _ENHANCE_YOUR_CALM)
             self.flush()
             self.linger()
             return
@@ -224,16 +228,16 @@ class GrpcConnection(AcceptedProtocol):
             if self.is_draining and not core.open_calls:
                 self.linger()
         elif self._core.has_begun:
-            service.broken(self, broken.why)
+            service.broken(self, broken.why, broken.code)
             self.flush()
             self.linger()
         else:
-            service.broken(self, broken.why)
+            service.broken(self, broken.why, broken.code)
             self._turn_away("", _HTTP1_ANSWER)
 
     def _turn_away(self, why: str, said: bytes) -> None:
         if why:
-            self._service.broken(self, why)
+            self._service.broken(self, why, _PROTOCOL_ERROR)
         self._transport.write(said)
         self.linger()
 

@@ -117,7 +117,6 @@ def test_a_certificate_that_is_not_trusted_is_said_in_our_own_lines_and_grpcs_ar
     [
         ('{endpoint: "http://x:4318/v1/logs"}', "no path"),
         ('{endpoint: "x:4317"}', "http:// or https://"),
-        ('{endpoint: "https://x", tls: {insecure_skip_verify: true}}', "always checks certificates"),
         ('{endpoint: "http://x", compresion: gzip}', "compression"),
         ("{preset: dash0}", "needs a `token`"),
     ],

@@ -259,6 +259,15 @@ async def test_over_tls_the_certificate_and_its_name_are_checked(certificates: C
         assert len(endpoint.received) == 1
 
 
+async def test_a_certificate_is_not_checked_where_the_setting_says_so(certificates: Certificates) -> None:
+    async with (
+        OtlpGrpcEndpoint(credentials=certificates.server()) as endpoint,
+        exporting(endpoint.url, tls={"insecure_skip_verify": True}) as exporter,
+    ):
+        await send(exporter)
+        assert len(endpoint.received) == 1
+
+
 async def test_a_server_that_asks_for_a_certificate_gets_ours(certificates: Certificates) -> None:
     clients = certificates.authority.cert_pem.bytes()
     async with OtlpGrpcEndpoint(credentials=certificates.server(clients=clients)) as endpoint:

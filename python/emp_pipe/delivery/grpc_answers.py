@@ -8,17 +8,25 @@ Two deviations, on purpose, as `http_answers.py` has them. OTLP calls INTERNAL a
 they are tried again, and held against the data only where other data passes. RESOURCE_EXHAUSTED without a RetryInfo is final too; where it
 is not the size it is a quota, and to give up all that is sent until it is renewed would be a loss: it is tried again at the slow pace.
 
-Codes are named by their words, so that nothing here imports grpcio.
+Codes are named by their words, as logs and documentation have them.
 """
 
 from __future__ import annotations
 
 import re
+from binascii import a2b_base64
 from collections.abc import Iterable
 
 from emp_pipe._core import parse_retry_delay_s
 from emp_pipe.errors import DeliveryError, ErrorKind, Retry
 
+_NAMES = (
+    *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED"),
+    *("RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE"),
+    *("DATA_LOSS", "UNAUTHENTICATED"),
+)
+_OF_HTTP = {400: "INTERNAL", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "UNIMPLEMENTED"}
+_OF_HTTP |= dict.fromkeys((429, 502, 503, 504), "UNAVAILABLE")
 _LATER = frozenset({"CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS"})
 _DOUBTFUL = frozenset({"INTERNAL", "UNKNOWN"})
 _CONFIGURATION = {
@@ -36,6 +44,24 @@ _TOO_LARGE = re.compile(
 _MAY_MEAN_SIZE = frozenset({"RESOURCE_EXHAUSTED", "OUT_OF_RANGE", *_DOUBTFUL})
 _USUAL_MOST_BYTES = 4 << 20
 """What a gRPC server takes when nobody told it otherwise."""
+
+
+def code_name(status: int) -> str:
+    """Return the name of a gRPC status; one that there is not is UNKNOWN."""
+    return _NAMES[status] if status < len(_NAMES) else "UNKNOWN"
+
+
+def code_of_http(status: int) -> str:
+    """Return what gRPC makes of an answer without a gRPC status: of a proxy, or of a server that is none of gRPC."""
+    return _OF_HTTP.get(status, "UNKNOWN")
+
+
+def unpadded_base64(text: str) -> bytes:
+    """Return the bytes of a trailer that ends in -bin; nothing where it holds none."""
+    try:
+        return a2b_base64(text + "=" * (-len(text) % 4))
+    except ValueError:
+        return b""
 
 
 def retry_delay_s(trailers: Iterable[tuple[str, str | bytes]]) -> float | None:

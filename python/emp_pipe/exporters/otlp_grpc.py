@@ -1,32 +1,32 @@
 """OTLP over gRPC: to a Collector, another emp-pipe, or any OTLP endpoint on 4317.
 
-One `send` is one unary call with a block's export request as it lies in memory; grpcio sees bytes and nothing else. What the status means
-is in `delivery/grpc_answers.py`; retries, merging, limits and selection are the delivery loop's: grpcio's own retries are off.
-
-grpcio cannot send bytes that are already compressed, and its own gzip costs several times what ours does: requests go uncompressed unless
-`compression: gzip` is set (`docs/decisions/004-otlp-grpc-out.md`). grpcio is imported when an exporter opens.
+One `send` is one unary call with a block's export request as it lies in memory: with `compression: gzip` as it was compressed once.
+What a status means is in `delivery/grpc_answers.py`, a connection in `delivery/grpc_client.py`; retries, merging, limits and selection are
+the delivery loop's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator
 
 from emp_pipe import __version__
 from emp_pipe.component import Context, Parcel, Sent, Signal
-from emp_pipe.delivery.otlp import OtlpDestinationConfig, check_header_names, partial_success, printable
+from emp_pipe.delivery.grpc_answers import code_name, code_of_http, error_of, retry_delay_s, unpadded_base64
+from emp_pipe.delivery.grpc_client import Address, CallReset, GrpcLine, LineLost
+from emp_pipe.delivery.otlp import OtlpDestinationConfig, check_header_names, partial_success, printable, unreadable_answer
 from emp_pipe.done import DONE_HEADER, Done
-from emp_pipe.errors import ConfigError, DeliveryError, ErrorKind, Retry
+from emp_pipe.errors import DeliveryError, ErrorKind, Retry
 from emp_pipe.secret import Secret
-from emp_pipe.tls import ClientPem, Watched, client_pem
+from emp_pipe.tls import WatchedContext
 
 if TYPE_CHECKING:  # a configuration can be checked without the native core
-    from emp_pipe._core import Block, DestinationLimits
+    from emp_pipe._core import Block, DestinationLimits, GrpcAnswer
 
 _METHODS = {
     "logs": "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
@@ -44,8 +44,11 @@ _OF_A_CONNECTION = re.compile(
     r"|cancelling all calls|goaway|transport closed|endpoint closing|ping timeout|keepalive|dns resolution",
     re.IGNORECASE,
 )
-"""What grpcio says of a connection that ended or never was."""
-_MOST_ANSWER_BYTES = 64 << 10
+"""What servers and proxies say of a connection behind them that ended or never was."""
+_MOST_TIMEOUT_MS = 99_999_999
+_TRIES = 3
+_CODE_OF_RESET = {7: "UNAVAILABLE", 8: "CANCELLED", 11: "UNAVAILABLE", 12: "PERMISSION_DENIED"}
+"""HTTP/2's REFUSED_STREAM, CANCEL, ENHANCE_YOUR_CALM (gRPC's own RESOURCE_EXHAUSTED would mean a quota) and INADEQUATE_SECURITY."""
 _MOST_UNANSWERED = 2
 """After so many calls in a row without any answer the next one gets a new connection: the old one may lead nowhere."""
 
@@ -58,7 +61,7 @@ class OtlpGrpcConfig(OtlpDestinationConfig):
     )
     headers: Mapping[str, Secret] = Field(default_factory=dict, description="Metadata sent with every call, such as Authorization.")
     compression: Literal["none", "gzip"] = Field(
-        "none", description="gzip is grpcio's own: several times the cost of otlp_http's. For networks where bytes cost more."
+        "none", description="gzip sends what the log holds as it was compressed once; none is for the same machine or network."
     )
     connections: Annotated[PositiveInt, Field(le=64)] = Field(1, description="Connections to each address; calls take turns on them.")
     keepalive_s: Annotated[float, Field(ge=10)] = Field(
@@ -82,30 +85,9 @@ class OtlpGrpcConfig(OtlpDestinationConfig):
                 raise ValueError(f"{name} is for bytes, which a configuration cannot hold")
         return value
 
-    @model_validator(mode="after")
-    def _what_grpcio_can_do(self) -> OtlpGrpcConfig:
-        if self.tls.insecure_skip_verify:
-            raise ValueError("grpcio always checks certificates: set `tls.ca_file` and `tls.server_name`, or use `otlp_http`")
-        return self
-
     def address(self, signal: Signal) -> str | None:
         own: str | None = getattr(self, f"{signal.value}_endpoint")
         return own or self.endpoint or (f"https://{self.dash0_host}:{_DASH0_PORT}" if self.preset == "dash0" else None)
-
-
-class _Line:
-    """A channel (one connection) to an address. One that was replaced is closed when its last call has ended.
-
-    To make one costs 0.1 ms, so a broken one is not mended but replaced."""
-
-    def __init__(self, channel: Any, pem: ClientPem | None) -> None:
-        self.channel = channel
-        self.pem = pem
-        # Bytes in, bytes out: without serializers grpcio hands over what it is given.
-        self.calls = {signal: channel.unary_unary(method) for signal, method in _METHODS.items()}
-        self.in_flight = 0
-        self.unanswered = 0
-        self.broken = False
 
 
 class OtlpGrpcExporter:
@@ -121,16 +103,16 @@ class OtlpGrpcExporter:
         self._limits = config.limits()
         addresses = {signal.value: config.address(signal) for signal in Signal}
         self._addresses = {signal: urlsplit(address) for signal, address in addresses.items() if address is not None}
-        self._metadata: list[tuple[str, str]] = []
-        self._tls: Watched[ClientPem] | None = None
-        self._lines: dict[tuple[str, int], _Line] = {}
-        self._replaced: list[_Line] = []
+        self._fields: dict[str, list[tuple[str, str]]] = {}
+        self._tls: WatchedContext | None = None
+        self._lines: dict[tuple[str, int], GrpcLine] = {}
+        self._replaced: list[GrpcLine] = []
         self._turn = 0
         self._open = False
 
     @property
     def codec(self) -> str:
-        return "none"  # gzip is put on by grpcio
+        return self.config.compression
 
     @property
     def limits(self) -> DestinationLimits | None:
@@ -138,15 +120,24 @@ class OtlpGrpcExporter:
 
     async def open(self) -> None:
         """Read keys and certificates. Raises ConfigError; opens no connection."""
-        try:
-            import grpc.aio  # noqa: F401
-        except ImportError as error:
-            detail, advice = f"grpcio cannot be imported ({error})", "install emp-pipe[edge] or emp-pipe[central]"
-            raise ConfigError(ErrorKind.CONFIG_INVALID, place=self.id, detail=detail, advice=advice) from error
-        self._metadata = [(name.lower(), value) for name, value in self.config.revealed_headers(self.id).items()]
+        headers = [(name.lower(), value) for name, value in self.config.revealed_headers(self.id).items()]
+        encoding = [("grpc-encoding", "gzip")] if self.config.compression == "gzip" else []
+        self._fields = {
+            signal: [
+                (":method", "POST"),
+                (":scheme", address.scheme),
+                (":path", _METHODS[signal]),
+                (":authority", address.netloc),
+                ("te", "trailers"),
+                ("content-type", "application/grpc"),
+                ("user-agent", f"emp-pipe/{__version__}"),
+                *encoding,
+                *headers,
+            ]
+            for signal, address in self._addresses.items()
+        }
         if any(address.scheme == "https" for address in self._addresses.values()):
-            tls = self.config.tls
-            self._tls = Watched(lambda: client_pem(tls, self.id), tls.files(), self._clock, self.id)
+            self._tls = WatchedContext.of_client(self.config.tls, self._clock, self.id, ["h2"])
         self._open = True
 
     async def send(self, parcel: Parcel) -> Sent:
@@ -156,51 +147,69 @@ class OtlpGrpcExporter:
             raise DeliveryError(ErrorKind.UNREACHABLE, place=self.id, detail="the exporter is closed")
         if block.signal not in self._addresses:
             raise DeliveryError(ErrorKind.REFUSED, place=self.id, detail=f"no address for {block.signal}", retry=Retry.AFTER_CONFIG_CHANGE)
-        import grpc
-
-        left_s = min(parcel.deadline_monotonic_s - self._clock.monotonic_s(), self.config.timeout_s)
-        done = Done.of(block).words
-        metadata = [*self._metadata, (DONE_HEADER, done)] if done else self._metadata
-        line = self._line(block.signal)
-        line.in_flight += 1
+        left_s = max(min(parcel.deadline_monotonic_s - self._clock.monotonic_s(), self.config.timeout_s), 0.001)
+        fields = [*self._fields[block.signal], ("grpc-timeout", f"{min(int(left_s * 1000) + 1, _MOST_TIMEOUT_MS)}m")]
+        if done := Done.of(block).words:
+            fields.append((DONE_HEADER, done))
         try:
-            answer = await line.calls[block.signal](block.payload("none"), timeout=max(left_s, 0.001), metadata=metadata)
-            line.unanswered = 0
-        except grpc.aio.AioRpcError as error:
-            line.unanswered = line.unanswered + 1 if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else 0
-            if _is_answered_unreadably(error):
-                return Sent(0, "the answer is too long to be read")
-            raise self._error(error, line, block) from error
-        except asyncio.CancelledError:
-            line.unanswered += 1
-            raise
-        finally:
-            line.in_flight -= 1
-            await self._close_replaced()
-        rejected, message = partial_success(answer)
-        return Sent(min(rejected, block.records), message)
+            async with asyncio.timeout(left_s):
+                answer = await self._call(block, fields)
+        except TimeoutError:
+            raise self._error("DEADLINE_EXCEEDED", f"no answer within {left_s:.3g} s", (), block) from None
+        except CallReset as reset:
+            raise self._error(_CODE_OF_RESET.get(reset.code, "INTERNAL"), f"the server ended the call ({reset})", (), block) from None
+        except LineLost as lost:
+            advice = "check the destination's certificate, or set `tls.ca_file` and `tls.server_name`" if lost.is_untrusted else ""
+            detail = f"no connection to {self._addresses[block.signal].netloc} ({printable(str(lost))})"
+            raise DeliveryError(ErrorKind.UNREACHABLE, place=self.id, detail=detail, advice=advice, code="UNAVAILABLE") from None
+        return self._sent(answer, block)
 
     async def close(self, deadline_monotonic_s: float) -> None:
         self._open = False
         lines = [*self._lines.values(), *self._replaced]
         self._lines, self._replaced = {}, []
         for line in lines:
-            await line.channel.close()
+            await line.close()
 
     # --- connections --------------------------------------------------------------------------------
 
-    def _line(self, signal: str) -> _Line:
-        """Return a line to a signal's address: a new one where certificates have changed, or the old one is broken or does not answer."""
+    async def _call(self, block: Block, fields: Sequence[tuple[str, str]]) -> GrpcAnswer:
+        """Return the answer. A call that a leaving server has not touched goes to the next connection at once."""
+        for tries_left in reversed(range(_TRIES)):
+            line = self._line(block.signal)
+            line.in_flight += 1
+            try:
+                answer = await line.call(fields, block, self.config.compression)
+                line.unanswered = 0
+                return answer
+            except LineLost as lost:
+                if not (lost.is_untouched and line.was_connected and tries_left):
+                    raise
+            except CallReset:
+                line.unanswered = 0
+                raise
+            except asyncio.CancelledError:  # nobody waits for it any longer, or its time is over
+                line.unanswered += 1
+                raise
+            finally:
+                line.in_flight -= 1
+                await self._close_replaced()
+        raise AssertionError("the last try returns or raises")
+
+    def _line(self, signal: str) -> GrpcLine:
+        """Return a line to a signal's address: a new one where certificates have changed, or the old one is lost or does not answer."""
         address = self._addresses[signal]
-        pem = self._tls.current() if self._tls is not None and address.scheme == "https" else None
+        tls = self._tls.current() if self._tls is not None and address.scheme == "https" else None
         self._turn = (self._turn + 1) % self.config.connections
         key = (address.netloc, self._turn)
         line = self._lines.get(key)
-        if line is not None and (line.pem is not pem or line.broken or line.unanswered >= _MOST_UNANSWERED):
+        if line is not None and (line.address.tls is not tls or not line.is_usable or line.unanswered >= _MOST_UNANSWERED):
             self._replaced.append(line)
             line = None
         if line is None:
-            line = self._lines[key] = _Line(self._channel(f"{address.hostname}", address.port, pem), pem)
+            port = address.port or _DEFAULT_PORTS[address.scheme]
+            leads_to = Address(f"{address.hostname}", port, tls, self.config.tls.server_name)
+            line = self._lines[key] = GrpcLine(leads_to, keepalive_s=self.config.keepalive_s)
         return line
 
     async def _close_replaced(self) -> None:
@@ -208,57 +217,30 @@ class OtlpGrpcExporter:
         ended = [line for line in self._replaced if not line.in_flight]
         self._replaced = [line for line in self._replaced if line.in_flight]
         for line in ended:
-            await line.channel.close()
-
-    def _channel(self, host: str, port: int | None, pem: ClientPem | None) -> Any:
-        import grpc
-        import grpc.aio
-
-        target = f"{f'[{host}]' if ':' in host else host}:{port or _DEFAULT_PORTS['http' if pem is None else 'https']}"
-        options: list[tuple[str, Any]] = [
-            ("grpc.primary_user_agent", f"emp-pipe/{__version__}"),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.max_receive_message_length", _MOST_ANSWER_BYTES),
-            ("grpc.keepalive_time_ms", int(self.config.keepalive_s * 1000)),
-            ("grpc.keepalive_timeout_ms", 10_000),
-            ("grpc.min_reconnect_backoff_ms", 10_000),  # the time that connecting may take
-            ("grpc.enable_retries", 0),
-            ("grpc.service_config_disable_resolution", 1),
-            ("grpc.enable_http_proxy", 0),
-            ("grpc.use_local_subchannel_pool", 1),
-        ]
-        compression = grpc.Compression.Gzip if self.config.compression == "gzip" else grpc.Compression.NoCompression
-        if pem is None:
-            return grpc.aio.insecure_channel(target, options, compression)
-        if self.config.tls.server_name is not None:
-            options.append(("grpc.ssl_target_name_override", self.config.tls.server_name))
-        credentials = grpc.ssl_channel_credentials(pem.roots, pem.key, pem.chain)
-        return grpc.aio.secure_channel(target, credentials, options, compression)
+            await line.close()
 
     # --- answers ------------------------------------------------------------------------------------
 
-    def _error(self, error: Any, line: _Line, block: Block) -> DeliveryError:
-        import grpc
+    def _sent(self, answer: GrpcAnswer, block: Block) -> Sent:
+        if answer.is_too_long and answer.http_status == 200:  # only a success has a message; to send it again would repeat
+            return Sent(0, "the answer is too long to be read")
+        if answer.grpc_status == 0:
+            body = answer.body or b""
+            rejected, message = (0, unreadable_answer(body)) if answer.is_compressed else partial_success(body)
+            return Sent(min(rejected, block.records), message)
+        trailers = [(name, unpadded_base64(value) if name.endswith("-bin") else value) for name, value in answer.trailers]
+        if answer.grpc_status is not None:
+            code, message = code_name(answer.grpc_status), printable(answer.message)
+        else:
+            code, message = code_of_http(answer.http_status), f"HTTP status {answer.http_status} and no grpc-status"
+        if code == "UNAVAILABLE" and _OF_A_CONNECTION.search(message) and retry_delay_s(trailers) is None:
+            detail = f"no connection to {self._addresses[block.signal].netloc}, or none behind it ({message})"
+            raise DeliveryError(ErrorKind.UNREACHABLE, place=self.id, detail=detail, code=code)
+        raise self._error(code, message, trailers, block)
 
-        from emp_pipe.delivery.grpc_answers import error_of
-
-        code, message, trailers = error.code().name, printable(error.details() or ""), tuple(error.trailing_metadata() or ())
-        # Where the connection does not stand any more the status is grpcio's own, not the server's. The channel may learn of it last.
-        stands = line.channel.get_state() is grpc.ChannelConnectivity.READY and not _OF_A_CONNECTION.search(message)
-        if code == "UNAVAILABLE" and not trailers and not stands:
-            # The next attempt gets a new channel: this one would wait for minutes; the pace is the delivery loop's.
-            line.broken = True
-            untrusted = any(word in message.lower() for word in ("handshake", "certificate", "verification"))
-            advice = "check the destination's certificate, or set `tls.ca_file` and `tls.server_name`" if untrusted else ""
-            detail = f"no connection to {self._addresses[block.signal].netloc} ({message})"
-            return DeliveryError(ErrorKind.UNREACHABLE, place=self.id, detail=detail, advice=advice, code=code)
+    def _error(self, code: str, message: str, trailers: Sequence[tuple[str, str | bytes]], block: Block) -> DeliveryError:
         advice = self.config.key_advice
         return error_of(code, message, trailers, place=self.id, request_bytes=block.uncompressed_bytes, key_advice=advice)
-
-
-def _is_answered_unreadably(error: Any) -> bool:
-    """Whether it is a success whose answer is too long to be one: sending again would repeat."""
-    return error.code().name == "RESOURCE_EXHAUSTED" and "CLIENT: Received message larger than max" in (error.details() or "")
 
 
 CONFIG = OtlpGrpcConfig

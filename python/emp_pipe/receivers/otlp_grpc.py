@@ -13,7 +13,7 @@ import socket
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from emp_pipe.accepting import Acceptor
+from emp_pipe.accepting import Acceptor, CutConnections
 from emp_pipe.bearer import BearerTokens
 from emp_pipe.component import Context, Intake
 from emp_pipe.listening import (
@@ -78,11 +78,12 @@ class OtlpGrpcReceiver:
             how = "TLS" if config.tls else "no TLS"
             self._log.info("listening on %s (%s, %s)", shown, how, "token" if config.asks_for_a_token else "no token")
             otlp = OtlpIntake(self.id, config, self._context, intake)
-            self._service = Service(config, self._tokens, otlp, self._context)
+            cut = CutConnections(self._context.metrics, self.id)
+            self._service = Service(config, self._tokens, otlp, cut, self._context.clock)
             try:
                 await self._serve(self._service, sockets, started)
             finally:
-                self._service.publish()
+                otlp.publish()
                 otlp.close()
         finally:
             close_all(sockets)
@@ -140,7 +141,7 @@ class OtlpGrpcReceiver:
             service.now_s = now_s = self._context.clock.monotonic_s()
             for connection in list(service.connections):
                 service.close_if_silent(connection, now_s)
-            service.publish()
+            service.otlp.publish()
 
 
 CONFIG = OtlpGrpcConfig

@@ -11,13 +11,11 @@ import math
 import re
 import socket
 from binascii import b2a_base64
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from emp_pipe.accepting import Places
+from emp_pipe.accepting import Cut, CutConnections, Places
 from emp_pipe.bearer import BearerTokens
 from emp_pipe.clock import Clock
-from emp_pipe.component import Context
 from emp_pipe.done import DONE_HEADER, Done
 from emp_pipe.grpc_connection import GrpcConnection
 from emp_pipe.otlp_answers import Code, Outcome, Signal, response_body, retry_info, status_body
@@ -37,6 +35,8 @@ _METHODS: dict[str, Signal] = {
 }
 _HTTP_STATUSES = {"method": 405, "content type": 415}
 """Of calls that are none of gRPC."""
+_ENHANCE_YOUR_CALM = 11
+_CUT_OF_WORDS = {"too_many_pings": Cut.TOO_MANY_PINGS, "answers are not taken": Cut.ANSWERS_UNREAD}
 _TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
 _UNIT_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 BEGIN_TIMEOUT_S = 10.0
@@ -76,18 +76,17 @@ class _Call:
 class Service:
     """What the connections share: their places, the rules by which a call is judged, and the answers. It is the acceptor's door too."""
 
-    def __init__(self, config: OtlpGrpcConfig, tokens: BearerTokens, otlp: OtlpIntake, context: Context) -> None:
-        self.now_s = context.clock.monotonic_s()
+    def __init__(self, config: OtlpGrpcConfig, tokens: BearerTokens, otlp: OtlpIntake, cut: CutConnections, clock: Clock) -> None:
+        self.now_s = clock.monotonic_s()
         self.otlp = otlp
+        self.cut = cut
         self.timeout_s = config.request_timeout_s
         self.connections: set[GrpcConnection] = set()
         self.places = Places(config.max_connections, config.max_connections_per_address)
         self.turns = Turns(config.max_concurrent_reads, config.request_timeout_s)
         self._config = config
-        self._clock: Clock = context.clock
-        self._metrics = context.metrics
+        self._clock = clock
         self._tokens = tokens
-        self._broken: Counter[str] = Counter()
         self._knows_clients = config.tls is not None and config.tls.client_ca_file is not None
 
     # --- connections --------------------------------------------------------------------------------
@@ -106,16 +105,21 @@ class Service:
     def admit(self, address: str) -> bool:
         if self.places.take(address):
             return True
-        self.otlp.log.warning("too many", "%s: refused, there are too many connections; raise `max_connections`", address)
+        why = self.places.why_not(address)
+        self.cut.count(why)
+        setting = "max_connections" if why is Cut.TOO_MANY else "max_connections_per_address"
+        self.otlp.log.warning(why, "%s: refused, there are too many connections; raise `%s`", address, setting)
         return False
 
     async def expects_tls(self, sock: socket.socket, address: str) -> bool:
         return True
 
     def timed_out(self, address: str, timeout_s: float) -> None:
+        self.cut.count(Cut.TLS_TIMED_OUT)
         self.otlp.log.warning("tls time", "%s: refused, no TLS handshake within %.0f s", address, timeout_s)
 
     def tls_failed(self, address: str, reason: str) -> None:
+        self.cut.count(Cut.TLS_FAILED)
         self.otlp.log.warning(
             "tls", "%s: refused, TLS failed (%s); check the certificates and their authorities on both sides", address, reason
         )
@@ -129,23 +133,33 @@ class Service:
         self.connections.discard(connection)
         self.places.leave(connection.address)
 
-    def broken(self, connection: GrpcConnection, why: str) -> None:
-        self._broken[why] += 1
-        self.otlp.log.warning(f"broken {why}", "%s: closed, %s", connection.peer, why)
+    def broken(self, connection: GrpcConnection, why: str, code: int) -> None:
+        reason = _CUT_OF_WORDS.get(why, Cut.TOO_MANY_FRAMES if code == _ENHANCE_YOUR_CALM else Cut.MALFORMED)
+        self._cut(connection, reason, why)
 
     def close_if_silent(self, connection: GrpcConnection, now_s: float) -> None:
         waited_s = now_s - connection.since_s
         if connection.is_closing:
             if waited_s >= _LINGER_S:
                 connection.close()
+        elif connection.answers_unread:
+            if waited_s >= self._config.request_timeout_s:
+                self._cut(connection, Cut.ANSWERS_UNREAD, "it did not take its answers")
+                connection.close()
         elif not connection.is_greeted:
             if waited_s >= BEGIN_TIMEOUT_S:
+                self._cut(connection, Cut.HEAD_TIMED_OUT, "it did not begin to speak HTTP/2 in time")
                 connection.close()
         elif connection.awaits_pong:
             if now_s - max(connection.since_s, connection.asked_s) >= self._config.keepalive_timeout_s:
+                self._cut(connection, Cut.SILENT, "it did not say that it is there")
                 connection.close()
         elif waited_s >= self._config.keepalive_s:
             connection.ping()
+
+    def _cut(self, connection: GrpcConnection, reason: Cut, why: str) -> None:
+        self.cut.count(reason)
+        self.otlp.log.warning(f"{reason} {why}", "%s: closed, %s", connection.peer, why)
 
     def drain(self, connection: GrpcConnection) -> None:
         """The receiver stops: a call whose message is not whole is refused."""
@@ -254,21 +268,6 @@ class Service:
     def _fail(self, connection: GrpcConnection, stream: int, signal: str, outcome: Outcome, more: tuple[tuple[str, str], ...] = ()) -> None:
         self.otlp.count(signal, outcome)
         connection.fail(stream, outcome.code, outcome.message, (*_trailers(outcome), *more))
-
-    # --- counts -------------------------------------------------------------------------------------
-
-    def publish(self) -> None:
-        """Hand the counts to the metrics."""
-        self.otlp.publish()
-        counter = self._metrics.counter(
-            "otlp_grpc_broken_connections",
-            unit="connections",
-            help="Connections that were closed for what the client sent, by what that was.",
-            labels=("component", "reason"),
-        )
-        broken, self._broken = self._broken, Counter()
-        for why, count in broken.items():
-            counter.labels(self.otlp.receiver, why).inc(count)
 
 
 def _own_timeout_s(timeout: str) -> float:
