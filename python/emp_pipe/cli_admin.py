@@ -18,7 +18,7 @@ from emp_pipe import control, data_dir
 from emp_pipe.clock import SystemClock
 from emp_pipe.component import Context
 from emp_pipe.config import PipelineConfig
-from emp_pipe.errors import EmpPipeError, ErrorKind
+from emp_pipe.errors import EmpPipeError, ErrorKind, LogError
 from emp_pipe.log.protocol import Log
 from emp_pipe.registry import Kind, find
 from emp_pipe.self_metrics import Metrics
@@ -90,7 +90,13 @@ def _not_running(error: ConnectionError) -> EmpPipeError:
 @groups_app.command("list")
 def groups_list(directory: DataDir = None, config: FileOption = None, as_json: JsonOption = False) -> None:
     """List the groups: what each still holds, and how its destination fares."""
-    rows = list(ask_or_open(config_of(directory, config), {"ask": "groups list"}, _list_stopped))
+    settings = config_of(directory, config)
+    state = "no emp-pipe runs here" if settings.buffer_type == "redis" else "emp-pipe is stopped"  # others may use a Redis
+
+    async def on_stopped(log: Log) -> list[dict[str, Any]]:
+        return _list_stopped(log, state)
+
+    rows = list(ask_or_open(settings, {"ask": "groups list"}, on_stopped))
     if as_json:
         for row in rows:
             typer.echo(json.dumps(row))
@@ -169,11 +175,15 @@ async def _with_log(config: PipelineConfig, work: Callable[[Log], Awaitable[list
     await log.open(None)
     try:
         return await work(log)
+    except LogError as error:
+        if error.kind is not ErrorKind.LOG_STALE:
+            raise
+        raise LogError(error.kind, place=error.place, detail=error.detail, advice="run this command where that one runs") from None
     finally:
         await log.close(clock.monotonic_s() + 10.0)
 
 
-async def _list_stopped(log: Log) -> list[dict[str, Any]]:
+def _list_stopped(log: Log, state: str) -> list[dict[str, Any]]:
     now = SystemClock().unix_nano()
     return [
         {
@@ -182,7 +192,7 @@ async def _list_stopped(log: Log) -> list[dict[str, Any]]:
             "held_records": group.held_records,
             "held_bytes": group.held_bytes,
             "oldest_age_s": (now - group.oldest_append_unix_nano) / 1e9 if group.oldest_append_unix_nano else 0.0,
-            "state": "emp-pipe is stopped",
+            "state": state,
             "error": "",
         }
         for group in log.usage().groups

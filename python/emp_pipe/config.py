@@ -116,7 +116,7 @@ class SelfMetricsConfig(ComponentConfig):
 
 
 class BufferChoice(ComponentConfig):
-    """Stands for the buffer's own settings until its type is known; `type` is sqlite or memory."""
+    """Stands for the buffer's own settings until its type is known; `type` is sqlite, redis or memory."""
 
     type: str = "sqlite"
 
@@ -128,8 +128,10 @@ class PipelineConfig(ComponentConfig):
     data_dir: Path = Field(Path("emp-pipe-data"), description="Where the buffer and the `file` exporter write.")
     machine_id: str = Field("", description="`{type}-{identifier}`. Default: MACHINE_ID, else made of what identifies this machine.")
     http: HttpConfig = Field(HttpConfig.model_validate({}), description="The HTTP port.")
-    buffer_type: str = Field("sqlite", description="sqlite or memory.")
-    buffer: SerializeAsAny[ComponentConfig] = Field(description="The durable log: `sqlite`, `memory`, or a map with `type`.")
+    buffer_type: str = Field("sqlite", description="sqlite, redis or memory.")
+    buffer: SerializeAsAny[ComponentConfig] = Field(
+        description="The durable log: `sqlite`, `memory`, or a map with `type`, which is how `redis` gets its `url`."
+    )
     receivers: Mapping[str, SerializeAsAny[ComponentConfig]] = Field(default_factory=dict, description="Where records come from.")
     processors: Mapping[str, SerializeAsAny[ComponentConfig]] = Field(
         default_factory=dict,
@@ -234,7 +236,7 @@ def _component(kind: Kind, type_name: str, settings: Any, path: KeyPath, layer: 
 def _buffer(section: Any, layer: Layer, errors: list[ConfigError]) -> tuple[ComponentConfig, str]:
     settings = {"type": section} if isinstance(section, str) else section if section is not None else {}
     if not isinstance(settings, dict):
-        errors.append(_invalid(layer, ("buffer",), "buffer must be a type (sqlite, memory) or a map with `type`"))
+        errors.append(_invalid(layer, ("buffer",), "buffer must be a type (sqlite, memory) or a map with `type` (sqlite, redis, memory)"))
         settings = {}
     type_name = str(settings.get("type", "sqlite"))
     config = _component(Kind.BUFFERS, type_name, {k: v for k, v in settings.items() if k != "type"}, ("buffer",), layer, errors)

@@ -392,3 +392,31 @@ def test_the_variable_alone_leads_administrators_to_the_log(bench: Bench, server
     variables = {"EMP_BUFFER_REDIS_URL": server.url, "EMP_BUFFER_REDIS_PREFIX": "elsewhere", "STATE_DIRECTORY": str(tmp_path / "none")}
     assert listed(**variables)["otlp_http"]["held_records"] == 20
     assert not (tmp_path / "none").exists(), "looking leaves nothing behind"
+
+
+def test_while_another_process_has_the_log_others_may_look_and_are_told_where_to_change_it(
+    bench: Bench, server: RedisServer, tmp_path: Path
+) -> None:
+    with holding(bench, server, "owned"):
+        elsewhere = ("--config", str(bench.file), "--data-dir", str(tmp_path / "other"))
+        found = listed(*elsewhere)["otlp_http"]
+        assert (found["held_records"], found["state"]) == (20, "no emp-pipe runs here")
+        for command in ("reset", "drop"):
+            result = run("groups", command, "otlp_http", *elsewhere)
+            assert result.returncode == 1
+            assert "run this command where that one runs" in result.stderr
+        assert listed(*elsewhere)["otlp_http"]["held_records"] == 20
+
+
+def test_dead_letters_are_listed_from_a_log_in_redis_when_it_is_stopped(bench: Bench, server: RedisServer) -> None:
+    bench.write(buffer=f'{{type: redis, url: "{server.url}", prefix: dead, lease_s: 1}}', exporters="{error: {kind: refused}}")
+    with running(*bench.arguments) as process:
+        send(bench.port, 3)
+        until(lambda: bench.groups()["error"]["held_records"] == 0 and bench.metric("emp_pipe_log_dead_bytes") >= 0, "nothing held")
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+    result = run("dlq", "list", "--config", str(bench.file), "--data-dir", str(bench.data_dir))
+    assert result.returncode == 0, result.stderr
+    letters = [json.loads(line) for line in result.stdout.splitlines()]
+    assert sum(letter["records"] for letter in letters) == 3
+    assert {letter["reason"] for letter in letters} == {"refused"}
