@@ -80,7 +80,7 @@ def test_a_password_of_a_file(bench: Bench, tmp_path: Path) -> None:
 
 def test_a_password_of_a_variable(bench: Bench) -> None:
     with RedisServer(password="s3cret") as server:
-        variables = {"EMP_BUFFER_REDIS_URL": f"redis://127.0.0.1:{server.port}", "EMP_BUFFER_REDIS_PASSWORD": "s3cret"}
+        variables = {"EMP_BUFFER_REDIS_URL": f"redis://default@127.0.0.1:{server.port}", "EMP_BUFFER_REDIS_PASSWORD": "s3cret"}
         bench.write(buffer="{type: redis}")
         said = in_and_out(bench, **variables)
     assert "s3cret" not in "\n".join(said)
@@ -103,6 +103,18 @@ def test_an_acl_user_with_the_documented_rule_and_nothing_more(bench: Bench) -> 
         bench.write(buffer="{type: redis}", processors="{aggregate: }", exporters="{file: }")
         said = in_and_out(bench, **variables)
     assert not [line for line in said if "NOPERM" in line or "permission" in line.lower()]
+
+
+def test_an_acl_user_on_another_database_needs_one_command_more(bench: Bench) -> None:
+    with RedisServer(users={"pipe": f"on >s3cret {rule_in_the_documentation()} +select"}) as server:
+        bench.write(buffer=f'{{type: redis, url: "redis://pipe@127.0.0.1:{server.port}/1", password: s3cret}}')
+        in_and_out(bench)
+
+
+def test_an_acl_user_on_a_cluster_needs_two_commands_more(bench: Bench) -> None:
+    with RedisCluster(users={"pipe": f"on >s3cret {rule_in_the_documentation()} +cluster|slots +command"}) as cluster:
+        bench.write(buffer=f'{{type: redis, url: "redis://pipe@127.0.0.1:{cluster.nodes[0].port}", password: s3cret, cluster: true}}')
+        in_and_out(bench)
 
 
 def test_every_command_that_the_log_uses_is_in_the_documented_rule() -> None:

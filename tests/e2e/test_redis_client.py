@@ -166,6 +166,21 @@ async def test_a_write_whose_answer_was_lost_is_not_sent_again() -> None:
             assert await other.get("count") == b"2", "the client sent it more than once"
 
 
+async def test_a_pipeline_whose_answers_were_lost_is_not_sent_again() -> None:
+    with RedisServer() as slow:
+        async with client(url=slow.url, timeout_s=0.3) as redis, client(url=slow.url) as other:
+            await redis.ping()
+            slow.pause()
+            pipeline = redis.pipeline(transaction=False)
+            pipeline.incr("count").incr("count")
+            with pytest.raises(redis_errors.TimeoutError) as lost:
+                await pipeline.execute(raise_on_error=False)
+            assert log_error(lost.value, "buffer").answer_lost
+            slow.resume()
+            await redis.ping()
+            assert await other.get("count") == b"2", "the client sent it more than once"
+
+
 async def test_a_write_into_a_cut_connection_is_not_sent_again() -> None:
     sent: list[bytes] = []
 

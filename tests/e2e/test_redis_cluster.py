@@ -100,6 +100,26 @@ async def test_a_write_whose_answer_was_lost_is_not_sent_again_in_a_cluster() ->
             assert ask(node, "GET", key) == b"2"
 
 
+async def test_a_pipeline_whose_answers_were_lost_is_not_sent_again_in_a_cluster() -> None:
+    with RedisCluster() as cluster:
+        key = _KEYS[0]
+        node = cluster.node_of(key)
+        async with client(url=cluster.url, cluster=True, timeout_s=0.3) as redis:
+            await redis.incr(key)
+            node.pause()
+            pipeline = redis.pipeline(transaction=False)
+            pipeline.incr(key)
+            pipeline.incr(key)
+            try:
+                replies = await pipeline.execute(raise_on_error=False)
+            except redis_errors.RedisError as error:
+                replies = [error]
+            node.resume()
+            assert all(isinstance(reply, Exception) and log_error(reply, "buffer").answer_lost for reply in replies)
+            cluster.wait_whole()
+            assert ask(node, "GET", key) == b"3"
+
+
 @needs_redis_tls
 async def test_a_cluster_that_speaks_tls_is_reached_through_our_own_contexts() -> None:
     with RedisCluster(tls="mutual") as cluster:

@@ -105,7 +105,7 @@ class RedisServer:
             "bind 127.0.0.1",
             "daemonize no",
             "databases 16",
-            f'save "{save}"',
+            f"save {save}" if save else 'save ""',
             f"maxmemory {maxmemory_bytes}",
             f"maxmemory-policy {policy}",
             "repl-diskless-sync-delay 0",
