@@ -12,7 +12,7 @@ import errno
 import logging
 import socket
 import ssl
-from collections import Counter
+from collections import Counter, OrderedDict
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -26,8 +26,18 @@ _PAUSE_WHEN_OUT_OF_FILES_S = 0.2
 _KEEPALIVE = (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4))
 _TLS_GOODBYE_S = 1.0
 """How long a closed TLS connection waits for the peer's own goodbye. A client that only writes never says it, and would hold up a stop."""
+_MOST_STRIKERS = 4096
+_STRIKES_BURST_S = 5.0
 _NOT_BEFORE_US_S = 1.0
 """The event loop has a limit of its own for a handshake, which is not to be the first."""
+
+
+ADVICE = {
+    "too_many": "there are too many connections; raise `max_connections`",
+    "too_many_from_address": "it has too many connections; raise `max_connections_per_address`",
+    "refused_too_often": "too many of its handshakes failed of late (`max_refusals_per_address_per_s`)",
+}
+"""What is said of who finds no place."""
 
 
 class Cut(StrEnum):
@@ -35,6 +45,7 @@ class Cut(StrEnum):
 
     TOO_MANY = "too_many"
     TOO_MANY_FROM_ADDRESS = "too_many_from_address"
+    REFUSED_TOO_OFTEN = "refused_too_often"
     TLS_TIMED_OUT = "tls_timed_out"
     TLS_FAILED = "tls_failed"
     HEAD_TIMED_OUT = "head_timed_out"
@@ -63,26 +74,62 @@ class CutConnections:
         self._by_reason[reason].inc()
 
 
-class Places:
-    """How many connections there may be, in all and from one address."""
+class Strikes:
+    """Failed handshakes by address: who fails too often is turned away for a while, before it costs anything.
 
-    def __init__(self, most: int, most_per_address: int) -> None:
+    Bounded: the oldest is forgotten."""
+
+    def __init__(self, most_per_s: float, clock: Clock) -> None:
+        self._most_per_s = most_per_s
+        self._clock = clock
+        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        """How full an address's measure was, and when; it empties by `most_per_s`."""
+
+    def strike(self, address: str) -> None:
+        if address:
+            self._levels[address] = (self._level(address) + 1.0, self._clock.monotonic_s())
+            self._levels.move_to_end(address)
+            if len(self._levels) > _MOST_STRIKERS:
+                self._levels.popitem(last=False)
+
+    def is_out(self, address: str) -> bool:
+        return address in self._levels and self._level(address) >= self._most_per_s * _STRIKES_BURST_S
+
+    def _level(self, address: str) -> float:
+        level, at_s = self._levels.get(address, (0.0, 0.0))
+        return max(level - (self._clock.monotonic_s() - at_s) * self._most_per_s, 0.0)
+
+
+class Places:
+    """How many connections there may be, in all and from one address, and none for an address that fails its handshakes too often."""
+
+    def __init__(self, most: int, most_per_address: int, strikes: Strikes | None = None) -> None:
         self._most = most
         self._most_per_address = most_per_address
         self._by_address: Counter[str] = Counter()
+        self._strikes = strikes
         self.taken = 0
 
     def take(self, address: str) -> bool:
         """Take a place; False where the limits leave none."""
-        if self.taken >= self._most or self._by_address[address] >= self._most_per_address:
+        if self.why_not(address) is not None:
             return False
         self._by_address[address] += 1
         self.taken += 1
         return True
 
-    def why_not(self, address: str) -> Cut:
-        """Return which limit leaves an address no place."""
-        return Cut.TOO_MANY if self.taken >= self._most else Cut.TOO_MANY_FROM_ADDRESS
+    def why_not(self, address: str) -> Cut | None:
+        """Return which limit leaves an address no place; None: there is one."""
+        if self._strikes is not None and self._strikes.is_out(address):
+            return Cut.REFUSED_TOO_OFTEN
+        if self.taken >= self._most:
+            return Cut.TOO_MANY
+        return Cut.TOO_MANY_FROM_ADDRESS if self._by_address.get(address, 0) >= self._most_per_address else None
+
+    def strike(self, address: str) -> None:
+        """A handshake of this address failed."""
+        if self._strikes is not None:
+            self._strikes.strike(address)
 
     def leave(self, address: str) -> None:
         self.taken -= 1
@@ -134,8 +181,19 @@ class Acceptor:
 
     TLS is for TCP only: on a Unix socket the file's permissions say who connects."""
 
-    def __init__(self, door: Door, *, tls: WatchedContext | None, handshake_timeout_s: float, clock: Clock, log: RateLimitedLogger) -> None:
+    def __init__(
+        self,
+        door: Door,
+        *,
+        tls: WatchedContext | None,
+        handshake_timeout_s: float,
+        clock: Clock,
+        log: RateLimitedLogger,
+        places: Places | None = None,
+    ) -> None:
+        """`places`: where a TLS handshake that fails is remembered."""
         self._door = door
+        self._places = places
         self._tls = tls
         self._timeout_s = handshake_timeout_s
         self._clock = clock
@@ -189,18 +247,26 @@ class Acceptor:
                         ssl_shutdown_timeout=_TLS_GOODBYE_S,
                     )
         except (TimeoutError, ConnectionAbortedError):  # the latter is how the event loop says it
+            self._strike(host)
             self._door.timed_out(host, self._timeout_s)
         except ssl.SSLError as error:
             reason = (error.reason or str(error)).replace("_", " ").lower()
             if isinstance(error, ssl.SSLCertVerificationError) and error.verify_message:
                 reason += f": {error.verify_message}"
+            self._strike(host)
             self._door.tls_failed(host, reason)
         except OSError as error:  # the peer went away
+            if context is not None:
+                self._strike(host)
             self._log.log(logging.DEBUG, "gone", "%s went away while connecting: %s", host, error)
         finally:
             if not protocol.is_made:  # nobody else tells it: it gives its place back, and nobody waits for its end
                 protocol.connection_lost(None)
                 sock.close()
+
+    def _strike(self, host: str) -> None:
+        if self._places is not None:
+            self._places.strike(host)
 
 
 def _set_options(sock: socket.socket) -> None:

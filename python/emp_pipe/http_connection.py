@@ -343,9 +343,8 @@ class HttpConnection(AcceptedProtocol):
             self._linger()
             return
         self._consume(min(head.content_length, self._filled))
-        if rest:
-            self._discard_bytes = rest
-            self._enter(State.DISCARD)
+        self._discard_bytes = rest
+        self._enter(State.DISCARD if rest else State.HEAD)
 
     # --- small steps --------------------------------------------------------------------------------
 

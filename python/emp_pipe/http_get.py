@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from emp_pipe.accepting import Acceptor, Cut, CutConnections, Places
+from emp_pipe.accepting import ADVICE, Acceptor, Cut, CutConnections, Places
 from emp_pipe.clock import Clock, SystemClock
 from emp_pipe.logs import RateLimitedLogger, get_logger
 from emp_pipe.self_metrics import Metrics
@@ -102,10 +102,9 @@ class HttpGetServer:
     def admit(self, address: str) -> bool:
         if self.places.take(address):
             return True
-        why = self.places.why_not(address)
-        self._cut.count(why)
-        setting = "max_connections" if why is Cut.TOO_MANY else "max_connections_per_address"
-        self._log.warning(why, "%s: refused, there are too many connections; raise `http.%s`", address, setting)
+        if (why := self.places.why_not(address)) is not None:
+            self._cut.count(why)
+            self._log.warning(why, "%s: refused, %s", address, ADVICE[why])
         return False
 
     def open(self, address: str) -> _Connection:

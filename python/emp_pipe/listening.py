@@ -94,6 +94,12 @@ def check_guard(listen: Sequence[str], *, guarded: bool, allowed: bool, credenti
             )
 
 
+def max_refusals_setting() -> Any:
+    return Field(
+        10.0, description="The most failed handshakes of one address a second; over it, for seconds, its connections are closed unread."
+    )
+
+
 def addresses(entry: str, *, guarded: bool) -> list[tuple[str, int]]:
     """Return what an entry means. `guarded`: every peer has to show a key, a token or a certificate."""
     host, port = parse_listen(entry)

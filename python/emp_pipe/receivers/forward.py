@@ -26,6 +26,7 @@ from emp_pipe.listening import (
     listen_setting,
     max_connections_per_address_setting,
     max_connections_setting,
+    max_refusals_setting,
     open_listeners,
 )
 from emp_pipe.logs import RateLimitedLogger, get_logger
@@ -80,6 +81,7 @@ class ForwardConfig(AccessConfig):
     )
     max_connections: PositiveInt = max_connections_setting()
     max_connections_per_address: PositiveInt = max_connections_per_address_setting()
+    max_refusals_per_address_per_s: PositiveFloat = max_refusals_setting()
     handshake_timeout_s: PositiveFloat = Field(10.0, description="The time that TLS and the key's handshake may take.")
     frame_timeout_s: PositiveFloat = Field(
         120.0, description="A connection that is silent inside a message, or does not take its acks, for so long is closed."
@@ -148,6 +150,7 @@ class ForwardReceiver:
             handshake_timeout_s=self.config.handshake_timeout_s,
             clock=hub.clock,
             log=hub.log,
+            places=hub.places,
         )
         async with asyncio.TaskGroup() as tasks:
             accepting = [tasks.create_task(acceptor.accept(sock, tasks), name=f"{self.id}: accept") for sock in sockets]
@@ -223,6 +226,7 @@ class ForwardReceiver:
             max_total_unacked_bytes=config.max_total_unacked_bytes,
             max_connections=config.max_connections,
             max_connections_per_address=config.max_connections_per_address,
+            max_refusals_per_address_per_s=config.max_refusals_per_address_per_s,
             make_decoder=make_decoder,
         )
         skew = ClockSkew(self.id, context.metrics, self._limited, behind_s=config.clock_behind_s, correct=config.correct_clock_skew)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 
-from emp_pipe.accepting import Cut
+from emp_pipe.accepting import ADVICE, Cut
 from emp_pipe.forward_handshake import Refusal, refused_pong
 from emp_pipe.receivers.forward_access import Access
 from emp_pipe.receivers.forward_connection import ForwardConnection
@@ -29,9 +29,9 @@ class ForwardDoor:
     def admit(self, address: str) -> bool:
         if self._hub.places.take(address):
             return True
-        why = self._hub.places.why_not(address)
-        self._hub.cut.count(why)
-        self._hub.refused(Refusal.TOO_MANY, address, detail="max_connections" if why is Cut.TOO_MANY else "max_connections_per_address")
+        if (why := self._hub.places.why_not(address)) is not None:
+            self._hub.cut.count(why)
+            self._hub.refused(Refusal.TOO_MANY, address, detail=ADVICE[why])
         return False
 
     def open(self, address: str) -> ForwardConnection:

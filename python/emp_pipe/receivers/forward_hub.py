@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from emp_pipe.accepting import CutConnections, Places
+from emp_pipe.accepting import CutConnections, Places, Strikes
 from emp_pipe.clock import Clock
 from emp_pipe.component import Arrival, Intake
 from emp_pipe.errors import ErrorKind, LogError, Retry
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 FOR_LOG, FOR_ROOM, FOR_WRITES, FOR_GOOD, FOR_MORE, FOR_OTHERS = 1, 2, 4, 8, 16, 32
 
 _RETRY_AFTER_IO_ERROR_S = 1.0
+_STRIKES = frozenset({Refusal.SHARED_KEY, Refusal.USER, Refusal.ANONYMOUS_SOURCE, Refusal.MALFORMED})
+"""Refusals that count against an address; those of TLS are counted where connections are accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class HubSettings:
     max_total_unacked_bytes: int
     max_connections: int
     max_connections_per_address: int
+    max_refusals_per_address_per_s: float
     make_decoder: Callable[[str, bool], ForwardDecoder]
     """Called with the peer's name and whether it may send blocks."""
 
@@ -106,7 +109,8 @@ class Hub:
 
     def __post_init__(self) -> None:
         self.log = RateLimitedLogger(get_logger(self.settings.receiver))
-        self.places = Places(self.settings.max_connections, self.settings.max_connections_per_address)
+        strikes = Strikes(self.settings.max_refusals_per_address_per_s, self.clock)
+        self.places = Places(self.settings.max_connections, self.settings.max_connections_per_address, strikes)
         self.cut = CutConnections(self.metrics, self.settings.receiver)
         self._idle.set()
 
@@ -206,6 +210,8 @@ class Hub:
 
     def refused(self, refusal: Refusal, address: str, peer: str = "", detail: str = "") -> None:
         """Count a peer that did not get in, and say so in one line, at most once in a while for each reason."""
+        if refusal in _STRIKES:
+            self.places.strike(address)
         self.metrics.counter(
             "forward_refused_handshakes", unit="handshakes", help="Peers turned away, by reason.", labels=("component", "reason")
         ).labels(self.settings.receiver, refusal.name.lower()).inc()

@@ -24,7 +24,7 @@ ADVICE = {
     Refusal.TLS_UNEXPECTED: "send to the port with TLS, or set TLS off at the sender",
     Refusal.TLS_FAILED: "check the certificates and their authorities on both sides",
     Refusal.NOT_FORWARD: "send HTTP to an HTTP port",
-    Refusal.TOO_MANY: "raise `max_connections` or `max_connections_per_address`",
+    Refusal.TOO_MANY: "see docs/security.md for the limits",
 }
 
 

@@ -15,8 +15,9 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from emp_pipe.accepting import Acceptor, Cut, CutConnections, Places
+from emp_pipe.accepting import ADVICE, Acceptor, Cut, CutConnections, Places, Strikes
 from emp_pipe.bearer import BearerTokens
+from emp_pipe.clock import Clock
 from emp_pipe.component import Context, Intake
 from emp_pipe.done import DONE_HEADER, Done
 from emp_pipe.http_body import first_grant_bytes
@@ -28,6 +29,7 @@ from emp_pipe.listening import (
     listen_setting,
     max_connections_per_address_setting,
     max_connections_setting,
+    max_refusals_setting,
     open_listeners,
 )
 from emp_pipe.logs import get_logger
@@ -64,6 +66,7 @@ class OtlpHttpConfig(OtlpReceiverConfig):
     max_head_bytes: Annotated[int, Field(ge=1024)] = Field(16_384, description="The longest request line with its headers.")
     max_connections: PositiveInt = max_connections_setting()
     max_connections_per_address: PositiveInt = max_connections_per_address_setting()
+    max_refusals_per_address_per_s: PositiveFloat = max_refusals_setting()
     head_timeout_s: PositiveFloat = Field(10.0, description="The time that TLS and the headers of a request may take.")
     cors: CorsConfig | None = Field(None, description="Which web pages may send. Unset: none.")
     idle_timeout_s: PositiveFloat = Field(180.0, description="A connection that is silent between requests for so long is closed.")
@@ -112,7 +115,7 @@ class OtlpHttpReceiver:
             self._log.info("listening on %s (%s, %s)", shown, how, "token" if config.asks_for_a_token else "no token")
             otlp = OtlpIntake(self.id, config, self._context, intake)
             cut = CutConnections(self._context.metrics, self.id)
-            self._service = _Service(config, self._tokens, otlp, cut, self._context.clock.monotonic_s())
+            self._service = _Service(config, self._tokens, otlp, cut, self._context.clock)
             try:
                 await self._serve(self._service, sockets, started)
             finally:
@@ -129,6 +132,7 @@ class OtlpHttpReceiver:
             handshake_timeout_s=self.config.head_timeout_s,
             clock=self._context.clock,
             log=service.otlp.log,
+            places=service.places,
         )
         async with asyncio.TaskGroup() as tasks:
             accepting = [tasks.create_task(acceptor.accept(sock, tasks), name=f"{self.id}: accept") for sock in sockets]
@@ -184,13 +188,15 @@ class OtlpHttpReceiver:
 class _Service:
     """What the connections share: their places, the rules by which a head is judged, and the answers. It is the acceptor's door too."""
 
-    def __init__(self, config: OtlpHttpConfig, tokens: BearerTokens, otlp: OtlpIntake, cut: CutConnections, now_s: float) -> None:
+    def __init__(self, config: OtlpHttpConfig, tokens: BearerTokens, otlp: OtlpIntake, cut: CutConnections, clock: Clock) -> None:
         self.max_head_bytes = config.max_head_bytes
-        self.now_s = now_s
+        self.now_s = clock.monotonic_s()
         self.otlp = otlp
         self.cut = cut
         self.connections: set[HttpConnection] = set()
-        self.places = Places(config.max_connections, config.max_connections_per_address)
+        self.places = Places(
+            config.max_connections, config.max_connections_per_address, Strikes(config.max_refusals_per_address_per_s, clock)
+        )
         self._config = config
         self._tokens = tokens
         self._cors = Cors(config.cors)
@@ -200,10 +206,9 @@ class _Service:
     def admit(self, address: str) -> bool:
         if self.places.take(address):
             return True
-        why = self.places.why_not(address)
-        self.cut.count(why)
-        setting = "max_connections" if why is Cut.TOO_MANY else "max_connections_per_address"
-        self.otlp.log.warning(why, "%s: refused, there are too many connections; raise `%s`", address, setting)
+        if (why := self.places.why_not(address)) is not None:
+            self.cut.count(why)
+            self.otlp.log.warning(why, "%s: refused, %s", address, ADVICE[why])
         return False
 
     async def expects_tls(self, sock: socket.socket, address: str) -> bool:
