@@ -62,7 +62,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     file = settings(
         directory,
         forward={"shared_key": {"env": "KEY"}, "handshake_timeout_s": 1, "frame_timeout_s": 1},
-        otlp_http={"head_timeout_s": 1, "request_timeout_s": 1, "max_head_bytes": 1024, "max_request_bytes": 1000},
+        otlp_http={"head_timeout_s": 2.5, "request_timeout_s": 2, "max_head_bytes": 1024, "max_request_bytes": 1000},
         http={"timeout_s": 1, "max_head_bytes": 1024},
     )
     with running("run", str(file), KEY="k") as command:

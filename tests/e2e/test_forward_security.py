@@ -62,6 +62,18 @@ async def test_records_come_over_tls_with_acks(tmp_path: Path, certificates: Cer
         assert sorted(server.intake.numbers()) == list(range(10_000))
 
 
+async def test_a_tls_connection_that_stays_silent_from_its_beginning_is_kept_and_ends_nothing(tmp_path: Path, certificates: Certificates):
+    async with (
+        running(tmp_path, tls=certificates.server()) as server,
+        connected(server.address, ssl=_trusting(certificates), server_hostname="localhost") as peer,
+    ):
+        await _until(lambda: server.receiver._hub.connections)
+        [connection] = server.receiver._hub.connections
+        connection.get_buffer(-1)  # as the event loop does when TLS has bytes that are none of the stream's
+        connection.give_memory_back()  # as the sweep does after a silence
+        await _sends(peer)
+
+
 async def test_with_a_client_authority_only_its_clients_get_in(
     tmp_path: Path, certificates: Certificates, caplog: pytest.LogCaptureFixture
 ):

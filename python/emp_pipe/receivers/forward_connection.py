@@ -159,6 +159,7 @@ class ForwardConnection(AcceptedProtocol):
     def give_memory_back(self) -> None:
         """Called when the peer has been silent: the decoder keeps no buffer for a read that may never come."""
         if self._decoder is not None and not self._decoder.pending_bytes:
+            self._unsniffed = self._unsniffed and memoryview(b"")  # TLS had asked for memory and had nothing to put there
             self._decoder.reserve(0)
 
     @property

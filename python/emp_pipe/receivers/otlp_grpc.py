@@ -22,6 +22,7 @@ from emp_pipe.listening import (
     listen_setting,
     max_connections_per_address_setting,
     max_connections_setting,
+    max_refusals_setting,
     open_listeners,
 )
 from emp_pipe.logs import get_logger
@@ -42,6 +43,7 @@ class OtlpGrpcConfig(OtlpReceiverConfig):
     max_streams_per_connection: PositiveInt = Field(1000, description="The most requests under way on one connection.")
     max_connections: PositiveInt = max_connections_setting()
     max_connections_per_address: PositiveInt = max_connections_per_address_setting()
+    max_refusals_per_address_per_s: PositiveFloat = max_refusals_setting()
     keepalive_s: PositiveFloat = Field(60.0, description="A client that is silent for so long is asked whether it is there.")
     keepalive_timeout_s: PositiveFloat = Field(20.0, description="The time it has to answer that.")
     min_ping_interval_s: PositiveFloat = Field(10.0, description="Clients that ping more often are turned away (too_many_pings).")
@@ -91,7 +93,9 @@ class OtlpGrpcReceiver:
 
     async def _serve(self, service: Service, sockets: list[socket.socket], started: asyncio.Event) -> None:
         clock = self._context.clock
-        acceptor = Acceptor(service, tls=self._tls, handshake_timeout_s=BEGIN_TIMEOUT_S, clock=clock, log=service.otlp.log)
+        acceptor = Acceptor(
+            service, tls=self._tls, handshake_timeout_s=BEGIN_TIMEOUT_S, clock=clock, log=service.otlp.log, places=service.places
+        )
         async with asyncio.TaskGroup() as tasks:
             accepting = [tasks.create_task(acceptor.accept(sock, tasks), name=f"{self.id}: accept") for sock in sockets]
             sweeping = tasks.create_task(self._sweep(service), name=f"{self.id}: sweep")

@@ -13,7 +13,7 @@ import socket
 from binascii import b2a_base64
 from typing import TYPE_CHECKING, Any
 
-from emp_pipe.accepting import Cut, CutConnections, Places
+from emp_pipe.accepting import ADVICE, Cut, CutConnections, Places, Strikes
 from emp_pipe.bearer import BearerTokens
 from emp_pipe.clock import Clock
 from emp_pipe.done import DONE_HEADER, Done
@@ -82,7 +82,9 @@ class Service:
         self.cut = cut
         self.timeout_s = config.request_timeout_s
         self.connections: set[GrpcConnection] = set()
-        self.places = Places(config.max_connections, config.max_connections_per_address)
+        strikes = Strikes(config.max_refusals_per_address_per_s, context.clock)
+        self.places = Places(config.max_connections, config.max_connections_per_address, strikes)
+        self.cut = CutConnections(context.metrics, otlp.receiver)
         self.turns = Turns(config.max_concurrent_reads, config.request_timeout_s)
         self._config = config
         self._clock = clock
@@ -105,10 +107,9 @@ class Service:
     def admit(self, address: str) -> bool:
         if self.places.take(address):
             return True
-        why = self.places.why_not(address)
-        self.cut.count(why)
-        setting = "max_connections" if why is Cut.TOO_MANY else "max_connections_per_address"
-        self.otlp.log.warning(why, "%s: refused, there are too many connections; raise `%s`", address, setting)
+        if (why := self.places.why_not(address)) is not None:
+            self.cut.count(why)
+            self.otlp.log.warning(why, "%s: refused, %s", address, ADVICE[why])
         return False
 
     async def expects_tls(self, sock: socket.socket, address: str) -> bool:
