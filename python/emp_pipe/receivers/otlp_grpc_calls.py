@@ -82,9 +82,8 @@ class Service:
         self.cut = cut
         self.timeout_s = config.request_timeout_s
         self.connections: set[GrpcConnection] = set()
-        strikes = Strikes(config.max_refusals_per_address_per_s, context.clock)
+        strikes = Strikes(config.max_refusals_per_address_per_s, clock)
         self.places = Places(config.max_connections, config.max_connections_per_address, strikes)
-        self.cut = CutConnections(context.metrics, otlp.receiver)
         self.turns = Turns(config.max_concurrent_reads, config.request_timeout_s)
         self._config = config
         self._clock = clock
