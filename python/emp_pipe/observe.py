@@ -94,7 +94,7 @@ class Observer:
     def readiness(self) -> Readiness:
         pipeline = self._pipeline
         if pipeline.state != "running":
-            return Readiness(False, f"emp-pipe is {pipeline.state}")
+            return Readiness(False, f"emp-pipe is {pipeline.state}{': ' if pipeline.waiting_for else ''}{pipeline.waiting_for}")
         failures = [slot.failure for slot in pipeline.receivers.values()]
         failures += [slot.failure for slot in self._readers.values()]
         for failure in failures:

@@ -25,17 +25,18 @@ from emp_pipe.delivery.derive import DeriveLoop
 from emp_pipe.delivery.loop import DeliveryLoop
 from emp_pipe.deriving import DeriverSlot
 from emp_pipe.environment import OTLP_LISTEN
-from emp_pipe.errors import ConfigError, EmpPipeError, ErrorKind
+from emp_pipe.errors import ConfigError, EmpPipeError, ErrorKind, LogError
 from emp_pipe.intake import GuardedProcessor, PipelineIntake
 from emp_pipe.log.protocol import GroupSpec, Log, Topic
 from emp_pipe.log.writer import LogWriter
-from emp_pipe.logs import get_logger
+from emp_pipe.logs import RateLimitedLogger, get_logger
 from emp_pipe.registry import Kind, find, type_of
 from emp_pipe.self_metrics import Metrics
 from emp_pipe.taps import TappedExporter, Taps
 
 _NEVER_REQUIRED_BESIDE_OTHERS = frozenset({"file", "stdout", "noop", "error"})
 _CLOSING_S = 1.0
+_REACH_EVERY_S = 1.0
 _EXPORTERS_SHARE = 0.5
 """Of the time to drain what is kept for exporters, should a deriver not come to its end."""
 _SIGNAL_TOPICS = {"logs": Topic.LOGS, "traces": Topic.TRACES, "metrics": Topic.METRICS}
@@ -86,6 +87,8 @@ class Pipeline:
         self.intake.redactor = self.redactor
         self.receivers = {name: self.build_receiver(name, settings) for name, settings in config.receivers.items()}
         self.state = "starting"
+        self.waiting_for = ""
+        """Why it has not started yet."""
         self.started = asyncio.Event()
         self._stop = asyncio.Event()
         self._fatal: EmpPipeError | None = None
@@ -200,7 +203,9 @@ class Pipeline:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                if await deriving.open_log(self.log, self.groups(), deriving.written_by(self.derivers), self._stop.is_set):
+                if await self._log_answers() and await deriving.open_log(
+                    self.log, self.groups(), deriving.written_by(self.derivers), self._stop.is_set
+                ):
                     await self._start(tasks)
                     await self._stop.wait()
                     await self._wind_down()
@@ -210,6 +215,26 @@ class Pipeline:
                 await self.log.close(self.clock.monotonic_s() + _CLOSING_S)
         if self._fatal is not None:
             raise self._fatal
+
+    async def _log_answers(self) -> bool:
+        """Wait for a log that is elsewhere, such as a Redis that starts at the same time; nothing listens meanwhile, so senders hold what
+        they have. Return False where a stop was asked for. Raises what waiting does not mend."""
+        reach = getattr(self.log, "reach", None)
+        said = RateLimitedLogger(_logger)
+        while reach is not None and not self._stop.is_set():
+            try:
+                await reach()
+            except LogError as error:
+                if not getattr(error, "passing", False):
+                    raise
+                self.waiting_for = str(error)
+                said.warning("the buffer", "%s Nothing is received before it answers; it is tried again every second.", error)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), _REACH_EVERY_S)
+            else:
+                self.waiting_for = ""
+                break
+        return not self._stop.is_set()
 
     async def _start(self, tasks: asyncio.TaskGroup) -> None:
         self._background = [tasks.create_task(self.intake.run(), name="intake")]

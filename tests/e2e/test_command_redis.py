@@ -220,12 +220,38 @@ def test_a_replica_is_refused(bench: Bench, server: RedisServer) -> None:
         refused(bench, "name the primary", code=1)
 
 
-def test_a_redis_that_is_not_there_is_said_with_its_address(bench: Bench) -> None:
+def test_a_redis_that_is_not_there_at_the_start_is_said_and_waited_for(bench: Bench) -> None:
+    with RedisServer(password="s3cret", maxmemory_bytes=_LIMIT_BYTES) as server:
+        server.kill()
+        bench.write(buffer=f'{{type: redis, url: "{server.url}", connect_timeout_s: 1}}')
+        with running(*bench.arguments, ready="Nothing is received") as process:
+            said = process.wait_for("no connection to Redis")
+            assert f"redis://127.0.0.1:{server.port}" in said
+            assert "check that Redis runs" in said
+            status, text = bench.get("/readyz")
+            assert status == 503
+            assert "no connection to Redis" in json.loads(text)["reason"]
+            server.start()
+            process.wait_for("health: ")
+            send(bench.port, 5)
+            wait_for_rows(bench.data_dir, 5)
+            assert "s3cret" not in "\n".join(process.messages())
+
+
+def test_a_stop_ends_the_waiting(bench: Bench) -> None:
+    bench.write(buffer=f'{{type: redis, url: "redis://127.0.0.1:{free_port()}"}}')
+    with running(*bench.arguments, ready="Nothing is received") as process:
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+
+
+def test_administrators_do_not_wait_for_a_redis_that_is_not_there(bench: Bench) -> None:
     port = free_port()
     bench.write(buffer=f'{{type: redis, url: "redis://:s3cret@127.0.0.1:{port}"}}')
-    said = refused(bench, f"redis://127.0.0.1:{port}", code=1)
-    assert "check that Redis runs" in said
-    assert "s3cret" not in said
+    result = run("groups", "list", "--config", str(bench.file), "--data-dir", str(bench.data_dir))
+    assert result.returncode == 1
+    assert f"redis://127.0.0.1:{port}: no connection to Redis" in result.stderr
+    assert "s3cret" not in result.stderr
 
 
 def test_a_cluster_node_without_the_setting_is_told_so(bench: Bench) -> None:

@@ -135,6 +135,38 @@ async def test_a_replica_says_that_it_takes_no_writes(server: RedisServer) -> No
     assert "primary" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("answer", "trouble", "passing"),
+    [
+        ("LOADING Redis is loading the dataset in memory", Trouble.LOADING, True),
+        ("CLUSTERDOWN The cluster is down", Trouble.CLUSTER_DOWN, True),
+        ("CLUSTERDOWN Hash slot not served", Trouble.CLUSTER_DOWN, True),
+        ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", Trouble.CLUSTER_DOWN, True),
+        ("READONLY You can't write against a read only replica.", Trouble.READ_ONLY, False),
+        ("NOREPLICAS Not enough good replicas to write.", Trouble.READ_ONLY, False),
+        ("MISCONF Errors writing to the AOF file: No space left on device", Trouble.DISK, False),
+        ("OOM command not allowed when used memory > 'maxmemory'.", Trouble.OUT_OF_MEMORY, False),
+        ("NOAUTH Authentication required.", Trouble.CREDENTIALS, False),
+        ("WRONGPASS invalid username-password pair or user is disabled.", Trouble.CREDENTIALS, False),
+        ("NOPERM this user has no permissions to run the 'set' command", Trouble.PERMISSION, False),
+        ("ERR max number of clients reached", Trouble.UNREACHABLE, True),
+        ("ERR something that nobody knows yet", Trouble.OTHER, False),
+    ],
+    ids=lambda value: value.split()[0] if isinstance(value, str) and " " in value else None,
+)
+async def test_each_answer_of_redis_is_told_from_the_others(answer: str, trouble: Trouble, passing: bool) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1000):
+            writer.write(f"-{answer}\r\n".encode())
+        writer.close()
+
+    listener = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    async with listener:
+        error = await refused({"url": f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}"}, "SET", "x", "1")
+    assert (error.trouble, error.passing) == (trouble, passing)
+    assert answer.partition(" ")[2][:20] in str(error), "the server's own words are told too"
+
+
 async def test_what_is_not_a_redis_is_called_so() -> None:
     async def web(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)

@@ -177,6 +177,11 @@ class RedisLogError(LogError):
         """Whether the command may have taken effect all the same."""
         return self.trouble in (Trouble.UNREACHABLE, Trouble.TIMED_OUT)
 
+    @property
+    def passing(self) -> bool:
+        """Whether it may end by itself: a start waits for that, and for nothing that somebody has to mend here."""
+        return self.trouble in (Trouble.UNREACHABLE, Trouble.TIMED_OUT, Trouble.LOADING, Trouble.CLUSTER_DOWN)
+
 
 def log_error(error: Exception, place: str) -> RedisLogError:
     """Return what redis-py, a socket or TLS raised as a LogError that says what to do."""
