@@ -1,4 +1,4 @@
-"""The command with its log in Redis: every way in, every refusal with its advice, and what it says of the server it stands on."""
+"""The command with its log in Redis: every way in, and every refusal with its advice."""
 
 from __future__ import annotations
 
@@ -6,22 +6,17 @@ import json
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.command import ROOT, Running, free_port, run, running, until
+from tests.support.command import ROOT, free_port, run, running, until
 from tests.support.command_bench import Bench, send, wait_for_rows
 from tests.support.redis_cluster import RedisCluster, ask
+from tests.support.redis_command import LIMIT_BYTES, NEVER, in_and_out, refused, rule_in_the_documentation
 from tests.support.redis_server import RedisServer, needs_redis, needs_redis_tls, version
 
 pytestmark = needs_redis
-
-_LIMIT_BYTES = 512 << 20
-_NEVER = 'otlp_http: {endpoint: "http://127.0.0.1:9", retry_max_s: 1}'
-"""A destination that is not there."""
 
 
 @pytest.fixture
@@ -31,28 +26,8 @@ def bench(tmp_path: Path) -> Bench:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RedisServer]:
-    with RedisServer(maxmemory_bytes=_LIMIT_BYTES) as started:
+    with RedisServer(maxmemory_bytes=LIMIT_BYTES) as started:
         yield started
-
-
-def rule_in_the_documentation() -> str:
-    """Return the ACL rule that docs/redis.md gives."""
-    text = (ROOT / "docs" / "redis.md").read_text()
-    found = re.search(r"## The least an ACL user needs.*?```\n(.*?)```", text, re.DOTALL)
-    assert found is not None
-    return " ".join(found[1].split())
-
-
-def in_and_out(bench: Bench, *, log_on_disk: bool = False, **variables: str) -> list[str]:
-    """Send records through the command and see them come out; return what it said."""
-    with running(*bench.arguments, **variables) as process:
-        send(bench.port, 20)
-        wait_for_rows(bench.data_dir, 20)
-        said = process.messages()
-        process.signal(signal.SIGTERM)
-        assert process.wait() == 0
-    assert (bench.data_dir / "log").exists() is log_on_disk
-    return said
 
 
 # every way in
@@ -159,7 +134,7 @@ def test_mutual_tls(bench: Bench) -> None:
 
 
 def test_a_cluster(bench: Bench) -> None:
-    with RedisCluster(maxmemory_bytes=_LIMIT_BYTES) as cluster:
+    with RedisCluster(maxmemory_bytes=LIMIT_BYTES) as cluster:
         bench.write(buffer="{type: redis}")
         said = in_and_out(bench, EMP_BUFFER_REDIS_URL=cluster.url, EMP_BUFFER_REDIS_CLUSTER="true")
     assert any("3 servers" in line for line in said)
@@ -169,29 +144,21 @@ def test_a_cluster(bench: Bench) -> None:
 
 
 def test_what_was_acknowledged_survives_a_sigkill_of_the_command_and_of_redis(bench: Bench) -> None:
-    with RedisServer(maxmemory_bytes=_LIMIT_BYTES) as server:
+    with RedisServer(maxmemory_bytes=LIMIT_BYTES) as server:
         buffer = f'{{type: redis, url: "{server.url}", lease_s: 1}}'
-        bench.write(buffer=buffer, exporters=f"{{{_NEVER}}}")
+        bench.write(buffer=buffer, exporters=f"{{{NEVER}}}")
         with running(*bench.arguments) as process:
             send(bench.port, 20)
             until(lambda: bench.groups()["otlp_http"]["held_records"] == 20, "20 records held")
             process.signal(signal.SIGKILL)
             process.wait()
         server.restart()
-        bench.write(buffer=buffer, exporters=f"{{{_NEVER}, file: }}")
+        bench.write(buffer=buffer, exporters=f"{{{NEVER}, file: }}")
         with running(*bench.arguments):
             wait_for_rows(bench.data_dir, 20)
 
 
 # refusals, each with what to do
-
-
-def refused(bench: Bench, says: str, code: int = 2, **variables: str) -> str:
-    result = run(*bench.arguments, **variables)
-    assert result.returncode == code, result.stderr
-    assert says in result.stderr, result.stderr
-    assert "Traceback" not in result.stderr
-    return result.stderr
 
 
 def test_a_wrong_password_is_refused_with_the_variable_to_set(bench: Bench) -> None:
@@ -221,7 +188,7 @@ def test_a_replica_is_refused(bench: Bench, server: RedisServer) -> None:
 
 
 def test_a_redis_that_is_not_there_at_the_start_is_said_and_waited_for(bench: Bench) -> None:
-    with RedisServer(password="s3cret", maxmemory_bytes=_LIMIT_BYTES) as server:
+    with RedisServer(password="s3cret", maxmemory_bytes=LIMIT_BYTES) as server:
         server.kill()
         bench.write(buffer=f'{{type: redis, url: "{server.url}", connect_timeout_s: 1}}')
         with running(*bench.arguments, ready="Nothing is received") as process:
@@ -293,168 +260,3 @@ def test_without_the_redis_client_it_is_said_what_to_install(bench: Bench, tmp_p
     (tmp_path / "redis.py").write_text("raise ImportError('not here')\n")
     bench.write(buffer=f'{{type: redis, url: "{server.url}"}}')
     refused(bench, "pip install 'emp-pipe[central]'", PYTHONPATH=str(tmp_path))
-
-
-# what it says of the server
-
-
-def state(bench: Bench) -> dict[str, Any]:
-    status, text = bench.get("/readyz")
-    assert status == 200
-    found: dict[str, Any] = json.loads(text)
-    return found
-
-
-def test_a_server_that_loses_nothing_is_said_so_at_start_and_in_readyz(bench: Bench, server: RedisServer) -> None:
-    bench.write(buffer=f'{{type: redis, url: "{server.url}", prefix: said}}')
-    with running(*bench.arguments) as process:
-        sentence = process.wait_for("buffer: Redis")
-        assert "neither a power cut nor a SIGKILL of Redis loses anything" in sentence
-        said = state(bench)
-    assert said["durability"] in sentence
-    about = said["buffer"]["server"]
-    assert about["survives"] == {"power_cut": True, "kill": True, "failover": False}
-    assert (about["persistence"], about["maxmemory_policy"], about["maxmemory_bytes"]) == ("always", "noeviction", _LIMIT_BYTES)
-    assert about["used_memory_bytes"] > 0
-    assert about["warnings"] == []
-
-
-@pytest.mark.parametrize(
-    ("settings", "persistence", "says"),
-    [
-        ({"appendfsync": None}, "none", "loses everything that it holds"),
-        ({"appendfsync": None, "save": "60 1"}, "snapshots", "since the last snapshot"),
-        ({"appendfsync": "everysec"}, "everysec", "the last two seconds"),
-    ],
-    ids=["none", "snapshots", "everysec"],
-)
-def test_missing_persistence_is_warned_of_and_said(bench: Bench, settings: dict[str, Any], persistence: str, says: str) -> None:
-    with RedisServer(maxmemory_bytes=_LIMIT_BYTES, **settings) as weak:
-        bench.write(buffer=f'{{type: redis, url: "{weak.url}"}}')
-        with running(*bench.arguments) as process:
-            assert says in process.wait_for("buffer: Redis")
-            warning = process.wait_for("--appendonly yes --appendfsync always")
-            assert says in warning
-            about = state(bench)["buffer"]["server"]
-    assert about["persistence"] == persistence
-    assert about["survives"]["power_cut"] is False
-    assert len(about["warnings"]) == 1
-
-
-def test_a_managed_redis_that_forbids_config_is_said_to_be_unchecked_and_can_be_stated(bench: Bench) -> None:
-    rule = rule_in_the_documentation().replace("+config|get ", "")
-    with RedisServer(users={"pipe": f"on >s3cret {rule}"}) as managed:
-        buffer = f'type: redis, url: "redis://127.0.0.1:{managed.port}", username: pipe, password: s3cret'
-        bench.write(buffer=f"{{{buffer}}}")
-        with running(*bench.arguments) as process:
-            assert "could not be checked" in process.wait_for("buffer: Redis")
-            process.wait_for("buffer.stated.persistence")
-        bench.write(buffer=f"{{{buffer}, lease_s: 1, stated: {{persistence: always}}}}")
-        with running(*bench.arguments) as process:
-            assert "as stated by hand" in process.wait_for("buffer: Redis")
-            assert state(bench)["buffer"]["server"]["persistence_is_stated"] is True
-
-
-# the configuration
-
-
-def test_print_config_masks_the_password_of_the_address_and_gives_what_can_be_run_again(tmp_path: Path) -> None:
-    variables = {"EMP_BUFFER_REDIS_URL": "rediss://pipe:s3cret@redis.internal:6380/2", "EMP_BUFFER_REDIS_TLS_CA_FILE": "/ca.pem"}
-    printed = run("central", "--print-config", "--data-dir", str(tmp_path), **variables).stdout
-    assert "s3cret" not in printed
-    assert "url: ${EMP_BUFFER_REDIS_URL}  # environment EMP_BUFFER_REDIS_URL" in printed
-    assert "ca_file: /ca.pem  # environment EMP_BUFFER_REDIS_TLS_CA_FILE" in printed
-    (tmp_path / "again.yaml").write_text(printed)
-    again = run("run", str(tmp_path / "again.yaml"), "--print-config", **variables)
-    assert again.returncode == 0, again.stderr
-    assert "url: ${EMP_BUFFER_REDIS_URL}" in again.stdout
-
-
-def test_print_config_shows_an_address_without_a_password_as_it_is() -> None:
-    variables = {"EMP_BUFFER_REDIS_URL": "redis://redis.internal:6380/2", "EMP_BUFFER_REDIS_PASSWORD": "s3cret"}
-    printed = run("central", "--print-config", **variables).stdout
-    assert 'url: "redis://redis.internal:6380/2"' in printed
-    assert "env: EMP_BUFFER_REDIS_PASSWORD" in printed
-    assert "s3cret" not in printed
-
-
-def test_a_password_in_a_file_is_never_printed_and_warned_of(bench: Bench) -> None:
-    bench.write(buffer='{type: redis, url: "redis://:s3cret@redis.internal:6380"}')
-    assert "s3cret" not in run(*bench.arguments, "--print-config").stdout
-    said = run("validate", str(bench.file))
-    assert "the secret itself stands here" in said.stdout + said.stderr
-    assert "s3cret" not in said.stdout + said.stderr
-
-
-def test_a_file_that_names_another_buffer_wins_over_the_variable(bench: Bench) -> None:
-    for buffer in ("sqlite", "{type: sqlite, max_bytes: 1000000}", "memory"):
-        bench.write(buffer=buffer)
-        printed = run(*bench.arguments, "--print-config", EMP_BUFFER_REDIS_URL="redis://redis.internal")
-        assert printed.returncode == 0, printed.stderr
-        assert "redis.internal" not in printed.stdout
-
-
-# the commands of administrators
-
-
-@contextmanager
-def holding(bench: Bench, server: RedisServer, prefix: str) -> Iterator[Running]:
-    """Run it with 20 records for a destination that is not there."""
-    bench.write(buffer=f'{{type: redis, url: "{server.url}", prefix: {prefix}, lease_s: 1}}', exporters=f"{{{_NEVER}}}")
-    with running(*bench.arguments) as process:
-        send(bench.port, 20)
-        until(lambda: bench.groups()["otlp_http"]["held_records"] == 20, "20 records held")
-        yield process
-
-
-def listed(*arguments: str, **variables: str) -> dict[str, dict[str, Any]]:
-    result = run("groups", "list", "--json", *arguments, **variables)
-    assert result.returncode == 0, result.stderr
-    return {row["group"]: row for row in map(json.loads, result.stdout.splitlines())}
-
-
-def test_groups_are_listed_and_reset_while_it_runs_and_when_it_is_stopped(bench: Bench, server: RedisServer) -> None:
-    file = ("--config", str(bench.file), "--data-dir", str(bench.data_dir))
-    with holding(bench, server, "groups") as process:
-        assert listed(*file)["otlp_http"]["held_records"] == 20
-        process.signal(signal.SIGTERM)
-        assert process.wait() == 0
-    assert listed(*file)["otlp_http"]["held_records"] == 20
-    assert run("groups", "reset", "otlp_http", "--to", "newest", *file).returncode == 0
-    assert listed(*file)["otlp_http"]["held_records"] == 0
-
-
-def test_the_variable_alone_leads_administrators_to_the_log(bench: Bench, server: RedisServer, tmp_path: Path) -> None:
-    with holding(bench, server, "elsewhere"):
-        pass
-    variables = {"EMP_BUFFER_REDIS_URL": server.url, "EMP_BUFFER_REDIS_PREFIX": "elsewhere", "STATE_DIRECTORY": str(tmp_path / "none")}
-    assert listed(**variables)["otlp_http"]["held_records"] == 20
-    assert not (tmp_path / "none").exists(), "looking leaves nothing behind"
-
-
-def test_while_another_process_has_the_log_others_may_look_and_are_told_where_to_change_it(
-    bench: Bench, server: RedisServer, tmp_path: Path
-) -> None:
-    with holding(bench, server, "owned"):
-        elsewhere = ("--config", str(bench.file), "--data-dir", str(tmp_path / "other"))
-        found = listed(*elsewhere)["otlp_http"]
-        assert (found["held_records"], found["state"]) == (20, "no emp-pipe runs here")
-        for command in ("reset", "drop"):
-            result = run("groups", command, "otlp_http", *elsewhere)
-            assert result.returncode == 1
-            assert "run this command where that one runs" in result.stderr
-        assert listed(*elsewhere)["otlp_http"]["held_records"] == 20
-
-
-def test_dead_letters_are_listed_from_a_log_in_redis_when_it_is_stopped(bench: Bench, server: RedisServer) -> None:
-    bench.write(buffer=f'{{type: redis, url: "{server.url}", prefix: dead, lease_s: 1}}', exporters="{error: {kind: refused}}")
-    with running(*bench.arguments) as process:
-        send(bench.port, 3)
-        until(lambda: bench.groups()["error"]["held_records"] == 0 and bench.metric("emp_pipe_log_dead_bytes") >= 0, "nothing held")
-        process.signal(signal.SIGTERM)
-        assert process.wait() == 0
-    result = run("dlq", "list", "--config", str(bench.file), "--data-dir", str(bench.data_dir))
-    assert result.returncode == 0, result.stderr
-    letters = [json.loads(line) for line in result.stdout.splitlines()]
-    assert sum(letter["records"] for letter in letters) == 3
-    assert {letter["reason"] for letter in letters} == {"refused"}
