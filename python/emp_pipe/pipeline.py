@@ -36,7 +36,7 @@ from emp_pipe.taps import TappedExporter, Taps
 
 _NEVER_REQUIRED_BESIDE_OTHERS = frozenset({"file", "stdout", "noop", "error"})
 _CLOSING_S = 1.0
-_REACH_EVERY_S = 1.0
+_REOPEN_EVERY_S = 1.0
 _EXPORTERS_SHARE = 0.5
 """Of the time to drain what is kept for exporters, should a deriver not come to its end."""
 _SIGNAL_TOPICS = {"logs": Topic.LOGS, "traces": Topic.TRACES, "metrics": Topic.METRICS}
@@ -203,9 +203,7 @@ class Pipeline:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                if await self._log_answers() and await deriving.open_log(
-                    self.log, self.groups(), deriving.written_by(self.derivers), self._stop.is_set
-                ):
+                if await self._open_log():
                     await self._start(tasks)
                     await self._stop.wait()
                     await self._wind_down()
@@ -216,25 +214,25 @@ class Pipeline:
         if self._fatal is not None:
             raise self._fatal
 
-    async def _log_answers(self) -> bool:
-        """Wait for a log that is elsewhere, such as a Redis that starts at the same time; nothing listens meanwhile, so senders hold what
-        they have. Return False where a stop was asked for. Raises what waiting does not mend."""
-        reach = getattr(self.log, "reach", None)
+    async def _open_log(self) -> bool:
+        """Open the log; one that is elsewhere, such as a Redis that starts at the same time, is waited for, and nothing listens meanwhile.
+
+        Return False where a stop was asked for. Raises what waiting does not mend."""
         said = RateLimitedLogger(_logger)
-        while reach is not None and not self._stop.is_set():
+        while not self._stop.is_set():
             try:
-                await reach()
+                opened = await deriving.open_log(self.log, self.groups(), deriving.written_by(self.derivers), self._stop.is_set)
             except LogError as error:
                 if not getattr(error, "passing", False):
                     raise
                 self.waiting_for = str(error)
                 said.warning("the buffer", "%s Nothing is received before it answers; it is tried again every second.", error)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stop.wait(), _REACH_EVERY_S)
+                    await asyncio.wait_for(self._stop.wait(), _REOPEN_EVERY_S)
             else:
                 self.waiting_for = ""
-                break
-        return not self._stop.is_set()
+                return opened
+        return False
 
     async def _start(self, tasks: asyncio.TaskGroup) -> None:
         self._background = [tasks.create_task(self.intake.run(), name="intake")]

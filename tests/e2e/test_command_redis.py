@@ -191,15 +191,14 @@ def test_a_redis_that_is_not_there_at_the_start_is_said_and_waited_for(bench: Be
     with RedisServer(password="s3cret", maxmemory_bytes=LIMIT_BYTES) as server:
         server.kill()
         bench.write(buffer=f'{{type: redis, url: "{server.url}", connect_timeout_s: 1}}')
-        with running(*bench.arguments, ready="Nothing is received") as process:
+        with running(*bench.arguments, ready="no connection to Redis") as process:
             said = process.wait_for("no connection to Redis")
             assert f"redis://127.0.0.1:{server.port}" in said
             assert "check that Redis runs" in said
-            status, text = bench.get("/readyz")
-            assert status == 503
-            assert "no connection to Redis" in json.loads(text)["reason"]
+            until(lambda: bench.get("/readyz")[0] == 503, "not ready")
+            assert "no connection to Redis" in json.loads(bench.get("/readyz")[1])["reason"]
             server.start()
-            process.wait_for("health: ")
+            until(lambda: bench.get("/readyz")[0] == 200, "ready")
             send(bench.port, 5)
             wait_for_rows(bench.data_dir, 5)
             assert "s3cret" not in "\n".join(process.messages())
@@ -207,7 +206,7 @@ def test_a_redis_that_is_not_there_at_the_start_is_said_and_waited_for(bench: Be
 
 def test_a_stop_ends_the_waiting(bench: Bench) -> None:
     bench.write(buffer=f'{{type: redis, url: "redis://127.0.0.1:{free_port()}"}}')
-    with running(*bench.arguments, ready="Nothing is received") as process:
+    with running(*bench.arguments, ready="no connection to Redis") as process:
         process.signal(signal.SIGTERM)
         assert process.wait() == 0
 

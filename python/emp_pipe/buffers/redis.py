@@ -92,13 +92,9 @@ class RedisLog:
     def admitting(self) -> bool:
         return self.shard.admitting
 
-    async def reach(self) -> None:
-        """Return when Redis answers and can hold a log. Raises RedisLogError, which says whether waiting helps, and ConfigError."""
-        await self._server.begin()
-
     async def open(self, groups: Groups | None) -> None:
         try:
-            await self.reach()
+            await self._server.begin()
             await self.shard.open(groups)
         except BaseException:
             await self._client.aclose()
