@@ -50,7 +50,8 @@ def begin_groups(store: Store, specs: Groups | None) -> Effects:
         if name not in wanted:
             _log.warning("group %s was retired: the configuration does not name it; should it return, it begins anew", name)
             _forget_group(store, name)
-    _free_unread(store)
+    if any(not spec.topics <= (wanted[name].topics if name in wanted else set()) for name, spec in known.items()):
+        _free_unread(store)
     store.specs = wanted
     store.index_groups()
     return Effects(snapshot=store.snapshot())

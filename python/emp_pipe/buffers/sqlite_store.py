@@ -120,9 +120,11 @@ class Store:
         if not self.connection.get_autocommit():
             self.execute("ROLLBACK")
         self.load()
+        for id, size in self.execute("SELECT p.group_id, sum(b.bytes) FROM pending p JOIN blocks b USING (offset) GROUP BY 1"):
+            self.held_bytes[self._name_of(id)] = size
 
     def load(self) -> None:
-        """Read the totals from the file."""
+        """Read the totals from the file; what groups hold is counted by `snapshot`, for that means a look at every block."""
         self._dirty.clear()
         self._books = {(kind, name, topic): json.loads(counts) for kind, name, topic, counts in self.execute("SELECT * FROM books")}
         self.next_offset = self._books.get(_META, {}).get("next_offset", 1)
@@ -140,10 +142,10 @@ class Store:
         for name, spec in self.specs.items():
             for topic in spec.topics:
                 self._readers.setdefault(topic.value, []).append((self.group_ids[name], name))
-        names = {id: name for name, id in self.group_ids.items()}
         self.held_bytes = dict.fromkeys(self.group_ids, 0)
-        for id, size in self.execute("SELECT p.group_id, sum(b.bytes) FROM pending p JOIN blocks b USING (offset) GROUP BY 1"):
-            self.held_bytes[names[id]] = size
+
+    def _name_of(self, group_id: int) -> str:
+        return next(name for name, id in self.group_ids.items() if id == group_id)
 
     def count(self, kind: str, name: str, topic: str, what: str, number: int) -> None:
         key = (kind, name, topic)
@@ -333,7 +335,7 @@ class Store:
         return Effects()
 
     def snapshot(self) -> Snapshot:
-        """Return everything that the ledger must know."""
+        """Return everything that the ledger must know, counted anew."""
         names = {id: name for name, id in self.group_ids.items()}
         snapshot = Snapshot(specs=list(self.specs.values()))
         rows = self.execute(
@@ -341,6 +343,9 @@ class Store:
             " FROM pending p CROSS JOIN blocks b ON b.offset=p.offset GROUP BY 1, 2"
         )
         snapshot.held = {(names[id], topic): Held(*counts) for id, topic, *counts in rows}
+        self.held_bytes = dict.fromkeys(self.group_ids, 0)
+        for (name, _), held in snapshot.held.items():
+            self.held_bytes[name] += held.size_bytes
         snapshot.held_bytes = self.one("SELECT coalesce(sum(bytes), 0) FROM blocks")[0]
         dead = self.execute("SELECT component, reason, count(*), sum(records), sum(bytes) FROM dead GROUP BY 1, 2")
         snapshot.dead = [_dead_count(row) for row in dead]

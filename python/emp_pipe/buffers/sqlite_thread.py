@@ -302,7 +302,7 @@ class CommitThread:
                 self._open_store(self._at_least, self._suspect)
             except LogError as error:
                 self._disk_error = str(error)
-            except DISK_ERRORS as error:
+            except (apsw.Error, OSError) as error:  # of any kind: this thread is the only one that tries again
                 self._disk_error = describe(error)
                 if self.place.give_up_reserve():
                     continue
@@ -355,7 +355,9 @@ class CommitThread:
             except apsw.FullError:
                 if self._unsynced:
                     raise
-            row = connection.execute("SELECT counts ->> 'next_offset' FROM books WHERE kind='log'").fetchone()
+            if not connection.table_exists("main", "books"):  # a first start was cut short
+                return 0
+            row = connection.execute("SELECT counts ->> 'next_offset' FROM books WHERE kind='log' AND name=''").fetchone()
             return int(row[0]) if row else 0
         except (apsw.CorruptError, apsw.NotADBError) as error:
             if connection is not None:
