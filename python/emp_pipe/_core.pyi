@@ -128,6 +128,36 @@ class ForwardRead:
         ...
 
 @final
+class BodyPool:
+    """The memory that the bodies of one receiver take after each other: warm pieces, few and of one size. A body that finds none, or
+    outgrows its piece, has memory of its own, no more than it was granted."""
+
+    def __new__(cls, *, piece_bytes: int = 524288, most_pieces: int = 8) -> BodyPool: ...
+    def begin(self, start: Buffer, granted_bytes: int) -> Body:
+        """Return a body that begins with these bytes and was granted so many in all."""
+        ...
+    @property
+    def spare_pieces(self) -> int:
+        """Pieces that no body has."""
+        ...
+
+@final
+class Body:
+    """A request's body; its memory goes back to the pool with its last reference.
+
+    `memoryview(body)` is the writable room behind what has landed; `bytes` and `len` are of what has."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def landed(self, size_bytes: int) -> bool:
+        """So many bytes were written into the room; return whether there is none left."""
+        ...
+    def grant(self, more_bytes: int) -> None:
+        """Grant so many bytes more; the next view has them (BufferError where another view holds the memory in its place)."""
+        ...
+    def __len__(self) -> int: ...
+    def __bytes__(self) -> bytes: ...
+
+@final
 class OtlpDecoder:
     """The decoder of a receiver's export requests of one signal; any number of threads may use it."""
 
@@ -137,7 +167,12 @@ class OtlpDecoder:
     @property
     def signal(self) -> Literal["logs", "traces", "metrics"]: ...
     def decode(
-        self, data: Buffer | GrpcMessage, *, codec: _Codec = "none", encoding: Literal["protobuf", "json"] = "protobuf", now_unix_nano: int
+        self,
+        data: Buffer | Body | GrpcMessage,
+        *,
+        codec: _Codec = "none",
+        encoding: Literal["protobuf", "json"] = "protobuf",
+        now_unix_nano: int,
     ) -> OtlpRead:
         """Read one Export{Logs,Trace,Metrics}ServiceRequest. An item that cannot be used is set aside, the others are kept.
 

@@ -1,9 +1,14 @@
-"""An HTTP body whose length is known: the memory that it lands in is had as it comes, each part as large as all before it.
+"""An HTTP body whose length is known: it lands in the core's memory, of which it is granted more as it comes: each time as much again.
 
-Not here: who grants that memory (`http_connection.py`), a body in chunks (`http_chunks.py`).
+Not here: who grants that memory (`http_connection.py`), a body in chunks (`http_chunks.py`), the memory (`rust/emp-core/src/landing.rs`).
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from emp_pipe._core import Body, BodyPool
 
 _FIRST_BYTES = 131_072
 
@@ -14,36 +19,30 @@ def first_grant_bytes(content_length: int) -> int:
 
 
 class SizedBody:
-    """Collects one body. The parts are joined once, so a large one is copied no more often than if it had had all its room at once."""
+    """Collects one body. One of usual size is moved nowhere: it is decoded where it landed."""
 
-    def __init__(self, content_length: int, begin: memoryview) -> None:
+    def __init__(self, pool: BodyPool, content_length: int, begin: memoryview) -> None:
         """`begin`: what came with the head; not yet all of it."""
-        part = bytearray(max(first_grant_bytes(content_length), len(begin) + 1))
-        part[: len(begin)] = begin
-        self._parts = [part]
-        self._filled_bytes = len(begin)
-        self._without_room_bytes = content_length - len(part)
+        self._granted_bytes = max(first_grant_bytes(content_length), len(begin) + 1)
+        self._ungranted_bytes = content_length - self._granted_bytes
+        self.body: Body = pool.begin(begin, self._granted_bytes)
 
     def room(self) -> memoryview:
         """Return where the next bytes go."""
-        return memoryview(self._parts[-1])[self._filled_bytes :]
+        return memoryview(self.body)
 
     def filled(self, size_bytes: int) -> bool:
         """So many have come; return whether there is no room left."""
-        self._filled_bytes += size_bytes
-        return self._filled_bytes == len(self._parts[-1])
+        return self.body.landed(size_bytes)
 
     @property
     def wanted_bytes(self) -> int:
         """What is needed when there is no room left; 0: the body is whole."""
-        return min(self._without_room_bytes, sum(map(len, self._parts)))
+        return min(self._ungranted_bytes, self._granted_bytes)
 
     def grow(self) -> None:
         """Get the wanted room."""
         wanted_bytes = self.wanted_bytes
-        self._without_room_bytes -= wanted_bytes
-        self._parts.append(bytearray(wanted_bytes))
-        self._filled_bytes = 0
-
-    def body(self) -> bytes:
-        return b"".join(self._parts)
+        self._ungranted_bytes -= wanted_bytes
+        self._granted_bytes += wanted_bytes
+        self.body.grant(wanted_bytes)

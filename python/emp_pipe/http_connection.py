@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum, auto
-from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from emp_pipe.accepting import AcceptedProtocol
 from emp_pipe.http_body import SizedBody, first_grant_bytes
 from emp_pipe.http_chunks import ChunkedBody
 from emp_pipe.http_head import BadRequest, RequestHead, parse_head
+from emp_pipe.http_reply import reply_head
+
+if TYPE_CHECKING:
+    from emp_pipe._core import Body, BodyPool
 
 _HEAD_BYTES = 8192
 _CHUNKED_READ_BYTES = 65_536
@@ -45,6 +48,8 @@ class Service(Protocol):
     """What a connection asks of its receiver."""
 
     max_head_bytes: int
+    bodies: BodyPool
+    """Where bodies land."""
     now_s: float
     """The monotonic time, a second old at most."""
 
@@ -60,7 +65,7 @@ class Service(Protocol):
         """A request ended before it was whole: its bytes are free again."""
         ...
 
-    def complete(self, connection: HttpConnection, head: RequestHead, body: bytes, granted_bytes: int) -> None:
+    def complete(self, connection: HttpConnection, head: RequestHead, body: bytes | Body, granted_bytes: int) -> None:
         """Take a whole request, and what was granted for it; `connection.respond` is owed."""
         ...
 
@@ -288,7 +293,7 @@ class HttpConnection(AcceptedProtocol):
             self._consume(head.content_length)
             self._whole(body)
         else:
-            self._body = SizedBody(head.content_length, memoryview(self._buffer)[: self._filled])
+            self._body = SizedBody(self._service.bodies, head.content_length, memoryview(self._buffer)[: self._filled])
             self._filled = self._scanned = 0
             self._enter(State.BODY)
         return True
@@ -297,7 +302,7 @@ class HttpConnection(AcceptedProtocol):
         """Get room for more of a body; where it is whole go on with it."""
         more_bytes = body.wanted_bytes
         if not more_bytes:
-            self._whole(body.body())
+            self._whole(body.body)
             self._work()
             return
         refusal = self._service.grant(self, more_bytes)
@@ -325,7 +330,7 @@ class HttpConnection(AcceptedProtocol):
             return True
         return used > 0
 
-    def _whole(self, body: bytes) -> None:
+    def _whole(self, body: bytes | Body) -> None:
         head, granted_bytes = self._head, self.granted_bytes
         assert head is not None
         self._head = self._body = None
@@ -365,7 +370,7 @@ class HttpConnection(AcceptedProtocol):
 
     def _send(self, response: Response, *, last: bool) -> None:
         status, body, content_type, headers = response
-        self._transport.write(_head_of(status, content_type, len(body), headers, last) + body)
+        self._transport.write(reply_head(status, content_type, len(body), headers, last) + body)
 
     def _linger(self) -> None:
         """Say that nothing more comes, and read on until the peer has gone: closing at once could overtake the answer with a reset."""
@@ -389,11 +394,3 @@ class HttpConnection(AcceptedProtocol):
         if self._is_paused:
             self._is_paused = False
             self._transport.resume_reading()
-
-
-@lru_cache(512)
-def _head_of(status: HTTPStatus, content_type: str, body_bytes: int, headers: str, last: bool) -> bytes:
-    kind = f"Content-Type: {content_type}\r\n" if content_type else ""
-    length = "" if status is HTTPStatus.NO_CONTENT else f"Content-Length: {body_bytes}\r\n"
-    ending = "Connection: close\r\n\r\n" if last else "\r\n"
-    return f"HTTP/1.1 {status.value} {status.phrase}\r\n{kind}{length}{headers}{ending}".encode("latin-1", "replace")

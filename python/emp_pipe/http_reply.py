@@ -1,6 +1,7 @@
-"""The head of an HTTP/1.1 answer, read as strictly as a request's: where its body ends must be clear.
+"""The head of an HTTP/1.1 answer: ours is written, a destination's is read as strictly as a request's: where its body ends must be clear.
 
-Not here: the body and the connection (`delivery/http_link.py`), what a status means (`delivery/http_answers.py`). Source: RFC 9112.
+Not here: the bodies and the connections (`http_connection.py`, `delivery/http_link.py`), what a status means
+(`delivery/http_answers.py`). Source: RFC 9112.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 
 from emp_pipe.http_head import BadRequest, read_fields, read_length
@@ -68,3 +70,12 @@ def _read_head(data: bytes) -> ReplyHead:
     wished = headers.get("connection", "").lower()
     keep_alive = "keep-alive" in wished if is_1_0 else "close" not in wished
     return ReplyHead(status, headers, content_length, coding is not None, keep_alive)
+
+
+@lru_cache(512)
+def reply_head(status: HTTPStatus, content_type: str, body_bytes: int, headers: str, last: bool) -> bytes:
+    """Return the head of an answer of ours. `headers` are whole lines; `last`: the connection ends with it."""
+    kind = f"Content-Type: {content_type}\r\n" if content_type else ""
+    length = "" if status is HTTPStatus.NO_CONTENT else f"Content-Length: {body_bytes}\r\n"
+    ending = "Connection: close\r\n\r\n" if last else "\r\n"
+    return f"HTTP/1.1 {status.value} {status.phrase}\r\n{kind}{length}{headers}{ending}".encode("latin-1", "replace")

@@ -32,7 +32,7 @@ from emp_pipe.otlp_answers import DONE, Code, Encoding, Outcome, Signal
 from emp_pipe.tls import TlsServerConfig
 
 if TYPE_CHECKING:
-    from emp_pipe._core import GrpcMessage, OtlpDecoder, OtlpRead, Rejected
+    from emp_pipe._core import Body, GrpcMessage, OtlpDecoder, OtlpRead, Rejected
 
 Codec = Literal["none", "gzip", "zstd"]
 SIGNALS: tuple[Signal, ...] = ("logs", "traces", "metrics")
@@ -187,7 +187,7 @@ class OtlpIntake:
     def take(
         self,
         signal: Signal,
-        body: bytes | GrpcMessage,
+        body: bytes | Body | GrpcMessage,
         answer: Callable[[Outcome], None],
         *,
         codec: Codec,
@@ -224,7 +224,7 @@ class OtlpIntake:
         future = self._loop.run_in_executor(self._pool, self._decode, self._decoders[signal], request, body)
         future.add_done_callback(request.decoded)
 
-    def _decode(self, decoder: OtlpDecoder, request: _Request, body: bytes | GrpcMessage) -> OtlpRead:
+    def _decode(self, decoder: OtlpDecoder, request: _Request, body: bytes | Body | GrpcMessage) -> OtlpRead:
         return decoder.decode(body, codec=request.codec, encoding=request.encoding, now_unix_nano=self._clock.unix_nano())
 
     def _submit(self, request: _Request, read: OtlpRead) -> None:

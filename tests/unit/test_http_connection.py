@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from emp_pipe._core import BodyPool
 from emp_pipe.http_body import SizedBody, first_grant_bytes
 from emp_pipe.http_connection import HttpConnection, State
 from emp_pipe.otlp_answers import DONE
@@ -61,22 +62,66 @@ async def test_a_body_of_any_length_arrives_whole(tmp_path: Path, size: int) -> 
     async with running("http", tmp_path) as server, connected(server) as client:
         sent = b"\x0a" + size.to_bytes(4, "little") + bytes(index * 7 % 251 for index in range(size))
         received: list[bytes] = []
-        server.otlp.take = lambda signal, body, answer, **more: received.append(body) or answer(DONE)
+        server.otlp.take = lambda signal, body, answer, **more: received.append(bytes(body)) or answer(DONE)
         await client.write(head("/v1/logs", {"Content-Type": CONTENT_TYPES["protobuf"], "Content-Length": str(len(sent))}) + sent)
         await until(lambda: received, "it is taken")
         assert received == [sent]
 
 
-def test_parts_of_a_body_double_so_that_they_are_few() -> None:
-    body, grown = SizedBody(64 * MIB, memoryview(b"ab")), 0
+async def test_bodies_after_each_other_land_in_the_same_memory_and_show_nothing_of_each_other(tmp_path: Path) -> None:
+    async with running("http", tmp_path) as server, connected(server) as client:
+        pool = server.receiver._service.bodies
+        received: list[bytes] = []
+        server.otlp.take = lambda signal, body, answer, **more: received.append(bytes(body)) or answer(DONE)
+        sent = [bytes([number]) * (400_000 - 50_000 * number) for number in range(1, 6)]
+        for body in sent:
+            assert (await client.post("/v1/logs", body, {"Content-Type": CONTENT_TYPES["protobuf"]}))[0] == 200
+            await until(lambda: pool.spare_pieces == 1, "what the body had is there for the next one")
+        assert received == sent
+
+
+async def test_peers_that_hold_all_the_memory_that_bodies_share_keep_nobody_out(tmp_path: Path) -> None:
+    async with running("http", tmp_path) as server, contextlib.AsyncExitStack() as idle:
+        pool = server.receiver._service.bodies
+        for _ in range(20):
+            client = await idle.enter_async_context(connected(server))
+            await client.write(head("/v1/logs", {"Content-Type": CONTENT_TYPES["protobuf"], "Content-Length": str(MIB)}) + b"begun")
+        connections = await _connections(server, 20)
+        await until(lambda: all(one.state is State.BODY for one in connections), "all wait for their bodies")
+        async with connected(server) as client:
+            status, _, _ = await client.post("/v1/logs", encoded(request("logs")) * 3000, {"Content-Type": CONTENT_TYPES["protobuf"]})
+            assert status == 200
+        assert pool.spare_pieces == 0
+        await idle.aclose()
+        await until(lambda: pool.spare_pieces == 8, "it is given back with the connections, and there are no more pieces than these")
+
+
+def test_memory_that_a_view_holds_in_its_place_is_not_moved() -> None:
+    body = BodyPool(piece_bytes=4).begin(b"ab", 4)
+    view = memoryview(body)
+    view[:] = b"cd"
+    assert body.landed(2)
+    body.grant(4)
+    with pytest.raises(BufferError, match="cannot be moved"):
+        memoryview(body)
+    view.release()
+    memoryview(body)[:] = b"efgh"
+    assert body.landed(4)
+    assert bytes(body) == b"abcdefgh"
+
+
+def test_grants_of_a_body_double_so_that_they_are_few() -> None:
+    body, grown = SizedBody(BodyPool(), 64 * MIB, memoryview(b"ab")), 0
     while True:
         room = body.room()
-        if body.filled(len(room)):
+        landed = len(room)
+        room.release()
+        if body.filled(landed):
             if not body.wanted_bytes:
                 break
             body.grow()
             grown += 1
-    assert (len(body.body()), body.body()[:2], grown) == (64 * MIB, b"ab", 9)
+    assert (len(body.body), bytes(body.body)[:2], grown) == (64 * MIB, b"ab", 9)
 
 
 async def test_a_peer_that_reads_no_answers_is_not_read_either_and_closed_in_the_end(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import socket
 from http import HTTPStatus
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -37,6 +37,9 @@ from emp_pipe.otlp_answers import DONE, Code, Encoding, Outcome, Signal, respons
 from emp_pipe.otlp_intake import Codec, OtlpIntake, OtlpReceiverConfig
 from emp_pipe.receivers.otlp_cors import Cors, CorsConfig
 from emp_pipe.tls import WatchedContext, common_name
+
+if TYPE_CHECKING:  # a configuration can be checked without the native core
+    from emp_pipe._core import Body
 
 _SWEEP_INTERVAL_S = 1.0
 _LINGER_S = 3.0
@@ -189,7 +192,10 @@ class _Service:
     """What the connections share: their places, the rules by which a head is judged, and the answers. It is the acceptor's door too."""
 
     def __init__(self, config: OtlpHttpConfig, tokens: BearerTokens, otlp: OtlpIntake, cut: CutConnections, clock: Clock) -> None:
+        from emp_pipe._core import BodyPool
+
         self.max_head_bytes = config.max_head_bytes
+        self.bodies = BodyPool()
         self.now_s = clock.monotonic_s()
         self.otlp = otlp
         self.cut = cut
@@ -336,7 +342,7 @@ class _Service:
     def release(self, granted_bytes: int) -> None:
         self.otlp.release(granted_bytes)
 
-    def complete(self, connection: HttpConnection, head: RequestHead, body: bytes, granted_bytes: int) -> None:
+    def complete(self, connection: HttpConnection, head: RequestHead, body: bytes | Body, granted_bytes: int) -> None:
         wanted: _Wanted = connection.request
 
         def answer(outcome: Outcome) -> None:

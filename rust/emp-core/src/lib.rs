@@ -12,6 +12,7 @@ pub mod fluent;
 pub mod grpc;
 mod hash;
 pub mod json_lines;
+pub mod landing;
 pub mod limits;
 pub mod normalize;
 pub mod otlp;

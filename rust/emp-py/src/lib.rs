@@ -6,6 +6,7 @@ mod aggregator;
 mod attributes;
 mod batch;
 mod block;
+mod body;
 mod columns;
 mod error;
 mod forward_decoder;
@@ -44,6 +45,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<red::PyRedTaken>()?;
     module.add_class::<batch::PyBatch>()?;
     module.add_class::<block::PyBlock>()?;
+    module.add_class::<body::PyBody>()?;
+    module.add_class::<body::PyBodyPool>()?;
     module.add_class::<columns::PyColumn>()?;
     module.add_class::<columns::PyColumns>()?;
     module.add_class::<forward_frame::PyForwardFrame>()?;

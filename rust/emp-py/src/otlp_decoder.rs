@@ -9,6 +9,7 @@ use pyo3::types::PyBytes;
 
 use crate::batch::{PyBatch, SignalArg};
 use crate::block::CodecArg;
+use crate::body::PyBody;
 use crate::error::{argument_error, to_py_err};
 use crate::forward_decoder::PyRejected;
 use crate::grpc_server::PyGrpcMessage;
@@ -65,6 +66,9 @@ impl PyOtlpDecoder {
         let decode = |bytes: &[u8]| py.detach(|| self.decoder.decode(bytes, codec.0, encoding.0, now_unix_nano)).map_err(to_py_err);
         let read = if let Ok(bytes) = data.cast::<PyBytes>() {
             decode(bytes.as_bytes())?
+        } else if let Ok(body) = data.cast::<PyBody>() {
+            let body = body.get();
+            py.detach(|| body.read(|bytes| self.decoder.decode(bytes, codec.0, encoding.0, now_unix_nano))).map_err(to_py_err)?
         } else if let Ok(message) = data.cast::<PyGrpcMessage>() {
             decode(message.get().data())?
         } else {
