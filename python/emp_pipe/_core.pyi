@@ -352,6 +352,11 @@ class Block:
     def halve(self, block_ids: tuple[str, str]) -> tuple[Block, Block] | None:
         """Two blocks of half the rows each (of one metric: half its points); None when it is one record."""
         ...
+    def split(self, shards: int) -> list[tuple[int, Block]]:
+        """The parts that belong to each of so many shards of a log, by shard; a part's id is the block's with `.<shard>` behind it.
+
+        Spans go by trace id, metrics by resource and name, log records by job id (else worker, else machine). CoreError: block_invalid."""
+        ...
 
 def encode_block(batches: Sequence[Batch], codec: _Codec, *, topic: str, block_id: str, level: int = 1) -> Block:
     """One block out of batches of one signal: equal resources and scopes are merged, rows copied once, then compressed."""

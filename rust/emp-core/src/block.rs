@@ -251,7 +251,7 @@ pub fn decode_block(header: &Header, payload: &[u8], max_inflated_bytes: usize) 
 }
 
 /// What a block of ours may inflate to where the caller sets no limit.
-const MAX_OWN_BYTES: usize = 1 << 30;
+pub(crate) const MAX_OWN_BYTES: usize = 1 << 30;
 
 /// The export request of a block in another codec.
 pub fn recode(header: &Header, payload: &[u8], codec: Codec) -> Result<Vec<u8>, CoreError> {

@@ -19,3 +19,4 @@ pub mod otlp;
 pub mod redact;
 pub mod sampling;
 pub mod selection;
+pub mod sharding;

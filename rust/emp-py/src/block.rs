@@ -266,6 +266,12 @@ impl PyBlock {
         let halves = py.detach(|| emp_core::block::halve(&self.header, &self.payload, [&block_ids.0, &block_ids.1]));
         Ok(halves.map_err(to_py_err)?.map(|[first, second]| (first.into(), second.into())))
     }
+
+    /// The parts that belong to each of `shards` shards, by shard.
+    fn split(&self, py: Python<'_>, shards: u32) -> PyResult<Vec<(u32, Self)>> {
+        let parts = py.detach(|| emp_core::sharding::split(&self.header, &self.payload, shards)).map_err(to_py_err)?;
+        Ok(parts.into_iter().map(|(shard, part)| (shard, part.into())).collect())
+    }
 }
 
 /// One block out of several of one signal: inflate, concatenate, compress.

@@ -19,6 +19,7 @@ pub mod red;
 pub mod red_emit;
 mod stats;
 mod streams;
+pub use streams::with_sorted_attributes;
 
 use crate::batch::{Batch, Signal};
 use crate::block::{Header, decode_block};
