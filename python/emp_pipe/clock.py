@@ -29,3 +29,25 @@ class SystemClock:
 
     async def sleep(self, duration_s: float) -> None:
         await asyncio.sleep(duration_s)
+
+
+class SteadyClock:
+    """Another clock's time as it was when this one was made, and from then on what has passed: a wall clock that is set changes no age."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._began_unix_nano = clock.unix_nano()
+        self._began_monotonic_s = clock.monotonic_s()
+
+    def unix_nano(self) -> int:
+        return self._began_unix_nano + int((self._clock.monotonic_s() - self._began_monotonic_s) * 1e9)
+
+    def monotonic_s(self) -> float:
+        return self._clock.monotonic_s()
+
+    async def sleep(self, duration_s: float) -> None:
+        await self._clock.sleep(duration_s)
+
+    def set_by_ns(self) -> int:
+        """Return by how much the other clock was set since."""
+        return self._clock.unix_nano() - self.unix_nano()

@@ -24,6 +24,10 @@ class ManualClock:
         self._sleepers.append((self._monotonic_s + duration_s, future))
         await future
 
+    def set_wall(self, by_s: float) -> None:
+        """Set the wall clock forward or back; no time passes."""
+        self._unix_nano += int(by_s * 1e9)
+
     def advance(self, duration_s: float) -> None:
         self._unix_nano += int(duration_s * 1e9)
         self._monotonic_s += duration_s

@@ -22,6 +22,7 @@ from emp_pipe.buffers.sqlite_operations import Operation, Outcome, describe, fai
 from emp_pipe.buffers.sqlite_store import DeadLimits, Effects, Store
 from emp_pipe.buffers.sqlite_thread import CommitThread
 from emp_pipe.buffers.sqlite_upkeep import Upkeep
+from emp_pipe.clock import SteadyClock
 from emp_pipe.component import ComponentConfig, Context
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.group_ledger import Ending, GroupLedger
@@ -67,7 +68,7 @@ class SqliteLog:
         self.id = id
         self.config = config
         self.directory = config.directory or context.data_dir / "log"
-        self._clock = context.clock
+        self._clock = SteadyClock(context.clock)  # ages and times to live hold when the wall clock is set
         self._ledger = Ledger(max_bytes=config.max_bytes, reserve_share=0.15, dead_max_bytes=config.dead_max_bytes)
         self._reading = Reading(self._ledger, self._fetch, self._give_up)
         self._trimming: set[str] = set()
@@ -389,7 +390,7 @@ class SqliteLog:
         return list(self._ledger.books.values())
 
     def usage(self) -> Usage:
-        return self._ledger.usage()
+        return self._ledger.usage(self._clock.set_by_ns())
 
     async def wait_admitting(self) -> None:
         await self._ledger.wait_admitting()

@@ -338,8 +338,10 @@ class Ledger:
             self._admission_waiters.append(waiter)
             await waiter
 
-    def usage(self) -> Usage:
-        oldest = [(group, group.oldest_unix_nano()) for group in self.groups.values()]
+    def usage(self, clock_set_by_ns: int = 0) -> Usage:
+        """Return how full the log is; `clock_set_by_ns`: what the wall clock is ahead of the one that appends were dated by."""
+        times = [(group, group.oldest_unix_nano()) for group in self.groups.values()]
+        oldest = [(group, None if time is None else time + clock_set_by_ns) for group, time in times]
         return Usage(
             held_bytes=self.held_bytes,
             limit_bytes=self.max_bytes,
