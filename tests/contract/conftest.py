@@ -8,7 +8,9 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+import apsw
 import pytest
+from redis.asyncio import Redis
 
 from emp_pipe.buffers.memory import MemoryConfig, MemoryLog
 from emp_pipe.buffers.redis import RedisConfig, RedisLog
@@ -78,6 +80,24 @@ class OpenLog:
         async with asyncio.timeout(DEADLINE_S):
             await self.log.wait_readable(group)
             return await self.log.read(group, max_bytes)
+
+    async def damage(self, topic: Topic, offsets: Sequence[int]) -> None:
+        """Make blocks of a closed log unreadable: their headers are cut short."""
+        if self.kind == "redis":
+            await self._damage_redis(topic, {f"{offset}-0".encode() for offset in offsets})
+            return
+        connection = apsw.Connection(str(next(self._directory.rglob("*.db"))))
+        connection.executemany("UPDATE blocks SET header=x'00' WHERE offset=?", [(offset,) for offset in offsets])
+        connection.close()
+
+    async def _damage_redis(self, topic: Topic, ids: set[bytes]) -> None:
+        client = Redis.from_url(self._url)
+        key = f"{{{self._prefix}.0}}:stream:{topic}"
+        entries = await client.xrange(key)
+        await client.delete(key)
+        for id, fields in entries:
+            await client.xadd(key, {**fields, b"h": b"\0"} if id in ids else fields, id=id)
+        await client.aclose()
 
     async def until(self, condition: Any) -> None:
         """Return when a condition holds that the log reaches in the background; time stands still meanwhile."""

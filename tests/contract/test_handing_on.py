@@ -8,7 +8,6 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import apsw
 import pytest
 
 from emp_pipe import deriving
@@ -252,9 +251,7 @@ async def test_blocks_that_cannot_be_read_become_dead_letters_and_the_others_are
     await opened.open(SAMPLER, OUT)
     offsets = await opened.append(*range(12), topic=Topic.TRACES_IN, padding_bytes=900)
     await opened.close()
-    connection = apsw.Connection(str(next(opened._directory.rglob("*.db"))))
-    connection.execute("UPDATE blocks SET header=x'00' WHERE offset < ?", (offsets[6],))
-    connection.close()
+    await opened.damage(Topic.TRACES_IN, offsets[:6])
     opened.log = opened._make()
     assert await start(opened, OUT)
     assert delivered(await out_of(opened)) == list(range(6, 12))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from emp_pipe.buffers.redis_client import RedisClientConfig, connect
+from emp_pipe.buffers.redis_link import Wait, end_tasks
 from emp_pipe.buffers.redis_server import RedisStated
 from emp_pipe.buffers.redis_shard import RedisShard
 from emp_pipe.buffers.redis_watch import ServerWatch
@@ -56,9 +57,29 @@ class RedisConfig(RedisClientConfig):
         86400.0, description="A group that no replica's configuration has named for so long is given up, with what it holds."
     )
     patience_s: PositiveFloat = Field(5.0, description="How long an append waits for a Redis that is away before its sender is told.")
+    wait_replicas: Annotated[int, Field(ge=0)] = Field(
+        0, description="So many replicas must have what is acknowledged (WAIT), so that a failover loses nothing."
+    )
+    wait_aof: bool = Field(
+        False,
+        description="Redis must have synced what is acknowledged to its append-only file (WAITAOF, Redis 7.2 and later).",
+    )
+    wait_timeout_s: PositiveFloat = Field(
+        2.0, description="How long `wait_replicas` and `wait_aof` wait before nothing more is taken from senders."
+    )
     stated: RedisStated = Field(
         RedisStated.model_validate({}), description="What is known of a Redis that does not let itself be asked (CONFIG GET)."
     )
+
+    @property
+    def waits(self) -> Sequence[Wait]:
+        """What follows each pipeline of operations."""
+        timeout_ms = int(self.wait_timeout_s * 1000)
+        if self.wait_aof:
+            return [
+                Wait(["WAITAOF", 1, self.wait_replicas, timeout_ms], [1, self.wait_replicas], "append-only files, here and at replicas,")
+            ]
+        return [Wait(["WAIT", self.wait_replicas, timeout_ms], [self.wait_replicas], "replicas")] if self.wait_replicas else []
 
 
 class RedisLog:
@@ -70,23 +91,26 @@ class RedisLog:
         self.owner = f"{context.machine_id}-{os.getpid()}-{secrets.token_hex(6)}"
         """Unique for each process and each log that it opens: leases and operations are its alone."""
         self._client = connect(config, id, context.clock)
-        self.shard = RedisShard(id, 0, config, context.clock, self._client, self.owner)
-        self._server = ServerWatch(self._client, config, config.stated, context.clock)
+        self._watch = ServerWatch(
+            self._client, config, config.stated, context.clock, wait_replicas=config.wait_replicas, wait_aof=config.wait_aof
+        )
         self._watching: asyncio.Task[None] | None = None
+        self.shard = RedisShard(id, 0, config, context.clock, self._client, self.owner)
 
     @property
     def durability(self) -> str:
-        return self._server.durability
+        return self._watch.durability
 
     @property
     def warnings(self) -> Sequence[str]:
-        """What start-up warns of: what the server's settings do not promise."""
-        return self._server.warnings
+        """What start-up warns of."""
+        return self._watch.warnings
 
     @property
     def details(self) -> Mapping[str, Any]:
-        """What `/readyz` says of the server, under `buffer`."""
-        return self._server.details
+        """For `/readyz`, under `buffer`."""
+        shard = self.shard
+        return {**self._watch.details, "shards": [{"shard": shard.number, "owned": shard.owned.is_set(), "away": shard.away}]}
 
     @property
     def admitting(self) -> bool:
@@ -94,12 +118,12 @@ class RedisLog:
 
     async def open(self, groups: Groups | None) -> None:
         try:
-            await self._server.begin()
+            await self._watch.begin()
             await self.shard.open(groups)
         except BaseException:
             await self._client.aclose()
             raise
-        self._watching = asyncio.get_running_loop().create_task(self._server.run(), name=f"{self.id}: server")
+        self._watching = asyncio.get_running_loop().create_task(self._watch.run(), name=f"{self.id}: server")
 
     async def set_groups(self, groups: Sequence[GroupSpec]) -> None:
         await self.shard.set_groups(groups)
@@ -107,9 +131,7 @@ class RedisLog:
     async def close(self, deadline_monotonic_s: float) -> None:
         await self.shard.close(deadline_monotonic_s)
         if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
-            self._watching = None
+            await end_tasks([self._watching])
         await self._client.aclose()
 
     async def append(self, append: Append) -> Appended:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgpack  # type: ignore[import-untyped]
 
 from emp_pipe.buffers.redis_keys import Keys, View, render_spec
-from emp_pipe.buffers.redis_queue import Call
+from emp_pipe.buffers.redis_link import Call
 from emp_pipe.log.group_ledger import Ending, Entry
 from emp_pipe.log.protocol import Append, DeadLetter, GroupSpec, Revival
 

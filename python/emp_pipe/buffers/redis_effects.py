@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from emp_pipe.buffers.redis_queue import Taking
 from emp_pipe.buffers.redis_snapshot import Look, parse_entry
+from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.group_ledger import Ending, Entry
 from emp_pipe.log.ledger import DEAD_READER, DEAD_TOPIC, Ledger
-from emp_pipe.log.protocol import Append, DeadCount, DeadLetter, DeadReason, LossReason
+from emp_pipe.log.protocol import Append, DeadCount, DeadLetter, DeadReason, GroupSpec, LossReason
 from emp_pipe.log.reading import Reading
+from emp_pipe.logs import get_logger
 
 if TYPE_CHECKING:
     from emp_pipe._core import Block
+
+_log = get_logger("redis")
 
 
 class Effects:
@@ -144,3 +148,30 @@ class Effects:
         ledger.dead = {(count.component, count.reason): count for count in snapshot.dead}
         ledger.dead_bytes = sum(count.size_bytes for count in snapshot.dead)
         ledger.book(DEAD_TOPIC, DEAD_READER).held = sum(count.records for count in snapshot.dead)
+
+
+def tell_of_groups(reply: list[Any], wanted: Sequence[GroupSpec]) -> None:
+    """Say what retired groups held."""
+    names = {spec.name for spec in wanted}
+    for group, topic, blocks, records in reply[2]:
+        why = "no longer reads it" if group.decode() in names else "is not in the configuration"
+        _log.warning("%s: group %s %s: %d held blocks (%d records) are given up", topic.decode(), group.decode(), why, blocks, records)
+    for group in reply[3]:
+        _log.warning("group %s was retired: the configuration does not name it; should it return, it begins anew", group.decode())
+
+
+def refusal(status: bytes, reply: Sequence[Any], place: str) -> LogError:
+    """Return what a call that had no effect says."""
+    if status == b"stale":
+        return LogError(ErrorKind.LOG_STALE, place=place, detail="another emp-pipe owns this shard now")
+    if status == b"ended":
+        return LogError(ErrorKind.LOG_STALE, place=place, detail=f"block {int(reply[1])} was ended before this commit")
+    if status == b"seen":
+        return LogError(
+            ErrorKind.LOG_IO,
+            place=place,
+            detail="another replica has appended a chunk of this meanwhile; nothing of it was written",
+            advice="nothing to do: when it is sent again it is known for a repeat",
+            seen=True,
+        )
+    return LogError(ErrorKind.LOG_IO, place=place, detail="Redis no longer knows what became of this operation", unknown=True)

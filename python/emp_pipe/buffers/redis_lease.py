@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from emp_pipe.buffers.redis_client import RedisLogError
-from emp_pipe.buffers.redis_queue import Call, Link
+from emp_pipe.buffers.redis_link import Call, Link
 
 _EVERY_S = 1.0
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from emp_pipe.buffers.redis_calls import Calls, DeadLimits
 from emp_pipe.buffers.redis_client import RedisLogError, Trouble, log_error
-from emp_pipe.buffers.redis_effects import Effects
+from emp_pipe.buffers.redis_effects import Effects, refusal
 from emp_pipe.buffers.redis_keys import FORMAT, Keys, View
 from emp_pipe.buffers.redis_lease import Lease, Standing
-from emp_pipe.buffers.redis_queue import Call, Link, Operation, Queue, Taking
+from emp_pipe.buffers.redis_link import Call, Link, end_tasks
+from emp_pipe.buffers.redis_queue import Operation, Queue, Taking
 from emp_pipe.buffers.redis_reader import Reader
 from emp_pipe.buffers.redis_snapshot import Look, pairs, parse_look
 from emp_pipe.buffers.redis_space import Space
@@ -51,14 +53,14 @@ class ShardLife:
         self.place = config.address.place
         self.view = View()
         self.keys = Keys(config.prefix, number, owner)
-        self.link = Link(client, self.keys, self.view, owner, self.place)
+        self.link = Link(client, self.keys, self.view, owner, self.place, config.waits)
         self.calls = Calls(self.keys, self.view, DeadLimits(config.dead_max_bytes, config.dead_max_age_s))
         self.reader = Reader(self.link, self.calls)
         self.lease = Lease(self.link, config.lease_s)
         self.ledger = Ledger(max_bytes=config.max_bytes, reserve_share=0.15, dead_max_bytes=config.dead_max_bytes)
         self.reading = Reading(self.ledger, self.fetch, self.give_up)
         self.effects = Effects(self.ledger, self.reading)
-        self.queue = Queue(self.link, self._told, self.settle, self._begin_again, config.patience_s)
+        self.queue = Queue(self.link, self._told, self.settle, self._begin, config.patience_s)
         self.space = Space(self)
         self.owned = asyncio.Event()
         """Set while the shard is ours and its state has been looked at."""
@@ -69,10 +71,13 @@ class ShardLife:
         """By group: the lease under which its state was read last."""
         self.checkpoint_epoch = 0
         """Checkpoints that were written under a higher one stay."""
+        self._named = False
+        """Whether this instance of the shard knows our groups."""
         self._operations = 0
         self._behind = False
         self._looking = False
         self._here = asyncio.Event()
+        self._away_since = ""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def fetch(self, group: str, offsets: Sequence[int], after: int, up_to: int, max_bytes: int) -> Fetched:
@@ -81,18 +86,13 @@ class ShardLife:
     def give_up(self, group: str, row: Row, error: Exception) -> None:
         raise NotImplementedError
 
-    @property
-    def durability(self) -> str:
-        return f"Redis at {self.place}: what a power cut loses is up to the server's `appendfsync`"
-
     # opening and closing
 
     async def open(self, groups: Groups | None) -> None:
+        """Begin. Raises LogError; it can be tried again then."""
         loop = asyncio.get_running_loop()
-        await self.link.load()
         await self._begin()
         self.closing = False
-        self._here.set()
         for run, what in ((self.queue.run(), "operations"), (self.lease.keep(self._stands, self.queue.suspect), "lease")):
             self._tasks.append(loop.create_task(run, name=f"{self.id}: {what}"))
         if groups is not None:
@@ -122,21 +122,24 @@ class ShardLife:
         self.owned.set()  # whoever waits for it is told that the log is closed
 
     async def _stop_tasks(self) -> None:
-        tasks, self._tasks = set(self._tasks), []
-        while tasks:  # the client swallows a cancellation that comes while it connects
-            for task in tasks:
-                task.cancel()
-            _, tasks = await asyncio.wait(tasks, timeout=0.1)
+        tasks, self._tasks = self._tasks, []
+        await end_tasks(tasks)
 
     # beginning: with nothing else under way
 
     async def _begin(self) -> None:
         """Find or make the shard, ask for the lease, load the ledger. Raises LogError."""
+        await self.link.load()
         await self._find()
         standing = await self.lease.ask()
         lost_lease = standing.epoch != self.view.epoch
         self.view.epoch = standing.epoch
         look = await self._look_until_known()
+        if self._named is False and self.wanted is not None:
+            call = self.calls.groups(self.wanted, self.clock.unix_nano(), self.config.retire_after_s)
+            await self.link.ask(call, self.queue.next_number())
+            look = await self._look_until_known()
+        self._named = self.wanted is not None
         went_back = look.operations < self._operations
         if went_back:
             _log.error(
@@ -178,12 +181,8 @@ class ShardLife:
             self.queue.forget_numbers()
             self._operations = 0
         self.view.id = found
-        if state == b"made" and self.wanted is not None:
-            call = self.calls.groups(self.wanted, self.clock.unix_nano(), self.config.retire_after_s)
-            await self.link.ask(call, self.queue.next_number())
-
-    async def _begin_again(self) -> None:
-        await self._begin()
+        if state == b"made":
+            self._named = False
 
     async def _look_until_known(self) -> Look:
         """Look at the shard; where its groups have changed, once more."""
@@ -230,7 +229,7 @@ class ShardLife:
             return False
         if status == b"stale":
             self._lost_lease(reply[1].decode())
-        operation.error = _refusal(status, reply, self.id)
+        operation.error = refusal(status, reply, self.id)
         return True
 
     def _taking(self, number: int) -> Taking:
@@ -291,14 +290,15 @@ class ShardLife:
         while True:
             await self.owned.wait()
             try:
-                heard = await self.link.client.xread({self.keys.bell: last}, block=_BELL_MS)
-            except Exception as error:
-                self.queue.suspect(log_error(error, self.place))
-                await asyncio.sleep(1.0)
+                (heard,) = await self.link.send([["XREAD", "BLOCK", _BELL_MS, "STREAMS", self.keys.bell, last]])
+                if isinstance(heard, Exception):
+                    raise log_error(heard, self.place)
+            except RedisLogError as error:
+                self.queue.suspect(error)
+                await asyncio.sleep(_BELL_MS / 1000)
                 continue
             if heard:
-                streams = next(iter(heard.values())) if isinstance(heard, dict) else heard[0][1]
-                last = streams[-1][0]
+                last = heard[0][1][-1][0]
                 self._request_look()
 
     # the lease
@@ -343,9 +343,17 @@ class ShardLife:
         if self.closing:
             reason = "emp-pipe is stopping"
         elif trouble is not None:
-            seconds = asyncio.get_running_loop().time() - self.queue.trouble_since_s
-            reason = f"Redis at {self.place} cannot be used for {seconds:.0f} s: {trouble.detail}"
+            if not self._away_since:
+                self._away_since = datetime.fromtimestamp(self.clock.unix_nano() / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+            reason = f"Redis at {self.place} cannot be used since {self._away_since}: {trouble.detail}"
+        else:
+            self._away_since = ""
         self.space.settle(reason)
+
+    @property
+    def away(self) -> str:
+        """Why nothing reaches Redis at the moment; empty when it does."""
+        return self.queue.trouble.detail if self.queue.trouble is not None else ""
 
     async def wait_here(self) -> None:
         await self._here.wait()
@@ -356,28 +364,3 @@ class ShardLife:
 
     def memory_added(self, size_bytes: int) -> None:
         self.space.used_bytes += size_bytes
-
-    def tell_of_groups(self, reply: list[Any], wanted: Sequence[GroupSpec]) -> None:
-        """Say what retired groups held."""
-        names = {spec.name for spec in wanted}
-        for group, topic, blocks, records in reply[2]:
-            why = "no longer reads it" if group.decode() in names else "is not in the configuration"
-            _log.warning("%s: group %s %s: %d held blocks (%d records) are given up", topic.decode(), group.decode(), why, blocks, records)
-        for group in reply[3]:
-            _log.warning("group %s was retired: the configuration does not name it; should it return, it begins anew", group.decode())
-
-
-def _refusal(status: bytes, reply: Sequence[Any], place: str) -> LogError:
-    if status == b"stale":
-        return LogError(ErrorKind.LOG_STALE, place=place, detail="another emp-pipe owns this shard now")
-    if status == b"ended":
-        return LogError(ErrorKind.LOG_STALE, place=place, detail=f"block {int(reply[1])} was ended before this commit")
-    if status == b"seen":
-        return LogError(
-            ErrorKind.LOG_IO,
-            place=place,
-            detail="another replica has appended a chunk of this meanwhile; nothing of it was written",
-            advice="nothing to do: when it is sent again it is known for a repeat",
-            seen=True,
-        )
-    return LogError(ErrorKind.LOG_IO, place=place, detail="Redis no longer knows what became of this operation", unknown=True)

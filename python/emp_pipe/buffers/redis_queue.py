@@ -11,20 +11,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from random import Random
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import msgpack  # type: ignore[import-untyped]
+from typing import Any, NamedTuple
 
 from emp_pipe.buffers.redis_client import RedisLogError, Trouble, log_error
-from emp_pipe.buffers.redis_keys import Keys, View
-from emp_pipe.errors import ErrorKind, LogError
+from emp_pipe.buffers.redis_link import Call, Link, unknown_script
+from emp_pipe.errors import EmpPipeError, ErrorKind, LogError
 from emp_pipe.logs import RateLimitedLogger, get_logger
-
-if TYPE_CHECKING:
-    from emp_pipe.buffers.redis_client import Client
 
 _MOST_OPERATIONS = 256
 """In one pipeline; the script keeps the results of four times as many."""
@@ -35,15 +29,6 @@ _PASSING = (Trouble.LOADING, Trouble.READ_ONLY, Trouble.CLUSTER_DOWN, Trouble.DI
 """Redis did not do it and will not until somebody or time has mended it: the operation waits."""
 
 _limited = RateLimitedLogger(get_logger("redis"), interval_s=10.0)
-
-
-class Call(NamedTuple):
-    """One run of the script: its arguments, the keys beyond the shard's own, and the long arguments."""
-
-    name: str
-    arguments: dict[str, Any]
-    keys: Sequence[str] = ()
-    payloads: Sequence[bytes | memoryview] = ()
 
 
 class Operation:
@@ -88,61 +73,6 @@ class Taking(NamedTuple):
     def complete(self) -> bool:
         """Whether everything that the operation did is to be counted now."""
         return not self.counted and self.known_offset is None
-
-
-class Link:
-    """One shard's way to its server: pipelines of script calls. Raises RedisLogError."""
-
-    def __init__(self, client: Client, keys: Keys, view: View, owner: str, place: str) -> None:
-        self.client: Any = client
-        self.keys = keys
-        self.view = view
-        self.owner = owner
-        self.place = place
-        self._script = "\n".join((Path(__file__).parent / f"redis_script_{part}.lua").read_text() for part in ("base", "calls", "reads"))
-        self._sha = ""
-
-    async def load(self) -> None:
-        """Make the script known to the server."""
-        try:
-            sha = await self.client.script_load(self._script)
-        except Exception as error:
-            raise log_error(error, self.place) from error
-        self._sha = sha if isinstance(sha, str) else sha.decode()
-
-    def command(self, call: Call, number: int = 0) -> list[Any]:
-        fixed: dict[str, Any] = {"name": call.name, "id": self.view.id, "owner": self.owner}
-        if number:
-            fixed["seq"] = number
-        packed = msgpack.packb(fixed | call.arguments, use_bin_type=False)
-        keys = self.keys.fixed
-        return ["EVALSHA", self._sha, len(keys) + len(call.keys), *keys, *call.keys, packed, *call.payloads]
-
-    async def send(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        """Return a reply or an exception for each command. Raises RedisLogError when the answers are lost."""
-        pipeline = self.client.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        try:
-            replies: list[Any] = await pipeline.execute(raise_on_error=False)
-        except Exception as error:
-            raise log_error(error, self.place) from error
-        return replies
-
-    async def ask(self, call: Call, number: int = 0) -> list[Any]:
-        """Return the reply to one call. Raises RedisLogError."""
-        for _ in range(2):
-            (reply,) = await self.send([self.command(call, number)])
-            if not isinstance(reply, Exception):
-                return list(reply)
-            if not _unknown_script(reply):
-                raise log_error(reply, self.place)
-            await self.load()
-        raise log_error(reply, self.place)
-
-
-def _unknown_script(reply: Any) -> bool:
-    return isinstance(reply, Exception) and (type(reply).__name__ == "NoScriptError" or str(reply).startswith("NOSCRIPT"))
 
 
 class Queue:
@@ -227,6 +157,7 @@ class Queue:
             except RedisLogError as error:
                 self._waiting.extendleft(reversed(batch))
                 self._away(error)
+                self._lose_patience()
             except asyncio.CancelledError:
                 self._waiting.extendleft(reversed(batch))
                 raise
@@ -257,20 +188,20 @@ class Queue:
             return
         for operation in batch:
             operation.asked = True
-        replies = await self._link.send(commands)
+        replies = await self._link.send(commands, durable=True)
         for operation in batch:
             operation.asked = False
         again: list[Operation] = []
         decided: list[Operation] = []
         trouble: RedisLogError | None = None
-        unknown_script = False
+        script_is_unknown = False
         for operation, reply in zip(batch, replies, strict=True):
             if not isinstance(reply, Exception):
                 (decided if self._told(operation, reply) else again).append(operation)
                 continue
             error = log_error(reply, self._link.place)
-            if _unknown_script(reply):
-                unknown_script = True
+            if unknown_script(reply):
+                script_is_unknown = True
                 again.append(operation)
             elif error.trouble in _PASSING or str(reply).startswith("BUSY"):
                 trouble = error
@@ -284,7 +215,7 @@ class Queue:
         self._settle()
         for operation in decided:
             operation.resolve()
-        if unknown_script:
+        if script_is_unknown:
             await self._link.load()
         if trouble is not None:
             raise trouble
@@ -308,8 +239,8 @@ class Queue:
                 await self._come_back()
             except RedisLogError as error:
                 self._away(error)
-            except LogError as error:
-                self._away(RedisLogError(Trouble.OTHER, place=self._link.place, detail=error.detail or str(error)))
+            except EmpPipeError as error:  # what came back cannot hold the log
+                self._away(RedisLogError(Trouble.OTHER, place=self._link.place, detail=str(error).rstrip(".")))
             else:
                 self.trouble = None
                 self._settle()

@@ -12,7 +12,7 @@ import msgpack  # type: ignore[import-untyped]
 
 from emp_pipe.buffers.redis_calls import Calls
 from emp_pipe.buffers.redis_client import log_error
-from emp_pipe.buffers.redis_queue import Link
+from emp_pipe.buffers.redis_link import Link
 from emp_pipe.buffers.redis_snapshot import parse_entry
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.protocol import ChunkKey, DeadFilter, DeadLetter, DeadReason

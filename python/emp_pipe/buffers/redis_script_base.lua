@@ -52,7 +52,10 @@ end
 local function answered()
   if not A.seq then return nil end
   local last, result = unpack(call('HMGET', OPERATIONS, 'last', text(A.seq)))
-  if result then return cmsgpack.unpack(result) end
+  if result then
+    call('EXPIRE', OPERATIONS, 3600)  -- a write, so that a WAIT behind it waits for what was written before
+    return cmsgpack.unpack(result)
+  end
   if last and tonumber(last) >= A.seq then return {'old'} end
 end
 

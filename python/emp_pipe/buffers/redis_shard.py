@@ -13,8 +13,10 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from emp_pipe.buffers.redis_effects import tell_of_groups
 from emp_pipe.buffers.redis_life import ShardLife
-from emp_pipe.buffers.redis_queue import Call, Operation, Taking
+from emp_pipe.buffers.redis_link import Call
+from emp_pipe.buffers.redis_queue import Operation, Taking
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.group_ledger import Ending
 from emp_pipe.log.protocol import (
@@ -127,7 +129,7 @@ class RedisShard(ShardLife):
         now = self.clock.unix_nano()
 
         def take(reply: list[Any], taking: Taking) -> None:
-            self.tell_of_groups(reply, wanted)
+            tell_of_groups(reply, wanted)
 
         await self._submit(Operation(lambda: self.calls.groups(wanted, now, self.config.retire_after_s), take))
         await self.look(whole=True)
