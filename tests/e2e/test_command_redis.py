@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 
 from tests.support.command import ROOT, free_port, run, running, until
 from tests.support.command_bench import Bench, send, wait_for_rows
-from tests.support.redis_cluster import RedisCluster, ask
+from tests.support.forward import message_frame
+from tests.support.redis_cluster import RedisCluster, RedisPair, ask
 from tests.support.redis_command import LIMIT_BYTES, NEVER, in_and_out, refused, rule_in_the_documentation
 from tests.support.redis_server import RedisServer, needs_redis, needs_redis_tls, version
 
@@ -157,6 +159,41 @@ def test_what_was_acknowledged_survives_a_sigkill_of_the_command_and_of_redis(be
         bench.write(buffer=buffer, exporters=f"{{{NEVER}, file: }}")
         with running(*bench.arguments):
             wait_for_rows(bench.data_dir, 20)
+
+
+def test_what_was_acknowledged_survives_a_failover_where_a_replica_is_waited_for(bench: Bench) -> None:
+    users = {"pipe": f"on >s3cret {rule_in_the_documentation()} +wait"}
+    with RedisPair(maxmemory_bytes=LIMIT_BYTES, users=users) as pair:
+        more = "username: pipe, password: s3cret, wait_replicas: 1, lease_s: 1"
+        bench.write(buffer=f'{{type: redis, url: "{pair.primary.url}", {more}}}', exporters=f"{{{NEVER}}}")
+        with running(*bench.arguments) as process:
+            assert "a failover loses nothing that was acknowledged" in process.wait_for("buffer: Redis")
+            assert json.loads(bench.get("/readyz")[1])["buffer"]["server"]["survives"]["failover"] is True
+            send(bench.port, 20)
+            until(lambda: bench.groups()["otlp_http"]["held_records"] == 20, "20 records held")
+            pair.fail_over()
+            process.signal(signal.SIGKILL)
+            process.wait()
+        more = more.replace("wait_replicas: 1", "wait_replicas: 0")
+        bench.write(buffer=f'{{type: redis, url: "{pair.replica.url}", {more}}}', exporters=f"{{{NEVER}, file: }}")
+        with running(*bench.arguments):
+            wait_for_rows(bench.data_dir, 20)
+
+
+def test_nothing_is_acknowledged_before_the_replica_has_it(bench: Bench) -> None:
+    with RedisPair(maxmemory_bytes=LIMIT_BYTES) as pair:
+        bench.write(buffer=f'{{type: redis, url: "{pair.primary.url}", wait_replicas: 1}}')
+        with running(*bench.arguments), socket.create_connection(("127.0.0.1", bench.port), timeout=30) as peer:
+            peer.sendall(message_frame(1, chunk="first"))
+            assert b"first" in peer.recv(100)
+            pair.replica.pause()
+            peer.sendall(message_frame(2, chunk="second"))
+            peer.settimeout(1)
+            with pytest.raises(TimeoutError):
+                peer.recv(100)
+            pair.replica.resume()
+            peer.settimeout(30)
+            assert b"second" in peer.recv(100)
 
 
 # refusals, each with what to do
