@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from emp_pipe.delivery.dial import dial
+
 if TYPE_CHECKING:
     from emp_pipe._core import Block, GrpcAnswer
 
@@ -156,16 +158,19 @@ class GrpcLine(asyncio.BufferedProtocol):
             }
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                await self._loop.create_connection(lambda: self, address.host, address.port, **tls)
+                sock = await dial(address.host, address.port)
+                try:
+                    await self._loop.create_connection(lambda: self, sock=sock, **tls)
+                except BaseException:
+                    sock.close()
+                    raise
         except ssl.SSLError as error:
             reason = getattr(error, "verify_message", "") or (error.reason or str(error)).replace("_", " ").lower()
             self._lose(LineLost(f"TLS handshake failed: {reason}", is_untouched=True, is_untrusted=True))
         except TimeoutError:
             self._lose(LineLost(f"it did not answer within {_CONNECT_TIMEOUT_S:g} s", is_untouched=True))
         except OSError as error:
-            # The event loop's words name the address again, and several tries.
-            why = error.strerror or str(error)
-            self._lose(LineLost(f"failed to connect: {why}", is_untouched=True))
+            self._lose(LineLost(f"failed to connect: {error.strerror or error}", is_untouched=True))
 
     # --- what the event loop calls ------------------------------------------------------------------
 

@@ -91,6 +91,11 @@ impl Blocks {
         Ok(None)
     }
 
+    #[cfg(test)]
+    pub fn held_bytes(&self) -> usize {
+        self.decoder.held_bytes() + self.open.as_ref().map_or(0, |block| block.bytes.len())
+    }
+
     fn decode(&mut self, stream: u32, end_stream: bool, block: &[u8]) -> Result<Option<Part<'static>>, Broken> {
         let mut list = HeaderList::default();
         self.decoder

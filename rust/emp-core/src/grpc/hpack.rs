@@ -91,6 +91,16 @@ impl Decoder {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn table_bytes(&self) -> usize {
+        self.size_bytes
+    }
+
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> usize {
+        self.size_bytes + self.name.capacity() + self.value.capacity()
+    }
+
     fn evict(&mut self, until_bytes: usize) {
         while self.size_bytes > until_bytes {
             let Some((name, value)) = self.entries.pop_back() else { return };

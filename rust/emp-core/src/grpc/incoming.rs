@@ -77,6 +77,11 @@ impl Incoming {
         Step::More
     }
 
+    #[cfg(test)]
+    pub fn held_bytes(&self) -> usize {
+        self.data.capacity()
+    }
+
     pub fn take(&mut self) -> Message {
         Message { flag: self.prefix.first().copied().unwrap_or_default(), data: std::mem::take(&mut self.data) }
     }

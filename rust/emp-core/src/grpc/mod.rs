@@ -8,13 +8,19 @@ mod client;
 mod control;
 mod frame;
 mod header_block;
+#[cfg(test)]
+mod hostile_tests;
 mod hpack;
 mod hpack_table;
+#[cfg(test)]
+mod hpack_tests;
 mod huffman;
 mod incoming;
 mod outgoing;
 mod request;
 mod server;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use answer::Answer;

@@ -84,6 +84,8 @@ pub struct ServerConnection {
     limits: ServerLimits,
     streams: BTreeMap<u32, Stream>,
     last_stream: u32,
+    /// A call that ended with its headers: that is told after them.
+    ended: Option<u32>,
     is_draining: bool,
 }
 
@@ -96,7 +98,7 @@ impl ServerConnection {
             (setting::INITIAL_WINDOW_SIZE, STREAM_WINDOW as u32),
             (setting::MAX_HEADER_LIST_SIZE, MOST_HEADER_LIST_BYTES as u32),
         ]);
-        Self { wire, limits, streams: BTreeMap::new(), last_stream: 0, is_draining: false }
+        Self { wire, limits, streams: BTreeMap::new(), last_stream: 0, ended: None, is_draining: false }
     }
 
     /// The next event; None when `input` is used up from `at` on. After an error nothing more is read; `output` says why.
@@ -105,6 +107,9 @@ impl ServerConnection {
     }
 
     fn step(&mut self, input: &[u8], at: &mut usize, now_s: f64) -> Result<Option<Event>, Broken> {
+        if let Some(event) = self.ended.take().and_then(|stream| self.peer_ended(stream)) {
+            return Ok(Some(event));
+        }
         while let Some(part) = self.wire.next(input, at, now_s)? {
             let event = match part {
                 Part::Headers { stream, list, end_stream } => self.headers(stream, list, end_stream)?,
@@ -144,13 +149,13 @@ impl ServerConnection {
             return self.wire.useless().map(|()| None);
         };
         let open = Stream {
-            peer_ended: end_stream,
             is_read: problem.is_some(),
             receive_window: STREAM_WINDOW,
             send_window: self.wire.peer.initial_window,
             ..Stream::default()
         };
         self.streams.insert(stream, open);
+        self.ended = end_stream.then_some(stream);
         let path = String::from_utf8_lossy(list.get(":path").unwrap_or_default()).into_owned();
         Ok(Some(Event::Call(Call { stream, path, headers: list, problem })))
     }
@@ -290,7 +295,8 @@ impl ServerConnection {
     fn end(&mut self, stream: u32, head: &[u8]) {
         if let Some(open) = self.streams.remove(&stream) {
             frame::put_headers(&mut self.wire.out, stream, true, head);
-            self.close(stream, open.peer_ended);
+            let peer_ended = open.peer_ended || self.ended == Some(stream);
+            self.close(stream, peer_ended);
         }
     }
 
@@ -354,6 +360,11 @@ impl ServerConnection {
     /// Calls under way.
     pub fn open_calls(&self) -> usize {
         self.streams.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> usize {
+        self.wire.held_bytes() + self.streams.values().map(|open| open.incoming.held_bytes()).sum::<usize>()
     }
 
     /// What is to be sent.

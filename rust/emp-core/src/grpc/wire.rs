@@ -228,6 +228,11 @@ impl Wire {
         }
     }
 
+    #[cfg(test)]
+    pub fn held_bytes(&self) -> usize {
+        self.partial.len() + self.blocks.held_bytes()
+    }
+
     /// The last bytes of the last piece of data could not be taken: they come again.
     pub fn give_back(&mut self, size_bytes: usize, was_end: bool, at: &mut usize) {
         if let Reading::Data { left, end_stream, .. } = &mut self.reading {
