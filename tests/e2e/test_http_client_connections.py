@@ -67,7 +67,7 @@ async def test_a_kept_connection_that_ends_after_the_first_byte_of_an_answer_sen
 
 
 async def test_bytes_that_nobody_asked_for_end_a_kept_connection_and_answer_nothing() -> None:
-    async with talking() as (server, client):
+    async with talking(clock=ManualClock()) as (server, client):
         server.script(says(OK + b"Content-Length: 0\r\n\r\n"))
         await client.post()
         (writer,) = server._writers
@@ -78,7 +78,7 @@ async def test_bytes_that_nobody_asked_for_end_a_kept_connection_and_answer_noth
 
 
 async def test_a_kept_connection_that_the_server_closes_is_not_used_again() -> None:
-    async with talking() as (server, client):
+    async with talking(clock=ManualClock()) as (server, client):
         await client.good(server)
         for writer in server._writers:
             writer.close()
