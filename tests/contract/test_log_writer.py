@@ -11,10 +11,11 @@ import pytest
 
 from emp_pipe.component import Arrival
 from emp_pipe.errors import ErrorKind, LogError
-from emp_pipe.log.protocol import Append, Appended, ChunkKey, DeadLetter, DeadReason, Log, ReceiverBooks, Topic
+from emp_pipe.log.protocol import ChunkKey, DeadLetter, DeadReason, ReceiverBooks, Topic
 from emp_pipe.log.routes import Routes
 from emp_pipe.log.writer import LogWriter
 from tests.contract.conftest import OpenLog, group
+from tests.contract.writing import Gate, arrival, settle
 from tests.support.blocks import batch, block, delivered
 
 Writers = Callable[..., LogWriter]
@@ -34,44 +35,11 @@ async def writer(opened: OpenLog) -> AsyncIterator[Writers]:
         await one.close(time.monotonic() + 30)
 
 
-def arrival(*numbers: int, **settings: Any) -> Arrival:
-    return Arrival("forward", batch=batch(numbers), received=len(numbers), **settings)
-
-
 async def test_an_arrival_is_told_when_it_is_durable(opened: OpenLog, writer: Writers) -> None:
     await opened.open(group("a"))
     await writer().submit(arrival(1, 2, 3))
     assert opened.log.usage().groups[0].held_records == 3
     assert delivered(await opened.read("a")) == [1, 2, 3]
-
-
-class Gate:
-    """Holds appends of a log back until `open`, and counts them; `error` makes the next ones fail."""
-
-    def __init__(self, log: Log) -> None:
-        self._append = log.append
-        self._open = asyncio.Event()
-        self.waiting = 0
-        self.appends: list[Append] = []
-        self.error: Exception | None = None
-        log.append = self._gated  # type: ignore[method-assign]
-
-    def open(self) -> None:
-        self._open.set()
-
-    async def _gated(self, append: Append) -> Appended:
-        self.waiting += 1
-        self.appends.append(append)
-        await self._open.wait()
-        self.waiting -= 1
-        if self.error is not None:
-            raise self.error
-        return await self._append(append)
-
-
-async def settle() -> None:
-    for _ in range(20):
-        await asyncio.sleep(0)
 
 
 async def test_arrivals_of_one_turn_become_one_block_in_order(opened: OpenLog, writer: Writers) -> None:

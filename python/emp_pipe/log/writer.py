@@ -2,8 +2,9 @@
 
     submit ──▶ waiting ──(while the previous append runs)──▶ encode ──▶ append ──▶ futures done ──▶ acks
 
-There is no timer: what arrives while an append runs is concatenated before compression and goes with the next one. So a low rate gives
-small blocks at once, and a high rate large ones. This is the hot path: a few calls per arrival, none per record.
+What arrives while an append runs is concatenated before compression and goes with the next one. So a low rate gives small blocks at once,
+and a high rate large ones. Senders that are answered together send their next together: that is waited for a moment, or the first of them
+would have a commit for itself, every time. This is the hot path: a few calls per arrival, none per record.
 Not here: processors (they ran before `submit`), storage (`emp_pipe/buffers/`). Which topic a signal goes to: `routes.py`.
 """
 
@@ -35,6 +36,8 @@ INLINE_BYTES = 64 << 10
 """Up to here encoding is quicker than a way to another thread and back."""
 EARLY_BYTES = 256 << 10
 """With this much waiting the next group is encoded while the previous one is being committed."""
+COMPANY_S = 0.002
+"""After an append as many arrivals as it answered are waited for at most so long, and no longer than it took itself."""
 WAITING_BYTES = 32 << 20
 """With this much waiting receivers are told to stop reading."""
 
@@ -84,6 +87,9 @@ class LogWriter:
         self._appends = 0
         self._encoding = False
         self._scheduled = False
+        self._company = 0
+        self._company_until_s = 0.0
+        self._company_timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._idle: asyncio.Future[None] | None = None
         self._space: list[asyncio.Future[None]] = []
@@ -192,13 +198,31 @@ class LogWriter:
             return
         if self._appends and (self._appends > 1 or self._waiting_bytes < EARLY_BYTES):
             return
+        if not self._appends and len(self._waiting) < self._company and self._waits_for_company():
+            return
         self._scheduled = True
         asyncio.get_running_loop().call_soon(self._start)  # what this turn of the loop still brings comes along
+
+    def _waits_for_company(self) -> bool:
+        if self._waiting_bytes >= EARLY_BYTES:
+            return False
+        wait_s = self._company_until_s - self._clock.monotonic_s()
+        if wait_s > 0 and self._company_timer is None:
+            self._company_timer = asyncio.get_running_loop().call_later(wait_s, self._company_is_late)
+        return wait_s > 0
+
+    def _company_is_late(self) -> None:
+        self._company_timer = None
+        self._company = 0
+        self._schedule()
 
     def _start(self) -> None:
         self._scheduled = False
         if self._encoding or not self._waiting:
             return
+        if self._company_timer is not None:
+            self._company_timer.cancel()
+            self._company_timer = None
         group, self._waiting = self._waiting, []
         self._waiting_bytes = 0
         self._encoding = True
@@ -215,6 +239,7 @@ class LogWriter:
             finally:
                 self._encoding = False
             self._schedule()
+            started_s = self._clock.monotonic_s()
             await self._log.append(append)
         except asyncio.CancelledError:
             self._fail(group, LogError(ErrorKind.LOG_CLOSED))
@@ -227,6 +252,9 @@ class LogWriter:
                 group, LogError(ErrorKind.BLOCK_INVALID, detail=f"the rows cannot be encoded ({error})", advice="this is a bug: tell us")
             )
         else:
+            now_s = self._clock.monotonic_s()
+            self._company = len(group) + len(self._waiting)
+            self._company_until_s = now_s + min(now_s - started_s, COMPANY_S)
             for submitted in group:
                 self._held_bytes -= submitted.size_bytes
                 if not submitted.future.done():

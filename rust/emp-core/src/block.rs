@@ -4,13 +4,14 @@
 //! lists its fields. How rows are gathered: [`crate::otlp::encode`].
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{Batch, Extremes, FLAG_ERROR, FLAG_EVENT, Signal, TableEntry};
 use crate::compress::{Codec, compress, decompress, with_raw_scratch};
 use crate::error::{CoreError, ErrorKind};
+use crate::hash::KeyedMap;
 use crate::otlp::decode::{decode, string_attribute};
 use crate::otlp::encode::Plan;
 use crate::otlp::fields::{resource, scope};
@@ -199,7 +200,7 @@ fn merged_extremes(batches: &[&Batch]) -> Extremes {
         merged.max_span_events = merged.max_span_events.max(max_span_events);
     }
     if batches[0].signal == Signal::Traces {
-        let mut spans: HashMap<[u8; 16], u32> = HashMap::new();
+        let mut spans: KeyedMap<[u8; 16], u32> = KeyedMap::default();
         for trace_id in batches.iter().flat_map(|batch| &batch.columns.trace_id) {
             *spans.entry(*trace_id).or_default() += 1;
         }
