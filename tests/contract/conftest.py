@@ -105,6 +105,26 @@ class OpenLog:
             while not condition():  # noqa: ASYNC110 (what it waits for happens on threads of the log)
                 await asyncio.sleep(0.005)
 
+    async def check_stored(self) -> None:
+        """What Redis has counted as it changed is what lies there."""
+        async with Redis.from_url(self._url, decode_responses=True, encoding_errors="replace") as client:
+            base = f"{{{self._prefix}.0}}:"
+            entries = {line.split()[0]: line.split() for line in await client.zrange(f"{base}index", 0, -1)}
+            books = {tuple(field.split("\x1f")): int(number) for field, number in (await client.hgetall(f"{base}books")).items()}
+            counted: dict[tuple[str, ...], int] = {}
+            everything: set[str] = set()
+            for group in await client.hkeys(f"{base}groups"):
+                for offset in await client.zrange(f"{base}held:{group}", 0, -1):
+                    _, topic, size, records, _ = entries[offset]
+                    everything.add(offset)
+                    for what, number in (("blocks", 1), ("bytes", int(size)), ("records", int(records))):
+                        counted["h", topic, group, what] = counted.get(("h", topic, group, what), 0) + number
+            assert {key: number for key, number in books.items() if key[0] == "h"} == {key: n for key, n in counted.items() if n}
+            assert everything == set(entries), "blocks that nobody holds are kept, or the other way round"
+            streams = [id.split("-")[0] for topic in Topic for id, _ in await client.xrange(f"{base}stream:{topic}")]
+            assert set(streams) == everything
+            assert int(await client.hget(f"{base}meta", "held_bytes") or 0) == sum(int(entry[2]) for entry in entries.values())
+
     async def check_books(self) -> None:
         """Both equations hold now."""
         for receiver in await self.log.receiver_books():
@@ -134,6 +154,8 @@ async def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     await under_test.check_books()
     specs = [usage.spec for usage in under_test.log.usage().groups]
     await under_test.close()
+    if under_test.kind == "redis":
+        await under_test.check_stored()
     if under_test.durable:
         under_test.log = under_test._make()
         await under_test.open(*specs)

@@ -43,7 +43,7 @@ class Space:
     @property
     def pressure(self) -> bool:
         """Whether Redis itself has no room left but the reserve."""
-        return self._limit_bytes > 0 and self.used_bytes >= self._limit_bytes
+        return self._most_bytes > 0 and self.used_bytes >= self._limit_bytes
 
     def settle(self, stop_reason: str) -> None:
         shard, ledger = self._shard, self._shard.ledger
