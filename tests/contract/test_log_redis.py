@@ -114,6 +114,8 @@ async def test_a_commit_whose_answer_was_lost_derives_once(make: Make) -> None:
     assert delivered(await read(log, "out")) == [100]
     assert await log.read("sampler", 1 << 20) == []
     assert await log.state_get("sampler", "k") == b"v"
+    acked = {books.group: (books.acked, books.held) for books in await log.group_books()}
+    assert (acked["sampler"], acked["out"]) == ((1, 0), (0, 1)), "what a look had counted was counted once more"
     await check_books(log)
 
 
@@ -184,9 +186,11 @@ async def test_a_full_redis_refuses_an_append_whole_and_still_takes_a_commit_tha
 
 
 async def test_another_process_appends_and_the_owner_delivers_and_counts_it(make: Make) -> None:
-    owner, other = make(), make()
+    owner, other = make(lease_s=3600.0), make()
     await owner.open([group("a")])
     await other.open([group("a")])
+    owner.shard.lease.ask = lambda: asyncio.Event().wait()  # type: ignore[method-assign,assignment,return-value]  # it must be told
+    await asyncio.sleep(1.1)
     waiting = asyncio.ensure_future(owner.wait_readable("a"))
     await other.append(Append([block([1])], books=[ReceiverBooks("r", 1, 1)]))
     async with asyncio.timeout(30):
