@@ -10,8 +10,8 @@ import os
 import signal
 
 POINTS = {
-    "log.append": "rows of an append are written, the transaction is not committed",
-    "log.commit": "the transaction is committed, nobody has been told",
+    "log.append": "rows of an append are written and not committed, or it is about to go to Redis",
+    "log.commit": "the transaction is committed, or Redis has done it; nobody has been told",
     "delivery.send": "the destination has answered success, the ack is not in the log",
     "derive.commit": "a deriver has given its outputs, nothing of the commit is in the log",
     "derive.committed": "outputs, acks and state are in the log, the deriver has not been told",

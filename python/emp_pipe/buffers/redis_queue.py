@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any, NamedTuple
 
+from emp_pipe import failpoints
 from emp_pipe.buffers.redis_client import RedisLogError, Trouble, log_error
 from emp_pipe.buffers.redis_link import Call, Link, unknown_script
 from emp_pipe.errors import EmpPipeError, ErrorKind, LogError
@@ -188,7 +189,10 @@ class Queue:
             return
         for operation in batch:
             operation.asked = True
+        if any(operation.size_bytes for operation in batch):
+            failpoints.hit("log.append")
         replies = await self._link.send(commands, durable=True)
+        failpoints.hit("log.commit")
         for operation in batch:
             operation.asked = False
         again: list[Operation] = []
