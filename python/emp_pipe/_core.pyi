@@ -656,7 +656,7 @@ class GrpcClientConnection:
         """The next event; None when all that was received is read."""
         ...
 
-    def output(self, most_bytes: int) -> bytes:
+    def output(self, most_bytes: int) -> GrpcOutput:
         """What is to be sent now: of the messages at most about so many bytes."""
         ...
 
@@ -681,6 +681,13 @@ class GrpcClientConnection:
 
     @property
     def open_calls(self) -> int: ...
+
+@final
+class GrpcOutput:
+    """Bytes to be sent, where the core wrote them. `memoryview(output)` is them, without a copy."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __len__(self) -> int: ...
 
 @final
 class GrpcAnswer:

@@ -239,7 +239,7 @@ class GrpcLine(asyncio.BufferedProtocol):
             output = self._core.output(_WRITE_BYTES)
             if not output:
                 return
-            transport.write(output)
+            transport.write(memoryview(output))
 
     async def _room(self) -> None:
         waiting = self._loop.create_future()

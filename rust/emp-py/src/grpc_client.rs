@@ -10,7 +10,7 @@ use pyo3::sync::MutexExt;
 use pyo3::types::PyBytes;
 
 use crate::block::{CodecArg, Payload, PyBlock};
-use crate::grpc_input::{Input, latin1};
+use crate::grpc_input::{Input, PyGrpcOutput, latin1};
 use crate::grpc_server::PyGrpcBroken;
 
 struct State {
@@ -60,8 +60,8 @@ impl PyGrpcClientConnection {
     }
 
     /// What is to be sent now: of the messages at most about so many bytes.
-    fn output<'py>(&self, py: Python<'py>, most_bytes: usize) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &self.lock(py).connection.output(most_bytes))
+    fn output(&self, py: Python<'_>, most_bytes: usize) -> PyGrpcOutput {
+        PyGrpcOutput(self.lock(py).connection.output(most_bytes))
     }
 
     fn ping(&self, py: Python<'_>) {

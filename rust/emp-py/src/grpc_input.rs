@@ -1,6 +1,9 @@
-//! What a read of a socket left in a buffer, until it is read.
+//! What a read of a socket left in a buffer, until it is read; and what is to be written, in a buffer that Python writes from.
+
+use std::ffi::c_int;
 
 use pyo3::buffer::PyBuffer;
+use pyo3::ffi;
 use pyo3::prelude::*;
 
 use crate::error::argument_error;
@@ -39,4 +42,25 @@ impl Input {
 /// Text of a header: every byte is a character, as in HTTP.
 pub fn latin1(bytes: &[u8]) -> String {
     bytes.iter().copied().map(char::from).collect()
+}
+
+/// Bytes to be sent, where the core wrote them. `memoryview(output)` is them, without a copy.
+#[pyclass(name = "GrpcOutput", module = "emp_pipe._core", frozen)]
+pub struct PyGrpcOutput(pub Vec<u8>);
+
+#[pymethods]
+impl PyGrpcOutput {
+    /// # Safety
+    /// Called by the interpreter with a view to fill, as the buffer protocol says.
+    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
+        let bytes: &[u8] = &slf.get().0;
+        // SAFETY: the bytes are never moved or changed while the object lives, and the view keeps the object alive.
+        let filled =
+            unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), bytes.as_ptr().cast_mut().cast(), bytes.len() as isize, 1, flags) };
+        if filled == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.len()
+    }
 }

@@ -54,6 +54,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<grpc_client::PyGrpcClientConnection>()?;
     module.add_class::<grpc_client::PyGrpcGoAway>()?;
     module.add_class::<grpc_client::PyGrpcReset>()?;
+    module.add_class::<grpc_input::PyGrpcOutput>()?;
     module.add_class::<grpc_server::PyGrpcBroken>()?;
     module.add_class::<grpc_server::PyGrpcCall>()?;
     module.add_class::<grpc_server::PyGrpcGone>()?;

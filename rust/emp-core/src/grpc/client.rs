@@ -141,7 +141,7 @@ impl<B: AsRef<[u8]>> ClientConnection<B> {
 
     /// A stream that is not open: one that has ended here, or none at all.
     fn ended<T>(&mut self, stream: u32) -> Result<Option<T>, Broken> {
-        if stream % 2 == 0 || stream >= self.next_stream {
+        if stream.is_multiple_of(2) || stream >= self.next_stream {
             return Err(Broken::protocol("a frame of a call that was not begun"));
         }
         self.wire.useless().map(|()| None)

@@ -38,7 +38,7 @@ impl Wire {
         if head.has(flag::ACK) {
             return if payload.is_empty() { self.useless().map(|()| None) } else { Err(Broken::size("an ack of settings has no bytes")) };
         }
-        if payload.len() % 6 != 0 {
+        if !payload.len().is_multiple_of(6) {
             return Err(Broken::size("a setting has six bytes"));
         }
         self.useless()?;

@@ -13,6 +13,9 @@ const MOST_TABLE_BYTES: usize = 4096;
 /// What the protocol counts for an entry beside its bytes.
 const ENTRY_BYTES: usize = 32;
 
+/// A name and its value.
+type Entry = (Box<[u8]>, Box<[u8]>);
+
 /// A header block that cannot be read; the connection's table is lost with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockInvalid;
@@ -21,7 +24,7 @@ pub struct BlockInvalid;
 #[derive(Default)]
 pub struct Decoder {
     /// The newest first.
-    entries: VecDeque<(Box<[u8]>, Box<[u8]>)>,
+    entries: VecDeque<Entry>,
     size_bytes: usize,
     limit_bytes: Option<usize>,
     name: Vec<u8>,

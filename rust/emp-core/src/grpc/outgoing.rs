@@ -1,6 +1,6 @@
 //! One message on its way out: what the peer's windows let through, in frames as long as it takes them.
 
-use super::frame::{flag, kind, put_head};
+use super::frame::{HEAD_BYTES, flag, kind, put_head};
 
 /// Frames are no longer than so, whatever the peer takes: others have their turn between them.
 const MOST_FRAME_BYTES: usize = 1 << 20;
@@ -34,10 +34,12 @@ impl<B: AsRef<[u8]>> Outgoing<B> {
         let [connection, own] = windows;
         let open_bytes = usize::try_from((*connection).min(*own)).unwrap_or_default();
         let mut may_bytes = self.left_bytes().min(open_bytes).min(most_bytes);
+        let frame_bytes = max_frame_bytes.min(MOST_FRAME_BYTES);
+        out.reserve(may_bytes + HEAD_BYTES * (may_bytes / frame_bytes + 1));
         *connection -= may_bytes as i64;
         *own -= may_bytes as i64;
         while may_bytes > 0 {
-            let size_bytes = may_bytes.min(max_frame_bytes).min(MOST_FRAME_BYTES);
+            let size_bytes = may_bytes.min(frame_bytes);
             let is_last = self.ends_stream && size_bytes == self.left_bytes();
             put_head(out, size_bytes, kind::DATA, if is_last { flag::END_STREAM } else { 0 }, stream);
             let of_prefix = size_bytes.min(self.prefix.len().saturating_sub(self.sent_bytes));

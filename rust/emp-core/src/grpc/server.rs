@@ -127,7 +127,7 @@ impl ServerConnection {
     }
 
     fn headers(&mut self, stream: u32, list: HeaderList, end_stream: bool) -> Result<Option<Event>, Broken> {
-        if stream % 2 == 0 {
+        if stream.is_multiple_of(2) {
             return Err(Broken::protocol("a client's streams are odd"));
         }
         if let Some(open) = self.streams.get_mut(&stream) {
