@@ -79,6 +79,19 @@ fn a_reference_to_a_long_entry_allocates_nothing_however_often_it_stands_there()
     assert!(decoder.held_bytes() <= 4096 + 2 * 4096);
 }
 
+#[test]
+fn the_table_holds_4096_bytes_however_much_is_put_into_it() {
+    let mut decoder = Decoder::default();
+    for number in 0..100_u8 {
+        let block = [&[0x40, 1, number, 0x64][..], &[b'v'; 100]].concat();
+        assert_eq!(decoder.decode(&block, |_, value| assert_eq!(value.len(), 100)), Ok(()));
+        assert!(decoder.table_bytes() <= 4096);
+    }
+    // An entry takes 133 bytes: thirty have room.
+    assert_eq!(decoder.decode(&[0x80 | (61 + 30)], |name, _| assert_eq!(name, [70])), Ok(()));
+    assert_eq!(decoder.decode(&[0x80 | (61 + 31)], |_, _| {}), Err(BlockInvalid));
+}
+
 proptest! {
     #[test]
     fn what_is_written_is_read(fields in proptest::collection::vec((any::<Vec<u8>>(), any::<Vec<u8>>(), any::<bool>()), 0..8)) {
