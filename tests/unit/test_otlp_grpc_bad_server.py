@@ -163,7 +163,7 @@ async def test_a_block_that_is_compressed_goes_out_as_it_lies_in_a_frame_that_sa
 
 async def test_a_message_is_sent_on_as_the_servers_windows_open() -> None:
     server = Server(b"", greeting=settings(window=1000))
-    async with exporting(server) as exporter:
+    async with exporting(server) as exporter, asyncio.timeout(30):
         sending = asyncio.ensure_future(send(exporter, 2000))
         while not server.frames or server.frames[-1][0] != DATA:  # noqa: ASYNC110 — nobody tells
             await asyncio.sleep(0.005)
