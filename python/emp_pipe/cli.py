@@ -66,6 +66,7 @@ class Sources:
             layer.put(("data_dir",), str(self.data_dir), place="--data-dir")
         if layer.places.get(_STAMPED_ID) == base.places.get(_STAMPED_ID) is not None:
             layer.put(_STAMPED_ID, layer.values.get("machine_id"), place=layer.place(("machine_id",)))  # it is named once
+        environment_redis.put_spool(layer, self.environment)
         config = build(layer)
         if config.buffer_type == "redis":
             job_queue.refuse(str(getattr(config.buffer, "url", "")), self.environment, layer.place(("buffer", "url")))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from emp_pipe.component import ComponentConfig, Wiring
@@ -107,7 +108,14 @@ def leaving(before: Sequence[GroupSpec], after: Sequence[GroupSpec]) -> list[Gro
 async def open_log(log: Log, groups: Sequence[GroupSpec], written: Mapping[str, frozenset[Topic]], stopping: Callable[[], bool]) -> bool:
     """Open the log for `groups`; what derivers held that are not among them any more is handed on (`hand_on`) before anything runs.
 
-    Return False where a stop was asked for meanwhile: nothing may be started then, and the next start goes on with it."""
+    Return False where a stop was asked for meanwhile: nothing may be started then, and the next start goes on with it. A log that can go
+    on while what it stands on is away (`open_by`) does so later, before it gives anybody anything to read."""
+    opening = partial(_open_log, groups=groups, written=written, stopping=stopping)
+    open_by = getattr(log, "open_by", None)
+    return bool(await (opening(log) if open_by is None else open_by(opening)))
+
+
+async def _open_log(log: Log, groups: Sequence[GroupSpec], written: Mapping[str, frozenset[Topic]], stopping: Callable[[], bool]) -> bool:
     before: list[GroupSpec] = []
 
     def with_leaving(stored: Sequence[GroupSpec]) -> list[GroupSpec]:

@@ -27,6 +27,7 @@ OTLP_LISTEN = {"otlp_grpc": ("4317", "EMP_OTLP_GRPC_LISTEN"), "otlp_http": ("431
 """The usual port of each OTLP receiver, and the variable that moves it."""
 TRACES_METRICS_PROCESSORS = ("red_metrics", "tail_sample", "aggregate")
 """What becomes of traces and metrics before they leave for a backend."""
+STATE_PLACE = "the place for this user's state"
 _OFF = "off"
 _HERE = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -85,7 +86,7 @@ def put_process(layer: Layer, environment: Environment, role: str) -> None:
     layer.put(("role",), role)
     if not put(layer, ("data_dir",), environment, "EMP_DATA_DIR"):
         _, name = first(environment, "RAILWAY_VOLUME_MOUNT_PATH")
-        place = f"environment {name}" if name else "the place for this user's state"
+        place = f"environment {name}" if name else STATE_PLACE
         layer.put(("data_dir",), str(default_data_dir(environment, role)), place=place)
     if not put(layer, ("machine_id",), environment, "MACHINE_ID"):
         layer.put(("machine_id",), machine_id(environment), place="made of what identifies this machine")

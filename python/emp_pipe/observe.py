@@ -102,7 +102,7 @@ class Observer:
                 return Readiness(False, str(failure))
         if not pipeline.intake.admitting:
             return Readiness(False, pipeline.log.usage().reason or "the processors are behind")
-        return Readiness(True, "records are taken")
+        return Readiness(True, getattr(pipeline.log, "standing", "") or "records are taken")
 
     async def state(self) -> dict[str, Any]:
         pipeline = self._pipeline
@@ -200,10 +200,12 @@ class Observer:
         yield json_line(machine_id=config.machine_id, role=config.role, listening=listening)
 
     async def _groups_list(self, asked: dict[str, Any]) -> AsyncIterator[bytes]:
+        of_the_log = getattr(self._pipeline.log, "group_states", {})
         for group in self._groups():
             slot = self._readers.get(group["group"])
             status = slot.loop.status() if slot is not None else None
-            yield json_line(**group, state=status.state if status else "", error=status.error if status else "")
+            state = status.state if status else of_the_log.get(group["group"], "")
+            yield json_line(**group, state=state, error=status.error if status else "")
 
     async def _groups_reset(self, asked: dict[str, Any]) -> AsyncIterator[bytes]:
         start = asked.get("start")

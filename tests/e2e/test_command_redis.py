@@ -182,7 +182,7 @@ def test_what_was_acknowledged_survives_a_failover_where_a_replica_is_waited_for
 
 def test_nothing_is_acknowledged_before_the_replica_has_it(bench: Bench) -> None:
     with RedisPair(maxmemory_bytes=LIMIT_BYTES) as pair:
-        bench.write(buffer=f'{{type: redis, url: "{pair.primary.url}", wait_replicas: 1}}')
+        bench.write(buffer=f'{{type: redis, url: "{pair.primary.url}", wait_replicas: 1, spool: {{enabled: false}}}}')
         with running(*bench.arguments), socket.create_connection(("127.0.0.1", bench.port), timeout=30) as peer:
             peer.sendall(message_frame(1, chunk="first"))
             assert b"first" in peer.recv(100)
@@ -228,7 +228,7 @@ def test_a_replica_is_refused(bench: Bench, server: RedisServer) -> None:
 def test_a_redis_that_is_not_there_at_the_start_is_said_and_waited_for(bench: Bench) -> None:
     with RedisServer(password="s3cret", maxmemory_bytes=LIMIT_BYTES) as server:
         server.kill()
-        bench.write(buffer=f'{{type: redis, url: "{server.url}", connect_timeout_s: 1}}')
+        bench.write(buffer=f'{{type: redis, url: "{server.url}", connect_timeout_s: 1, spool: {{enabled: false}}}}')
         with running(*bench.arguments, ready="no connection to Redis") as process:
             said = process.wait_for("no connection to Redis")
             assert f"redis://127.0.0.1:{server.port}" in said

@@ -20,6 +20,7 @@ from emp_pipe.buffers.redis_client import RedisClientConfig, connect
 from emp_pipe.buffers.redis_link import Wait, end_tasks
 from emp_pipe.buffers.redis_server import RedisStated
 from emp_pipe.buffers.redis_shard import RedisShard
+from emp_pipe.buffers.redis_spool import SpoolConfig, SpooledLog
 from emp_pipe.buffers.redis_watch import ServerWatch
 from emp_pipe.component import Context
 from emp_pipe.log.protocol import (
@@ -67,6 +68,7 @@ class RedisConfig(RedisClientConfig):
     wait_timeout_s: PositiveFloat = Field(
         2.0, description="How long `wait_replicas` and `wait_aof` wait before nothing more is taken from senders."
     )
+    spool: SpoolConfig = Field(SpoolConfig.model_validate({}), description="Where what is received goes while Redis is away.")
     stated: RedisStated = Field(
         RedisStated.model_validate({}), description="What is known of a Redis that does not let itself be asked (CONFIG GET)."
     )
@@ -111,6 +113,11 @@ class RedisLog:
         """For `/readyz`, under `buffer`."""
         shard = self.shard
         return {**self._watch.details, "shards": [{"shard": shard.number, "owned": shard.owned.is_set(), "away": shard.away}]}
+
+    @property
+    def away(self) -> str:
+        """Why nothing can be written; empty while something can."""
+        return self.shard.away
 
     @property
     def admitting(self) -> bool:
@@ -212,5 +219,11 @@ class RedisLog:
         return await self.shard.revive_dead_letters(revivals)
 
 
+def build(id: str, config: RedisConfig, context: Context) -> SpooledLog:
+    """Return the log in Redis with what takes its place while that is away."""
+    place = config.address.place
+    return SpooledLog(id, RedisLog(id, config, context), config.spool, context, name=f"{place} {config.prefix}", place=place)
+
+
 CONFIG = RedisConfig
-COMPONENT = RedisLog
+COMPONENT = build

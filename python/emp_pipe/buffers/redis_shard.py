@@ -67,7 +67,7 @@ class RedisShard(ShardLife):
 
         def build() -> Call:
             written[:] = self.calls.read_blocks(append.blocks)
-            return self.calls.append(append, now, self.checkpoint_epoch)
+            return self.calls.append(append, now, max(append.epoch, self.checkpoint_epoch))
 
         def take(reply: list[Any], taking: Taking) -> list[int]:
             filed = iter(self.effects.appended(reply, taking, append, written, now))

@@ -89,6 +89,27 @@ class Reader:
         with self._lock:
             return dict(self._rows(sql, bindings))
 
+    def state_after(self, group: str, after: str, below: str, most: int, max_bytes: int) -> list[tuple[str, bytes]]:
+        """Return the group's state with keys above `after` and below `below`, in order, as long as both limits last; at least one."""
+        rows: list[tuple[str, bytes]] = []
+        sql = "SELECT key, value FROM state WHERE group_name=? AND key>? AND key<? ORDER BY key LIMIT ?"
+        with self._lock:
+            cursor = self._rows(sql, (group, after, below, most))
+            for key, value in cursor:
+                max_bytes -= len(value)
+                if max_bytes < 0 and rows:
+                    cursor.close(True)
+                    break
+                rows.append((key, value))
+        return rows
+
+    def state_size(self, group: str, low: str, below: str) -> tuple[int, int]:
+        """Return how many values the group's state has from key `low` to below `below`, and their bytes."""
+        sql = "SELECT count(*), coalesce(sum(length(value)), 0) FROM state WHERE group_name=? AND key>=? AND key<?"
+        with self._lock:
+            ((count, size_bytes),) = self._rows(sql, (group, low, below)).fetchall()
+        return count, size_bytes
+
     def checkpoint(self, name: str) -> bytes | None:
         with self._lock:
             row = self._rows("SELECT value FROM checkpoints WHERE name=?", (name,)).fetchall()

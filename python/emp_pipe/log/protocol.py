@@ -189,6 +189,8 @@ class Append:
     books: Sequence[ReceiverBooks] = ()
     dead: Sequence[DeadLetter] = ()
     chunks: Sequence[ChunkKey] = ()
+    epoch: int = 0
+    """Of the checkpoints. In a log that several ways lead to (a spool, other replicas) those that were written under a higher one stay."""
 
 
 @dataclass(frozen=True, slots=True)
