@@ -1,6 +1,7 @@
 //! Which attribute keys name a secret: whole words of a key, however they are joined.
 //!
 //! `api_key` is found in `x-api-key`, `apiKey`, `APIKey` and `http.request.header.api_key`; `token` is not found in `input_tokens`.
+//! Rows have few distinct keys, so that what was found of one is remembered ([`KeyMemo`]).
 
 use std::collections::HashSet;
 
@@ -8,6 +9,10 @@ use std::collections::HashSet;
 const MAX_WORDS: usize = 4;
 /// What is looked at of a key, from its end: longer ones come from nobody who has a secret.
 const MAX_KEY_BYTES: usize = 512;
+
+/// How many keys are remembered, a power of two; a key that is longer is not.
+const MEMO_SLOTS: usize = 512;
+const MEMO_KEY_BYTES: usize = 64;
 
 /// What a key says of its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +37,32 @@ impl Keys {
     pub fn new<'a>(names: impl Iterator<Item = &'a str>, kept: impl Iterator<Item = &'a str>) -> Self {
         let joined = |name: &str| name.bytes().filter(u8::is_ascii_alphanumeric).map(|byte| byte.to_ascii_lowercase()).collect();
         Self { names: names.map(joined).filter(|name: &Vec<u8>| !name.is_empty()).collect(), kept: kept.map(joined).collect() }
+    }
+
+    /// What a key says of its value, asked of `memo` first.
+    pub fn remembered(&self, key: &[u8], memo: &mut KeyMemo) -> KeyMatch {
+        if key.len() > MEMO_KEY_BYTES {
+            return self.of(key);
+        }
+        if memo.slots.is_empty() {
+            memo.slots.resize_with(MEMO_SLOTS, || (Box::default(), KeyMatch::No)); // the empty key names nothing
+        }
+        let slot = &mut memo.slots[slot_of(key)];
+        if *slot.0 != *key {
+            *slot = (key.into(), self.of(key));
+        }
+        slot.1
+    }
+
+    /// An expression that matches wherever [`Keys::of`] may find a name, and elsewhere too; None where there are no names.
+    pub fn anywhere(&self) -> Option<String> {
+        let mut names: Vec<String> = self
+            .names
+            .iter()
+            .map(|name| name.iter().map(|letter| char::from(*letter).to_string()).collect::<Vec<_>>().join(r"[^a-zA-Z0-9\x80-\xff]*"))
+            .collect();
+        names.sort_unstable();
+        (!names.is_empty()).then(|| format!("(?i-u)(?:{})", names.join("|")))
     }
 
     /// What a key says of its value.
@@ -74,9 +105,52 @@ impl Keys {
     }
 }
 
+/// Keys that were asked for lately, each in the one slot that is its own: bounded, whoever chooses the keys.
+#[derive(Debug, Default)]
+pub struct KeyMemo {
+    slots: Vec<(Box<[u8]>, KeyMatch)>,
+}
+
+fn slot_of(key: &[u8]) -> usize {
+    let mut hash = key.len() as u64;
+    for part in key.chunks(8) {
+        let mut bytes = [0; 8];
+        bytes[..part.len()].copy_from_slice(part);
+        hash = (hash ^ u64::from_le_bytes(bytes)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
+    }
+    hash as usize % MEMO_SLOTS
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{KeyMatch, Keys};
+    use proptest::prelude::*;
+    use regex::bytes::Regex;
+
+    use super::{KeyMatch, KeyMemo, Keys};
+
+    proptest! {
+        #[test]
+        fn no_key_that_is_found_is_missed_by_the_expression_or_by_the_memo(keys in proptest::collection::vec("[aApPiIkKeEyY_.x\u{e4}-]{0,9}", 1..40)) {
+            let rules = Keys::new(["api_key", "key"].into_iter(), [].into_iter());
+            let anywhere = Regex::new(&rules.anywhere().unwrap()).unwrap();
+            let mut memo = KeyMemo::default();
+            for key in keys.iter().chain(&keys) {
+                let found = rules.of(key.as_bytes());
+                prop_assert!(found == KeyMatch::No || anywhere.is_match(key.as_bytes()), "{}", key);
+                prop_assert_eq!(rules.remembered(key.as_bytes(), &mut memo), found);
+            }
+        }
+    }
+
+    #[test]
+    fn more_keys_than_are_remembered_are_each_told_right() {
+        let keys = Keys::new(["token"].into_iter(), [].into_iter());
+        let mut memo = KeyMemo::default();
+        for number in (0..5_000).chain(0..5_000) {
+            assert_eq!(keys.remembered(format!("token{number}").as_bytes(), &mut memo), KeyMatch::No);
+            assert_eq!(keys.remembered(format!("{number}.token").as_bytes(), &mut memo), KeyMatch::AtEnd);
+        }
+    }
 
     #[test]
     fn whole_words_are_found_however_they_are_joined() {

@@ -2,12 +2,15 @@
 //!
 //! Of rows everything that OTLP calls a string or bytes is looked at: bodies, attributes at any depth, span names, events, links, status
 //! messages, attributes of data points, resources, scopes. A value that is masked is replaced; in bytes that are no rows it is written
-//! over, so that offsets stay what they were. Rows without a secret are not touched. Read next: [`keys`], [`patterns`].
+//! over, so that offsets stay what they were. Rows without a secret are not touched, and what can hold none is not even walked through.
+//! Read next: [`keys`], [`patterns`].
 
 mod keys;
 mod patterns;
 
 pub use patterns::names as pattern_names;
+
+use std::sync::Mutex;
 
 use crate::batch::{Batch, Signal, TableEntry};
 use crate::error::CoreError;
@@ -16,7 +19,7 @@ use crate::otlp::fields::{any_value as any_value_fields, key_value as key_value_
 use crate::otlp::scan::key_value;
 use crate::otlp::value::{AnyValue, any_value};
 use crate::otlp::wire::{Field, Reader, WireError, put_bytes, put_message};
-use keys::{KeyMatch, Keys};
+use keys::{KeyMatch, KeyMemo, Keys};
 use patterns::{Found, Patterns};
 
 /// Messages nested deeper are masked as bytes.
@@ -45,6 +48,25 @@ pub struct Redactor {
     keys: Keys,
     patterns: Patterns,
     mask: Vec<u8>,
+    /// Of the last batch, for the next one; batches at the same time have one each.
+    memo: Mutex<KeyMemo>,
+}
+
+/// What is known while one row, or one value, is worked on.
+struct Work {
+    memo: KeyMemo,
+    /// The rules that masked something, one by one, so that a part's can be taken back.
+    masked: Vec<usize>,
+    counts: Counts,
+}
+
+impl Work {
+    /// Count what was masked, once a whole row is done: no longer than a row's masks are they kept one by one.
+    fn count(&mut self) {
+        for rule in self.masked.drain(..) {
+            self.counts[rule] += 1;
+        }
+    }
 }
 
 /// What became of a batch.
@@ -58,10 +80,12 @@ pub struct Redacted {
 impl Redactor {
     /// Compiled rules. CoreError (config_invalid) names the pattern that cannot be one.
     pub fn new(rules: &Rules) -> Result<Self, CoreError> {
+        let keys = Keys::new(rules.keys.iter().map(String::as_str), rules.kept_keys.iter().map(String::as_str));
         Ok(Self {
-            keys: Keys::new(rules.keys.iter().map(String::as_str), rules.kept_keys.iter().map(String::as_str)),
-            patterns: Patterns::new(&rules.patterns, &rules.own_patterns, &rules.keys)?,
+            patterns: Patterns::new(&rules.patterns, &rules.own_patterns, &rules.keys, keys.anywhere().as_deref())?,
+            keys,
             mask: rules.mask.as_bytes().to_vec(),
+            memo: Mutex::default(),
         })
     }
 
@@ -70,24 +94,27 @@ impl Redactor {
         std::iter::once("key").chain(self.patterns.names().iter().map(String::as_str))
     }
 
-    fn counts(&self) -> Counts {
-        vec![0; 1 + self.patterns.names().len()]
+    fn work(&self, memo: KeyMemo) -> Work {
+        Work { memo, masked: Vec::new(), counts: vec![0; 1 + self.patterns.names().len()] }
     }
 
     /// Bytes of whatever kind with their secrets written over with `*`: as long as before.
     pub fn bytes(&self, data: &[u8]) -> (Vec<u8>, Counts) {
-        let mut counts = self.counts();
-        (self.written_over(data, &mut counts).unwrap_or_else(|| data.to_vec()), counts)
+        let mut work = self.work(KeyMemo::default());
+        let out = self.written_over(data, &mut work).unwrap_or_else(|| data.to_vec());
+        work.count();
+        (out, work.counts)
     }
 
     /// A text with its secrets replaced.
     pub fn text(&self, text: &[u8]) -> Vec<u8> {
-        self.replaced(text, &mut self.counts()).unwrap_or_else(|| text.to_vec())
+        self.replaced(text, &mut self.work(KeyMemo::default())).unwrap_or_else(|| text.to_vec())
     }
 
     /// A batch with its secrets replaced.
     pub fn batch(&self, batch: &Batch) -> Result<Redacted, CoreError> {
-        let mut counts = self.counts();
+        let memo = self.memo.lock().map(|mut last| std::mem::take(&mut *last)).unwrap_or_default();
+        let mut work = self.work(memo);
         let row: &[Descriptor] = match batch.signal {
             Signal::Logs => &LOG,
             Signal::Traces => &SPAN,
@@ -96,12 +123,16 @@ impl Redactor {
         let mut rows: Vec<Option<Vec<u8>>> = Vec::with_capacity(batch.len());
         let mut any = false;
         for index in 0..batch.len() {
-            let masked = self.message(batch.message(index), row, MAX_DEPTH, &mut counts);
+            let masked = self.whole(batch.message(index), row, &mut work);
             any |= masked.is_some();
             rows.push(masked);
         }
-        let resources = self.table(&batch.resources, &RESOURCE, &mut counts);
-        let scopes = self.table(&batch.scopes, &SCOPE, &mut counts);
+        let resources = self.table(&batch.resources, &RESOURCE, &mut work);
+        let scopes = self.table(&batch.scopes, &SCOPE, &mut work);
+        let Work { memo, counts, .. } = work;
+        if let Ok(mut last) = self.memo.lock() {
+            *last = memo;
+        }
         if !any && resources.is_none() && scopes.is_none() {
             return Ok(Redacted { batch: None, counts });
         }
@@ -118,8 +149,8 @@ impl Redactor {
         Ok(Redacted { batch: Some(out), counts })
     }
 
-    fn table(&self, entries: &[TableEntry], descriptors: &[Descriptor], counts: &mut Counts) -> Option<Vec<TableEntry>> {
-        let masked: Vec<_> = entries.iter().map(|entry| self.message(&entry.message, descriptors, MAX_DEPTH, counts)).collect();
+    fn table(&self, entries: &[TableEntry], descriptors: &[Descriptor], work: &mut Work) -> Option<Vec<TableEntry>> {
+        let masked: Vec<_> = entries.iter().map(|entry| self.whole(&entry.message, descriptors, work)).collect();
         masked.iter().any(Option::is_some).then(|| {
             let pairs = entries.iter().zip(masked);
             pairs
@@ -128,28 +159,38 @@ impl Redactor {
         })
     }
 
+    /// A row, or an entry of a table: what can hold no secret is not walked through.
+    fn whole(&self, data: &[u8], descriptors: &[Descriptor], work: &mut Work) -> Option<Vec<u8>> {
+        if !self.patterns.may_hold(data) {
+            return None;
+        }
+        let masked = self.message(data, descriptors, MAX_DEPTH, work);
+        work.count();
+        masked
+    }
+
     /// A message with its secrets replaced; None where it has none. What cannot be followed is masked as bytes, which keeps its lengths.
-    fn message(&self, data: &[u8], descriptors: &[Descriptor], depth: usize, counts: &mut Counts) -> Option<Vec<u8>> {
-        let before = counts.clone();
+    fn message(&self, data: &[u8], descriptors: &[Descriptor], depth: usize, work: &mut Work) -> Option<Vec<u8>> {
+        let before = work.masked.len();
         let masked = if depth == 0 {
             Err(WireError { offset: 0, detail: "nested too deep" })
         } else if std::ptr::eq(descriptors.as_ptr(), KEY_VALUE.as_ptr()) {
-            self.pair(data, depth, counts)
+            self.pair(data, depth, work)
         } else {
-            self.fields(data, descriptors, depth, counts)
+            self.fields(data, descriptors, depth, work)
         };
         masked.unwrap_or_else(|_| {
-            *counts = before;
-            self.written_over(data, counts)
+            work.masked.truncate(before);
+            self.written_over(data, work)
         })
     }
 
-    fn fields(&self, data: &[u8], descriptors: &[Descriptor], depth: usize, counts: &mut Counts) -> Result<Option<Vec<u8>>, WireError> {
+    fn fields(&self, data: &[u8], descriptors: &[Descriptor], depth: usize, work: &mut Work) -> Result<Option<Vec<u8>>, WireError> {
         let mut out = Vec::new();
         let mut copied = 0;
         let mut reader = Reader::new(data);
         while let Some(field) = reader.next_field()? {
-            if let Some(masked) = self.field(&field, descriptors, depth, counts) {
+            if let Some(masked) = self.field(&field, descriptors, depth, work) {
                 out.extend_from_slice(&data[copied..field.offset]);
                 put_bytes(&mut out, field.number, &masked);
                 copied = field.offset + field.raw.len();
@@ -163,22 +204,22 @@ impl Redactor {
     }
 
     /// What takes the place of a field's bytes, if anything does. Fields that OTLP does not know are opaque.
-    fn field(&self, field: &Field<'_>, descriptors: &[Descriptor], depth: usize, counts: &mut Counts) -> Option<Vec<u8>> {
+    fn field(&self, field: &Field<'_>, descriptors: &[Descriptor], depth: usize, work: &mut Work) -> Option<Vec<u8>> {
         let bytes = field.bytes()?;
         let Some(descriptor) = descriptors.iter().find(|descriptor| descriptor.number == field.number) else {
-            return self.written_over(bytes, counts);
+            return self.written_over(bytes, work);
         };
         match descriptor.kind {
-            Kind::String => self.replaced(bytes, counts),
-            Kind::Base64 => self.written_over(bytes, counts),
-            Kind::Message(inner) => self.message(bytes, inner, depth - 1, counts),
+            Kind::String => self.replaced(bytes, work),
+            Kind::Base64 => self.written_over(bytes, work),
+            Kind::Message(inner) => self.message(bytes, inner, depth - 1, work),
             _ => None,
         }
     }
 
-    fn pair(&self, data: &[u8], depth: usize, counts: &mut Counts) -> Result<Option<Vec<u8>>, WireError> {
+    fn pair(&self, data: &[u8], depth: usize, work: &mut Work) -> Result<Option<Vec<u8>>, WireError> {
         let pair = key_value(Reader::new(data))?;
-        let found = self.keys.of(pair.key);
+        let found = self.keys.remembered(pair.key, &mut work.memo);
         if found != KeyMatch::No {
             let secret = match any_value(pair.value.clone())? {
                 AnyValue::Empty | AnyValue::Bool(_) => false,
@@ -188,18 +229,18 @@ impl Redactor {
                 AnyValue::Array(values) | AnyValue::KvList(values) => !values.rest().is_empty(),
             };
             if secret {
-                counts[0] += 1;
+                work.masked.push(0);
                 let mut out = Vec::with_capacity(pair.key.len() + self.mask.len() + 8);
                 put_bytes(&mut out, key_value_fields::KEY, pair.key);
                 put_message(&mut out, key_value_fields::VALUE, |out| put_bytes(out, any_value_fields::STRING, &self.mask));
                 return Ok(Some(out));
             }
         }
-        self.fields(data, &PAIR, depth, counts)
+        self.fields(data, &PAIR, depth, work)
     }
 
-    fn replaced(&self, text: &[u8], counts: &mut Counts) -> Option<Vec<u8>> {
-        let found = self.found(text, false, counts)?;
+    fn replaced(&self, text: &[u8], work: &mut Work) -> Option<Vec<u8>> {
+        let found = self.found(text, false, work)?;
         let mut out = Vec::with_capacity(text.len() + self.mask.len() * found.len());
         let mut copied = 0;
         for one in &found {
@@ -211,8 +252,8 @@ impl Redactor {
         Some(out)
     }
 
-    fn written_over(&self, data: &[u8], counts: &mut Counts) -> Option<Vec<u8>> {
-        let found = self.found(data, true, counts)?;
+    fn written_over(&self, data: &[u8], work: &mut Work) -> Option<Vec<u8>> {
+        let found = self.found(data, true, work)?;
         let mut out = data.to_vec();
         for one in &found {
             out[one.range.clone()].fill(b'*');
@@ -221,11 +262,11 @@ impl Redactor {
     }
 
     /// The secrets of a text, counted; None where there are none. What a mask of ours has taken the place of is none.
-    fn found(&self, text: &[u8], binary: bool, counts: &mut Counts) -> Option<Vec<Found>> {
+    fn found(&self, text: &[u8], binary: bool, work: &mut Work) -> Option<Vec<Found>> {
         let mut found = self.patterns.find(text, binary);
         found.retain(|one| self.mask.is_empty() || !self.is_masked(text, one));
         for one in &found {
-            counts[1 + one.rule] += 1;
+            work.masked.push(1 + one.rule);
         }
         (!found.is_empty()).then_some(found)
     }

@@ -2,10 +2,13 @@
 //!
 //! The `regex` crate takes time linear in the text for one match. Patterns of ours consume what they look at, so that all matches of a text
 //! take linear time too; for those of others the number of matches is bounded, and what lies behind the last one is masked whole.
+//!
+//! A row is asked as a whole first, by one automaton ([`Patterns::may_hold`]): most rows hold no secret, and then none of its parts is looked at.
 
 use std::ops::Range;
 
 use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
+use regex_syntax::ParserBuilder;
 
 use crate::error::{CoreError, ErrorKind};
 
@@ -58,13 +61,16 @@ pub struct Patterns {
     names: Vec<String>,
     text: Vec<Pattern>,
     any_text: RegexSet,
+    /// What has no match of this has no match of any pattern, in none of its parts; None where that cannot be said.
+    sieve: Option<RegexSet>,
     /// What is looked for in bytes beside the others: keys and values of msgpack and protobuf.
     binary: Option<Pattern>,
 }
 
 impl Patterns {
-    /// `chosen` are built-in names, `own` names with expressions; `keys` are what `key_value` looks for.
-    pub fn new(chosen: &[String], own: &[(String, String)], keys: &[String]) -> Result<Self, CoreError> {
+    /// `chosen` are built-in names, `own` names with expressions; `keys` are what `key_value` looks for, and `key_anywhere` matches wherever
+    /// the name of an attribute may be one of a secret.
+    pub fn new(chosen: &[String], own: &[(String, String)], keys: &[String], key_anywhere: Option<&str>) -> Result<Self, CoreError> {
         let wrong = |detail: String| CoreError::new(ErrorKind::ConfigInvalid, 0, detail);
         let mut sources: Vec<(&str, Vec<String>, bool)> = Vec::new();
         let mut binary = None;
@@ -106,13 +112,17 @@ impl Patterns {
             }
             None => None,
         };
-        let any_text = RegexSetBuilder::new(text.iter().map(|pattern| pattern.regex.as_str()))
-            .unicode(false)
-            .size_limit(4 * MAX_PROGRAM_BYTES)
-            .dfa_size_limit(4 * MAX_PROGRAM_BYTES)
-            .build()
-            .map_err(|error| wrong(format!("the patterns together: {error}")))?;
-        Ok(Self { names: sources.iter().map(|(name, ..)| (*name).to_owned()).collect(), text, any_text, binary })
+        let together = |sources: &[&str]| {
+            let limit = 4 * MAX_PROGRAM_BYTES;
+            RegexSetBuilder::new(sources).unicode(false).size_limit(limit).dfa_size_limit(limit).build()
+        };
+        let mut all: Vec<&str> = text.iter().map(|pattern| pattern.regex.as_str()).collect();
+        let any_text = together(&all).map_err(|error| wrong(format!("the patterns together: {error}")))?;
+        let whole = all.iter().all(|source| holds_for_the_whole(source));
+        all.extend(key_anywhere);
+        // Where it is too large each value is looked at by itself.
+        let sieve = if whole { together(&all).ok() } else { None };
+        Ok(Self { sieve, names: sources.iter().map(|(name, ..)| (*name).to_owned()).collect(), text, any_text, binary })
     }
 
     /// The names of the rules.
@@ -120,11 +130,18 @@ impl Patterns {
         &self.names
     }
 
+    /// Whether any part of `data` can be a secret, or the name of one.
+    pub fn may_hold(&self, data: &[u8]) -> bool {
+        self.sieve.as_ref().is_none_or(|sieve| sieve.is_match(data))
+    }
+
     /// The secrets of a text, in order and apart from each other.
     pub fn find(&self, text: &[u8], binary: bool) -> Vec<Found> {
         let mut found = Vec::new();
-        for index in self.any_text.matches(text) {
-            find_all(&self.text[index], text, &mut found);
+        if self.any_text.is_match(text) {
+            for index in self.any_text.matches(text) {
+                find_all(&self.text[index], text, &mut found);
+            }
         }
         if let (true, Some(pattern)) = (binary, &self.binary) {
             find_all(pattern, text, &mut found);
@@ -139,6 +156,12 @@ impl Patterns {
         });
         found
     }
+}
+
+/// Whether a pattern that matches a part of some bytes matches the whole too: one that looks at what is around (`^`, `$`, `\b`) may not.
+fn holds_for_the_whole(source: &str) -> bool {
+    let parsed = ParserBuilder::new().unicode(false).utf8(false).build().parse(source);
+    parsed.is_ok_and(|parsed| parsed.properties().look_set().is_empty())
 }
 
 fn find_all(pattern: &Pattern, text: &[u8], found: &mut Vec<Found>) {

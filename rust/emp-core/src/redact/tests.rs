@@ -135,6 +135,36 @@ fn rows_without_a_secret_are_not_touched() {
     assert!(redacted.counts.iter().all(|count| *count == 0));
 }
 
+/// The whole row is asked first, where such a pattern would not match.
+#[test]
+fn a_pattern_that_looks_at_the_ends_of_a_value_is_found_within_a_row() {
+    for source in [r"^nothing", r"see$", r"\Anothing to", r"nothing to see\z", r"\bto\b"] {
+        let mine = Rules { own_patterns: vec![("mine".to_owned(), source.to_owned())], keys: vec![], ..rules() };
+        let redacted = Redactor::new(&mine).unwrap().batch(&batch(&[], "nothing to see")).unwrap();
+        assert!(redacted.batch.is_some_and(|out| holds(&out, MASK)), "{source}");
+    }
+}
+
+#[test]
+fn what_a_row_that_was_walked_in_vain_masked_is_counted_once() {
+    let mut message = Vec::new();
+    let mut value = Vec::new();
+    put_scalar(&mut value, Scalar::String(b"hunter2"));
+    put_key_value(&mut message, log::ATTRIBUTES, b"password", &value);
+    put_bytes(&mut message, 99, b"password=hunter2");
+    let (mut inner, mut torn) = (Vec::new(), Vec::new());
+    put_scalar(&mut inner, Scalar::String(b"password=hunter2"));
+    put_bytes(&mut torn, 1, &inner);
+    torn.push(0xff); // the list is masked as far as it can be read, then taken back, and written over as bytes
+    let mut list = Vec::new();
+    put_bytes(&mut list, 5, &torn);
+    put_bytes(&mut message, log::BODY, &list);
+    let (out, mut work) = (redactor(), redactor().work(Default::default()));
+    let masked = out.whole(&message, &crate::otlp::descriptors::LOG, &mut work).unwrap();
+    assert!(memchr::memmem::find(&masked, b"hunter2").is_none());
+    assert_eq!(work.counts.iter().sum::<u64>(), 3);
+}
+
 #[test]
 fn values_nested_at_any_depth_are_looked_at() {
     for depth in [1usize, 5, 60, 200, 5_000] {
