@@ -49,6 +49,8 @@ class Cut(StrEnum):
     TLS_TIMED_OUT = "tls_timed_out"
     TLS_FAILED = "tls_failed"
     HEAD_TIMED_OUT = "head_timed_out"
+    HEAD_TOO_LARGE = "head_too_large"
+    BODY_NOT_TAKEN = "body_not_taken"
     REQUEST_TIMED_OUT = "request_timed_out"
     ANSWERS_UNREAD = "answers_unread"
     SILENT = "silent"

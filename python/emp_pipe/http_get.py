@@ -151,8 +151,10 @@ class HttpGetServer:
             method, request, keep = parse_head(head)
             response = await self._answer(request)
         except asyncio.LimitOverrunError:
+            self._cut.count(Cut.HEAD_TOO_LARGE)
             response = _of_status(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         except BadRequest as error:
+            self._cut.count(Cut.BODY_NOT_TAKEN if error.status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE else Cut.MALFORMED)
             response = _of_status(error.status)
         await self._send(writer, response, head_only=method == "HEAD", keep=keep)
         return keep

@@ -48,7 +48,7 @@ class HttpServer:
         self._clock = clock or SystemClock()
         self._metrics = metrics or Metrics()
         self._listen = parse_listen(config.listen)
-        self._key = config.key.reveal("http.key").encode() if config.key is not None else None
+        self._key = _revealed(config)
         self._observed = observed
         self._server: HttpGetServer | None = None
         self.port = 0
@@ -71,6 +71,15 @@ class HttpServer:
         host = self._listen.host or "127.0.0.1"
         scheme = "http" if self._config.tls is None else "https"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    def read_key(self, config: HttpConfig) -> Callable[[], None]:
+        """Read the key again where it is kept; what is returned puts it to use. Raises ConfigError; then nothing has changed."""
+        key = _revealed(config)
+
+        def use() -> None:
+            self._key = key
+
+        return use
 
     async def stop(self) -> None:
         if self._server is not None:
@@ -102,6 +111,10 @@ class HttpServer:
             return self._listen.is_local or self._config.allow_unauthenticated
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._key)
+
+
+def _revealed(config: HttpConfig) -> bytes | None:
+    return config.key.reveal("http.key").encode() if config.key is not None else None
 
 
 def _json(body: dict[str, Any], status: int) -> Response:

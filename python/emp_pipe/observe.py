@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from emp_pipe import __version__
+from emp_pipe.config import PipelineConfig
 from emp_pipe.control import ControlServer, json_line
 from emp_pipe.dead_watch import DeadLetterWatch
 from emp_pipe.deriving import DeriverSlot
@@ -61,6 +62,14 @@ class Observer:
         await self._control.stop()
         if self._http is not None:
             await self._http.stop()
+
+    def read_key(self, config: PipelineConfig) -> Callable[[], None]:
+        """Read the HTTP port's key again, where it says that it is kept in the same place; what is returned puts it to use.
+
+        Raises ConfigError; then nothing has changed."""
+        if self._http is None or config.http != self._pipeline.config.http:  # another port's settings wait for a restart, key and all
+            return lambda: None
+        return self._http.read_key(config.http)
 
     async def run(self) -> None:
         """Measure the event loop's delay, and send own metrics where a destination is set."""

@@ -150,6 +150,8 @@ class _Process:
             try:
                 config, layer = self._load()
                 _warn_of_secrets(config, layer)
+                use_key = self._observer.read_key(config)
                 await reload(self._pipeline, config)
+                use_key()
             except EmpPipeError as error:
                 _logger.error("the configuration was not reloaded, the one before stays: %s", error)

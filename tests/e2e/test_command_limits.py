@@ -166,6 +166,10 @@ def test_headers_over_their_limit_are_refused(strict: Running, kind: str) -> Non
         peer.sendall(b"GET / HTTP/1.1\r\nX: " + b"a" * 2000 + b"\r\n\r\n")
         assert peer.recv(100).startswith(b"HTTP/1.1 431 ")
         assert is_closed(peer)
+    if kind == "http":
+        counted(strict, "cut_connections_total", component="http", reason="head_too_large")
+    else:
+        counted(strict, "otlp_received_requests_total", component="otlp_http", code="RESOURCE_EXHAUSTED")
 
 
 def test_a_body_that_does_not_come_whole_is_refused_after_its_time_and_counted(strict: Running) -> None:
@@ -187,6 +191,14 @@ def test_the_http_port_takes_no_body(strict: Running) -> None:
     with connected(port_of(strict, "http")) as peer:
         peer.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n")
         assert peer.recv(100).startswith(b"HTTP/1.1 413 ")
+    counted(strict, "cut_connections_total", component="http", reason="body_not_taken")
+
+
+def test_what_is_no_request_is_counted_at_the_http_port(strict: Running) -> None:
+    with connected(port_of(strict, "http")) as peer:
+        peer.sendall(b"hello\r\n\r\n")
+        assert peer.recv(100).startswith(b"HTTP/1.1 400 ")
+    counted(strict, "cut_connections_total", component="http", reason="malformed")
 
 
 def test_a_message_that_stops_in_its_middle_is_closed_after_its_time_and_counted(open_strict: Running) -> None:

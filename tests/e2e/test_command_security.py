@@ -146,6 +146,26 @@ def test_no_secret_is_in_anything_that_a_run_at_debug_level_says(tmp_path: Path)
     assert "s3cret" not in said, [line for line in said.splitlines() if "s3cret" in line]
 
 
+def test_the_key_of_the_http_port_is_read_again_and_stays_what_it_was_where_it_cannot_be(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("first")
+    file = written(tmp_path, http={"listen": "127.0.0.1:0", "key": {"file": str(key)}})
+
+    def status(key: str) -> int:
+        return get(f"{health(command)}/metrics", Authorization=f"Bearer {key}")[0]
+
+    with running("run", str(file)) as command:
+        key.write_text("second")
+        assert (status("first"), status("second")) == (200, 401), "nobody asked for a reload"
+        command.signal(signal.SIGHUP)
+        command.wait_for("reloaded: ")
+        assert (status("first"), status("second")) == (401, 200)
+        key.unlink()
+        command.signal(signal.SIGHUP)
+        command.wait_for("not reloaded")
+        assert status("second") == 200
+
+
 # --- signals and permissions ------------------------------------------------------------------------
 
 

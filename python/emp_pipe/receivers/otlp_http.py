@@ -360,7 +360,8 @@ class _Service:
         )
 
     def malformed(self, connection: HttpConnection, error: BadRequest) -> Response:
-        outcome = Outcome(Code.INVALID_ARGUMENT, error.message)
+        too_large = error.status is HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+        outcome = Outcome(Code.RESOURCE_EXHAUSTED if too_large else Code.INVALID_ARGUMENT, error.message)
         self.otlp.count("", outcome)
         self.otlp.log.warning("malformed", "%s: refused, %s", connection.peer, error.message)
         return _response(outcome, "logs", "json")._replace(status=error.status)
