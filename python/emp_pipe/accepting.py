@@ -28,6 +28,8 @@ _TLS_GOODBYE_S = 1.0
 """How long a closed TLS connection waits for the peer's own goodbye. A client that only writes never says it, and would hold up a stop."""
 _MOST_STRIKERS = 4096
 _STRIKES_BURST_S = 5.0
+_STRIKES_LONGEST_S = 5.0
+"""So long at most is an address turned away once it fails no more: well-behaved machines may be behind the same one."""
 _NOT_BEFORE_US_S = 1.0
 """The event loop has a limit of its own for a handshake, which is not to be the first."""
 
@@ -77,7 +79,7 @@ class CutConnections:
 
 
 class Strikes:
-    """Failed handshakes by address: who fails too often is turned away for a while, before it costs anything.
+    """Failed handshakes and wrong tokens by address: who fails too often is turned away for a while, before it costs anything.
 
     Bounded: the oldest is forgotten."""
 
@@ -89,7 +91,8 @@ class Strikes:
 
     def strike(self, address: str) -> None:
         if address:
-            self._levels[address] = (self._level(address) + 1.0, self._clock.monotonic_s())
+            most = self._most_per_s * (_STRIKES_BURST_S + _STRIKES_LONGEST_S)
+            self._levels[address] = (min(self._level(address) + 1.0, most), self._clock.monotonic_s())
             self._levels.move_to_end(address)
             if len(self._levels) > _MOST_STRIKERS:
                 self._levels.popitem(last=False)
@@ -128,10 +131,12 @@ class Places:
             return Cut.TOO_MANY
         return Cut.TOO_MANY_FROM_ADDRESS if self._by_address.get(address, 0) >= self._most_per_address else None
 
-    def strike(self, address: str) -> None:
-        """A handshake of this address failed."""
-        if self._strikes is not None:
-            self._strikes.strike(address)
+    def strike(self, address: str) -> bool:
+        """A handshake of this address failed, or its token is wrong; return whether it is turned away from now on."""
+        if self._strikes is None:
+            return False
+        self._strikes.strike(address)
+        return self._strikes.is_out(address)
 
     def leave(self, address: str) -> None:
         self.taken -= 1

@@ -74,6 +74,9 @@ class HttpConfig(ComponentConfig):
     tls: TlsServerConfig | None = Field(None, description="Speak TLS; with client_ca_file, mutual TLS.")
     max_connections: PositiveInt = Field(64, description="The most connections open at once.")
     max_connections_per_address: PositiveInt = Field(32, description="The most connections open at once from one address.")
+    max_refusals_per_address_per_s: PositiveFloat = Field(
+        10.0, description="The most wrong keys of one address a second; over it, for seconds, it gets nothing but the two health paths."
+    )
     max_head_bytes: Annotated[int, Field(ge=1024)] = Field(8192, description="The longest request line with its headers.")
     timeout_s: PositiveFloat = Field(
         30.0, description="The time that TLS, a request, or taking its answer may take, each; also the silence between two requests."

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 from emp_pipe.accepting import ADVICE, Acceptor, Cut, CutConnections, Places
@@ -29,6 +29,8 @@ class Request:
 
     path: str
     headers: Mapping[str, str]
+    address: str = ""
+    """Who asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class Response:
     status: int
     body: bytes
     content_type: str = _JSON
+    is_last: bool = False
+    """The connection ends with it."""
 
 
 class BadRequest(ValueError):
@@ -149,7 +153,8 @@ class HttpGetServer:
         try:
             head = first + await self._rest_of_head(reader)
             method, request, keep = parse_head(head)
-            response = await self._answer(request)
+            response = await self._answer(replace(request, address=str((writer.get_extra_info("peername") or ("",))[0])))
+            keep = keep and not response.is_last
         except asyncio.LimitOverrunError:
             self._cut.count(Cut.HEAD_TOO_LARGE)
             response = _of_status(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)

@@ -1,7 +1,8 @@
 """The one HTTP port: `/healthz` (alive), `/readyz` (taking records, with the reasons), `/metrics` (Prometheus).
 
 On an address that only this machine reaches everything is open. On any other address all but the two health paths ask for the key, and
-without a key are not served unless `allow_unauthenticated` says so in so many words; `/readyz` then says only yes or no.
+without a key are not served unless `allow_unauthenticated` says so in so many words; `/readyz` then says only yes or no. An address that
+sends wrong keys too often gets nothing but health for a while: connections are not refused, because probes may come from the same address.
 Not here: how requests are read (`http_get.py`), what the state is (`observe.py` answers `Observed`).
 """
 
@@ -15,6 +16,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from emp_pipe.accepting import Cut, CutConnections, Strikes
 from emp_pipe.clock import Clock, SystemClock
 from emp_pipe.config import HttpConfig, ListenAddress, parse_listen
 from emp_pipe.errors import ConfigError, ErrorKind
@@ -49,6 +51,8 @@ class HttpServer:
         self._metrics = metrics or Metrics()
         self._listen = parse_listen(config.listen)
         self._key = _revealed(config)
+        self._strikes = Strikes(config.max_refusals_per_address_per_s, self._clock)
+        self._cut = CutConnections(self._metrics, "http")
         self._observed = observed
         self._server: HttpGetServer | None = None
         self.port = 0
@@ -90,10 +94,14 @@ class HttpServer:
             return Response(200, b"ok\n", "text/plain; charset=utf-8")
         if request.path == "/readyz":
             return await self._readyz(request)
+        if self._key is not None and self._strikes.is_out(request.address):  # no guess of it is looked at
+            self._cut.count(Cut.REFUSED_TOO_OFTEN)
+            return _json({"error": "too many wrong keys came from this address of late"}, 429, is_last=True)
         if not self._allowed(request):
             if self._key is None:
                 error = "not served on this address without a key; set http.key, or say http.allow_unauthenticated: true"
                 return _json({"error": error}, 403)
+            self._strikes.strike(request.address)
             return _json({"error": "needs the header Authorization: Bearer <http.key>"}, 401)
         if request.path == "/metrics":
             return Response(200, await self._observed.metrics_text(), "text/plain; version=0.0.4; charset=utf-8")
@@ -102,7 +110,7 @@ class HttpServer:
     async def _readyz(self, request: Request) -> Response:
         readiness = self._observed.readiness()
         body: dict[str, Any] = {"ready": readiness.ready}
-        if self._allowed(request):
+        if not self._strikes.is_out(request.address) and self._allowed(request):
             body |= {"reason": readiness.reason} | await self._observed.state()
         return _json(body, 200 if readiness.ready else 503)
 
@@ -117,8 +125,8 @@ def _revealed(config: HttpConfig) -> bytes | None:
     return config.key.reveal("http.key").encode() if config.key is not None else None
 
 
-def _json(body: dict[str, Any], status: int) -> Response:
-    return Response(status, json.dumps(body, default=str).encode() + b"\n")
+def _json(body: dict[str, Any], status: int, *, is_last: bool = False) -> Response:
+    return Response(status, json.dumps(body, default=str).encode() + b"\n", is_last=is_last)
 
 
 def _open(listen: ListenAddress) -> socket.socket:

@@ -149,7 +149,8 @@ def test_no_secret_is_in_anything_that_a_run_at_debug_level_says(tmp_path: Path)
 def test_the_key_of_the_http_port_is_read_again_and_stays_what_it_was_where_it_cannot_be(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("first")
-    file = written(tmp_path, http={"listen": "127.0.0.1:0", "key": {"file": str(key)}})
+    receivers = {"forward": {"listen": "127.0.0.1:0"}}
+    file = written(tmp_path, http={"listen": "127.0.0.1:0", "key": {"file": str(key)}}, receivers=receivers)
 
     def status(key: str) -> int:
         return get(f"{health(command)}/metrics", Authorization=f"Bearer {key}")[0]

@@ -191,6 +191,8 @@ class Service:
                 otlp.log.warning("token", "%s: refused, no valid token", connection.peer)
                 why = "no valid token; send `authorization: Bearer <token>`"
                 self._fail(connection, stream, signal, Outcome(Code.UNAUTHENTICATED, why))
+                if self.places.strike(connection.address):  # on this connection it would go on
+                    connection.drain()
                 return
         if not client and self._knows_clients:
             client = common_name(connection.certificate())

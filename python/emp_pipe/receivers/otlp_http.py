@@ -308,6 +308,8 @@ class _Service:
         if client is None:
             outcome = Outcome(Code.UNAUTHENTICATED, "no valid token; send the header Authorization: Bearer <token>")
             self.otlp.log.warning("token", "%s: refused, no valid token", connection.peer)
+            if self.places.strike(connection.address):  # on this connection it would go on
+                connection.last = True
             return self._refused(signal, outcome, shown)._replace(headers="WWW-Authenticate: Bearer\r\n")
         if encoding is None:
             outcome = Outcome(Code.UNIMPLEMENTED, "the content type must be application/x-protobuf or application/json")
