@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from http import HTTPStatus
 
 import pytest
@@ -115,6 +116,18 @@ def test_a_head_is_read_as_if_none_had_been_read_before(heads: list[list[bytes]]
             assert status_of(data) == error.status  # noqa: PT017 — the two must agree
         else:
             assert parse_head(data) == wanted
+
+
+@pytest.mark.parametrize("end", [b"b", b"\x01"], ids=["a value", "a value that is none"])
+@pytest.mark.parametrize("blank", [b" ", b"\t"], ids=["spaces", "tabs"])
+@pytest.mark.parametrize("before", [b"a", b""], ids=["within", "before"])
+def test_a_head_as_long_as_heads_may_be_takes_no_longer_for_being_blank(before: bytes, blank: bytes, end: bytes) -> None:
+    data = START + b"\r\nX:" + before + 2000 * blank + end  # in cubes that was minutes, in squares 0.1 s
+    began_s = time.process_time()
+    for _ in range(20):
+        with contextlib.suppress(BadRequest):
+            parse_head(data)
+    assert time.process_time() - began_s < 0.5
 
 
 def test_what_is_known_of_heads_is_bounded() -> None:
