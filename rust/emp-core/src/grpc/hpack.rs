@@ -20,9 +20,6 @@ type Entry = (Box<[u8]>, Box<[u8]>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockInvalid;
 
-/// A name and its value.
-type Entry = (Box<[u8]>, Box<[u8]>);
-
 /// The reader of one connection's header blocks.
 #[derive(Default)]
 pub struct Decoder {
