@@ -49,5 +49,6 @@ class SteadyClock:
         await self._clock.sleep(duration_s)
 
     def set_by_ns(self) -> int:
-        """Return by how much the other clock was set since."""
-        return self._clock.unix_nano() - self.unix_nano()
+        """Return by how much the other clock was set since; less than a millisecond is the noise of two readings."""
+        by_ns = self._clock.unix_nano() - self.unix_nano()
+        return by_ns if abs(by_ns) >= 1_000_000 else 0

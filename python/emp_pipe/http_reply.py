@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from http import HTTPStatus
 
@@ -23,7 +23,7 @@ _MOST_KNOWN_BYTES = 1024
 
 @dataclass(frozen=True, slots=True)
 class ReplyHead:
-    """How a destination answers; header names are in lower case. The date is not among the headers."""
+    """How a destination answers; header names are in lower case. The date is among the headers only beside a Retry-After."""
 
     status: int
     headers: Mapping[str, str]
@@ -49,6 +49,9 @@ def parse_reply_head(data: bytes) -> ReplyHead:
             if len(_known) >= _MOST_KNOWN:
                 _known.clear()
             _known[data] = head
+    if date is not None and "retry-after" in head.headers:
+        said = date[0].partition(b":")[2].strip().decode("latin-1")
+        return replace(head, headers={**head.headers, "date": said})
     return head
 
 

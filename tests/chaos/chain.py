@@ -109,6 +109,16 @@ class Chain:
         await kill_in_traffic(victim, point, sender, chance, before=self.edge if victim is self.central else None)
         await sender.wait_acked(sender.acked_records + 100)
 
+    async def wait_caught_up(self, most_records: int = 5000) -> None:
+        """Return when the edge holds no more than so much: in the long form each kill hits new records, not one old backlog."""
+        held = 0
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while (held := await self.edge.held_records()) > most_records:
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            raise AssertionError(f"the edge still holds {held} records\n{self.edge.tail()}\n{self.central.tail()}") from None
+
     async def drained(self) -> tuple[Books, Books, Books]:
         """Return the balanced books of all once nothing is held any more."""
         edge, central, last = [await one.drained_books() for one in self.members]

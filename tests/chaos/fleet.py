@@ -9,6 +9,7 @@ import signal
 import sys
 import urllib.request
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,6 +36,8 @@ class Member:
     data_dir: Path
     log_file: Path
     process: asyncio.subprocess.Process | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """More of its environment."""
 
     async def start(self, failpoint: str = "") -> None:
         with self.log_file.open("ab") as log:
@@ -44,7 +47,7 @@ class Member:
                 "emp_pipe",
                 "run",
                 str(self.config_file),
-                env=environment(**({"EMP_PIPE_FAILPOINT": failpoint} if failpoint else {})),
+                env=environment(**self.variables, **({"EMP_PIPE_FAILPOINT": failpoint} if failpoint else {})),
                 cwd=ROOT,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,

@@ -43,7 +43,7 @@ async def test_sigkill_under_otlp_traffic_loses_nothing_acknowledged_and_derives
             buffer = in_redis(server.url) if server is not None else None
             chain = Chain.configure(tmp_path, endpoint.url, {"otlp_http/direct": {"endpoint": second.url, **QUICK}}, buffer)
             rounds = rounds_of(kind, chance)
-            sender = chain.sender(chance.getrandbits(32))
+            sender = chain.sender(chance.getrandbits(32), busy_pace_s=0.02 if EXTRA_ROUNDS else 0.0)
             async with cleaned_up(chain):
                 await chain.start()
                 async with asyncio.TaskGroup() as tasks:
@@ -55,6 +55,8 @@ async def test_sigkill_under_otlp_traffic_loses_nothing_acknowledged_and_derives
                             await kill_redis(server, chain, sender, chance)
                         else:
                             await chain.kill(chain.edge if name == "edge" else chain.central, point, sender, chance)
+                        if EXTRA_ROUNDS:
+                            await chain.wait_caught_up()
                     sender.stop_sending()
                     async with asyncio.timeout(PATIENCE_S):
                         await sending

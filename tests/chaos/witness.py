@@ -37,6 +37,14 @@ class Sink:
                         self.calls += point.as_int
 
 
+class Accepted(Sink):
+    """What a destination accepted that is told to refuse now and then."""
+
+    def take(self, received: Received) -> None:
+        if received.status == 200:
+            super().take(received)
+
+
 def of_receivers(books: Books, signal: str) -> int:
     """Return how many records of a signal the edge's receivers appended: each has its own."""
     return sum(terms["appended"] for name, terms in books.receivers.items() if name.endswith(f"/{signal}"))

@@ -55,6 +55,8 @@ class OtlpSender:
     seed: int
     workers: int = 6
     pace_s: float = 0.02
+    busy_pace_s: float = 0.0
+    """The first worker's: with 0 something is on its way at any time."""
     acked: list[Sending] = field(default_factory=list)
     repeated: set[Sending] = field(default_factory=set)
     _number: int = 0
@@ -110,8 +112,7 @@ class OtlpSender:
             self.acked.append(sending)
             async with self._progress:
                 self._progress.notify_all()
-            # One of them does not pause: so something is on its way at any time.
-            await asyncio.sleep(self.pace_s if worker else 0)
+            await asyncio.sleep(self.pace_s if worker else self.busy_pace_s)
 
     async def _post(self, session: aiohttp.ClientSession, sending: Sending) -> bool:
         url = f"http://127.0.0.1:{self.ports[sending.signal]}/v1/{sending.signal}"

@@ -91,6 +91,11 @@ class StrictEndpoint(Generic[_Answer]):
         """Answer every request so that no script covers; None: as a good endpoint does."""
         self._always = answer
 
+    @property
+    def scripted(self) -> int:
+        """How many scripted answers have not been given yet."""
+        return len(self._answers)
+
     def next_answer(self) -> _Answer | None:
         return self._answers.popleft() if self._answers else self._always
 

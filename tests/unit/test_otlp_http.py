@@ -139,6 +139,8 @@ def test_a_retry_after_that_makes_no_sense_is_ignored() -> None:
         assert retry_after_s(text, 0) is None
     assert retry_after_s("-5", 0) == 0.0
     assert retry_after_s("Thu, 01 Jan 1970 00:00:10 GMT", 20 * 10**9) == 0.0
+    assert retry_after_s("Thu, 01 Jan 1970 01:00:10 GMT", 0, "Thu, 01 Jan 1970 01:00:00 GMT") == 10.0
+    assert retry_after_s("Thu, 01 Jan 1970 00:00:10 GMT", 4 * 10**9, "yesterday") == 6.0
 
 
 @pytest.mark.parametrize("drop", ["before", "mid"])

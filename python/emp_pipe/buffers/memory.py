@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from emp_pipe.clock import SteadyClock
 from emp_pipe.component import ComponentConfig, Context
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.group_ledger import Entry, GroupLedger
@@ -68,7 +69,7 @@ class MemoryLog:
     def __init__(self, id: str, config: MemoryConfig, context: Context) -> None:
         self.id = id
         self.config = config
-        self._clock = context.clock
+        self._clock = SteadyClock(context.clock)  # ages and times to live hold when the wall clock is set
         self._ledger = Ledger(max_bytes=config.max_bytes, reserve_share=0.15, dead_max_bytes=config.dead_max_bytes)
         self._blocks: dict[int, _Stored] = {}
         self._unread: dict[str, deque[int]] = {}
@@ -331,7 +332,7 @@ class MemoryLog:
         return list(self._ledger.books.values())
 
     def usage(self) -> Usage:
-        return self._ledger.usage()
+        return self._ledger.usage(self._clock.set_by_ns())
 
     async def wait_admitting(self) -> None:
         await self._ledger.wait_admitting()

@@ -23,7 +23,7 @@ from emp_pipe.buffers.redis_queue import Operation, Queue, Taking
 from emp_pipe.buffers.redis_reader import Reader
 from emp_pipe.buffers.redis_snapshot import Look, pairs, parse_look
 from emp_pipe.buffers.redis_space import Space
-from emp_pipe.clock import Clock
+from emp_pipe.clock import Clock, SteadyClock
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.group_ledger import GroupLedger
 from emp_pipe.log.ledger import Ledger
@@ -49,7 +49,7 @@ class ShardLife:
         self.id = id
         self.number = number
         self.config = config
-        self.clock = clock
+        self.clock = SteadyClock(clock)  # ages and times to live hold when the wall clock is set
         self.place = config.address.place
         self.view = View()
         self.keys = Keys(config.prefix, number, owner)
@@ -344,7 +344,8 @@ class ShardLife:
             reason = "emp-pipe is stopping"
         elif trouble is not None:
             if not self._away_since:
-                self._away_since = datetime.fromtimestamp(self.clock.unix_nano() / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+                since_s = (self.clock.unix_nano() + self.clock.set_by_ns()) / 1e9
+                self._away_since = datetime.fromtimestamp(since_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
             reason = f"Redis at {self.place} cannot be used since {self._away_since}: {trouble.detail}"
         else:
             self._away_since = ""

@@ -248,7 +248,7 @@ class RedisShard(ShardLife):
         return list(self.ledger.books.values())
 
     def usage(self) -> Usage:
-        return self.ledger.usage()
+        return self.ledger.usage(self.clock.set_by_ns())
 
     @property
     def admitting(self) -> bool:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from emp_pipe import failpoints
 from emp_pipe._core import CoreError
+from emp_pipe.clock import SteadyClock
 from emp_pipe.component import Context, Derived, Deriver
 from emp_pipe.delivery.backoff import Backoff
 from emp_pipe.delivery.derive_metrics import DeriveMetrics
@@ -68,7 +69,7 @@ class DeriveLoop:
         self.deriver = deriver
         self.id = self.group = deriver.id
         self._log = log
-        self._clock = context.clock
+        self._clock = SteadyClock(context.clock)  # what it waits for comes neither sooner nor later when the wall clock is set
         self._lag = Lag(log, self.group, context.clock)
         self._watch = watch
         self._logger = RateLimitedLogger(get_logger(deriver.id))
@@ -305,7 +306,7 @@ class DeriveLoop:
                 bytes(memoryview(block)),
                 block.header,
                 block.records,
-                time_unix_nano=self._clock.unix_nano(),
+                time_unix_nano=self._clock.unix_nano() + self._clock.set_by_ns(),
             )
             rejections.append(Rejection(delivery, [letter]))
         self._add(Derived(rejections=rejections))

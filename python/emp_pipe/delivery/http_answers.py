@@ -29,8 +29,10 @@ _CONFIGURATION = {
 }
 
 
-def retry_after_s(value: str | None, now_unix_nano: int) -> float | None:
-    """Return the seconds that a Retry-After header asks for (seconds or an HTTP date); None where it says nothing usable."""
+def retry_after_s(value: str | None, now_unix_nano: int, date: str | None = None) -> float | None:
+    """Return the seconds that a Retry-After header asks for (seconds or an HTTP date); None where it says nothing usable.
+
+    `date`: the answer's own Date. Where it has one, that is the clock by which the other date was made, and ours may have been set."""
     if not value:
         return None
     text = value.strip()
@@ -38,19 +40,35 @@ def retry_after_s(value: str | None, now_unix_nano: int) -> float | None:
         seconds = float(text)
     except ValueError:
         try:
-            seconds = parsedate_to_datetime(text).timestamp() - now_unix_nano / 1e9
+            seconds = parsedate_to_datetime(text).timestamp() - _seconds_of(date, now_unix_nano / 1e9)
         except (ValueError, OverflowError, TypeError):
             return None
     return max(seconds, 0.0) if math.isfinite(seconds) else None
 
 
-def error_of(status: int, message: str, *, place: str, retry_after: str | None, now_unix_nano: int, key_advice: str = "") -> DeliveryError:
+def _seconds_of(date: str | None, else_s: float) -> float:
+    try:
+        return parsedate_to_datetime(date).timestamp() if date else else_s
+    except (ValueError, OverflowError, TypeError):
+        return else_s
+
+
+def error_of(
+    status: int,
+    message: str,
+    *,
+    place: str,
+    retry_after: str | None,
+    now_unix_nano: int,
+    date: str | None = None,
+    key_advice: str = "",
+) -> DeliveryError:
     """Return what an answer that is not 2xx means. `message` is what the destination says in its body."""
     detail = f"HTTP {status}" + (f": {message}" if message else "")
     if status in _KEY:
         return DeliveryError(ErrorKind.UNAUTHENTICATED, place=place, detail=f"key refused ({detail})", advice=key_advice, status=status)
     if status in _THROTTLED or (status in _LATER and retry_after):
-        wait_s = retry_after_s(retry_after, now_unix_nano)
+        wait_s = retry_after_s(retry_after, now_unix_nano, date)
         return DeliveryError(ErrorKind.THROTTLED, place=place, detail=detail, retry_after_s=wait_s, status=status)
     if status in _LATER:
         return DeliveryError(ErrorKind.SERVER_ERROR, place=place, detail=detail, status=status)

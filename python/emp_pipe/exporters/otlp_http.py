@@ -133,6 +133,7 @@ class OtlpHttpExporter:
             place=self.id,
             retry_after=reply.head.headers.get("retry-after"),
             now_unix_nano=self._context.clock.unix_nano(),
+            date=reply.head.headers.get("date"),
             key_advice=self.config.key_advice,
         )
 

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
+from emp_pipe.clock import SteadyClock
 from emp_pipe.component import Context, Derived, ProcessorConfig
 from emp_pipe.log.protocol import Delivery, Topic
 from emp_pipe.logs import RateLimitedLogger, get_logger
@@ -68,6 +69,7 @@ class RedMetrics:
         self._passes_traces = not context.wiring.tail_samples
         self._metrics_topic = Topic.METRICS_IN if context.wiring.aggregates else Topic.METRICS
         self._deliveries: list[Delivery] = []
+        self._clock = SteadyClock(context.clock)
         self._since_unix_nano = 0
         self._flushes = 0
         self._block_prefix = f"{os.urandom(8).hex()}-"
@@ -135,12 +137,14 @@ class RedMetrics:
         since_unix_nano, self._since_unix_nano = self._since_unix_nano, now_unix_nano
         if not self._deliveries:
             return None
+        # What it is called with is what passed, and what points say is the wall clock's: a window is as long as it was, and ends now.
+        set_by_ns = self._clock.set_by_ns()
         outputs = self._core.flush(
             self._codec,
             topic=self._metrics_topic.value,
             block_prefix=f"{self._block_prefix}{self._flushes:x}-",
-            start_unix_nano=min(since_unix_nano, now_unix_nano),
-            end_unix_nano=now_unix_nano,
+            start_unix_nano=min(since_unix_nano, now_unix_nano) + set_by_ns,
+            end_unix_nano=now_unix_nano + set_by_ns,
         )
         self._flushes += 1
         if self._passes_traces:
