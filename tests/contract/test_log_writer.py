@@ -68,15 +68,15 @@ async def test_what_arrives_while_an_append_runs_goes_with_the_next_as_one_block
     assert delivered(deliveries) == list(range(50))
 
 
-async def test_a_good_block_is_encoded_while_the_one_before_is_committed(opened: OpenLog, writer: Writers) -> None:
+async def test_a_full_block_is_encoded_while_the_one_before_is_committed(opened: OpenLog, writer: Writers) -> None:
     gate = Gate(await opened.open(group("a")))
     intake = writer()
     futures = [intake.submit(arrival(0))]
     await settle()
-    futures += [intake.submit(Arrival("forward", batch([number], padding_bytes=300_000), received=1)) for number in (1, 2)]
+    futures += [intake.submit(Arrival("forward", batch([number], padding_bytes=600_000), received=1)) for number in (1, 2)]
     await settle()
     assert gate.waiting == 2
-    futures.append(intake.submit(Arrival("forward", batch([3], padding_bytes=300_000), received=1)))
+    futures.append(intake.submit(Arrival("forward", batch([3], padding_bytes=600_000), received=1)))
     await settle()
     assert gate.waiting == 2, "at most two appends are under way, the rest is concatenated"
     gate.open()

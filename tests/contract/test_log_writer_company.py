@@ -59,9 +59,9 @@ async def test_where_an_append_takes_no_time_nobody_waits_for_company(company: C
     await company.intake.submit(arrival(4))
 
 
-async def test_a_good_block_does_not_wait_for_company(company: Company) -> None:
+async def test_a_full_block_does_not_wait_for_company(company: Company) -> None:
     await company.meet()
-    await company.intake.submit(Arrival("forward", batch([4], padding_bytes=300_000), received=1))
+    await company.intake.submit(Arrival("forward", batch([4], padding_bytes=1_100_000), received=1))
 
 
 async def test_company_that_does_not_come_is_waited_for_a_moment_only(company: Company, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,14 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from random import Random
 
 import apsw
 import pytest
 
+from emp_pipe.buffers import sqlite_operations
 from emp_pipe.buffers.sqlite import SqliteConfig, SqliteLog
 from emp_pipe.buffers.sqlite_schema import VERSION
 from emp_pipe.component import Context
@@ -239,3 +241,61 @@ async def test_too_little_free_space_stops_receivers_before_the_disk_does(tmp_pa
     assert not log.admitting
     assert "bytes free" in log.usage().reason
     await close(log)
+
+
+def transactions_and_blocks(log: SqliteLog) -> int:
+    """Return the number of the last transaction that was acknowledged: each block and each transaction has taken one."""
+    witness = log._thread.place.last_acknowledged()
+    assert witness is not None
+    return witness.number
+
+
+def wait_until_taken(log: SqliteLog) -> None:
+    """Return when the commit thread has taken all that was put to it."""
+    deadline = time.monotonic() + 30
+    while not log._thread._waiting._queue.empty() and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+async def test_an_ack_goes_with_the_transaction_of_the_append_that_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_operations, "PATIENCE_S", 60.0)
+    monkeypatch.setattr(sqlite_operations, "LATELY_S", 60.0)
+    log = make(tmp_path)
+    await log.open(LOGS)
+    await log.append(Append([block([1])]))
+    before = transactions_and_blocks(log)
+    acking = asyncio.create_task(log.commit("a", acks=await log.read("a", 1 << 30)))
+    await asyncio.sleep(0)
+    await asyncio.to_thread(wait_until_taken, log)
+    await log.append(Append([block([2])]))
+    await acking
+    assert transactions_and_blocks(log) == before + 2, "one block and one transaction"
+    assert log.usage().groups[0].held_blocks == 1
+    await close(log)
+
+
+async def test_an_ack_that_nothing_follows_waits_a_moment_and_where_nothing_came_lately_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = make(tmp_path)
+    await log.open(LOGS)
+    await log.append(Append([block([1]), block([2])]))
+    first, second = await log.read("a", 1 << 30)
+    await log.commit("a", acks=[first])
+    monkeypatch.setattr(sqlite_operations, "PATIENCE_S", 600.0)
+    log._thread._waiting._expected_until_s = 0.0  # long ago
+    await log.commit("a", acks=[second])
+    assert log.usage().groups[0].held_blocks == 0
+    await close(log)
+
+
+async def test_a_stop_does_not_wait_with_an_ack_for_what_will_not_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_operations, "PATIENCE_S", 600.0)
+    monkeypatch.setattr(sqlite_operations, "LATELY_S", 600.0)
+    log = make(tmp_path)
+    await log.open(LOGS)
+    await log.append(Append([block([1])]))
+    acking = asyncio.create_task(log.commit("a", acks=await log.read("a", 1 << 30)))
+    await asyncio.sleep(0)
+    await close(log)
+    await acking

@@ -188,7 +188,7 @@ class SqliteLog:
             return store.commit_group(group, now, endings, outputs, puts, expires, state_deletes)
 
         size = sum([block.payload_bytes for block in outputs])
-        await self._submit(Operation(run, size_bytes=size, proves=True))
+        await self._submit(Operation(run, size_bytes=size, proves=True, patient=not (outputs or puts or state_deletes or rejections)))
 
     async def reset_group(self, group: str, start: Literal["oldest", "newest"]) -> None:
         ledger = self._ledger.groups[group]

@@ -9,7 +9,6 @@ Checkpoints run on a thread of their own. Not here: what an operation writes (`s
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -21,7 +20,7 @@ import apsw
 from emp_pipe import failpoints
 from emp_pipe.buffers.sqlite_checkpoints import Checkpoints
 from emp_pipe.buffers.sqlite_groups import begin_groups
-from emp_pipe.buffers.sqlite_operations import DISK_ERRORS, Operation, Outcome, describe, fail_with
+from emp_pipe.buffers.sqlite_operations import DISK_ERRORS, Operation, Outcome, Waiting, describe, fail_with
 from emp_pipe.buffers.sqlite_place import Place
 from emp_pipe.buffers.sqlite_reader import Reader
 from emp_pipe.buffers.sqlite_schema import CACHE_BYTES, PAGE_BYTES, connect, open_file, set_aside
@@ -38,7 +37,6 @@ thread: only between two transactions can the log be brought to its end, so that
 _READER_CACHE_BYTES = 1 << 20
 """A block is read once: only what leads to it is worth keeping."""
 RETRY_S = 1.0
-_MOST_OPERATIONS = 512
 
 _log = get_logger("sqlite")
 _limited = RateLimitedLogger(_log, interval_s=60.0)  # a full disk can be opened anew every second, until the next write
@@ -56,7 +54,7 @@ class CommitThread:
         self._dead_limits = dead_limits
         self._vfs = vfs
         self._synchronous = synchronous
-        self._queue: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
+        self._waiting = Waiting()
         self._store: Store | None = None
         self._specs: Groups | None = None
         self._disk_error = ""
@@ -94,11 +92,11 @@ class CommitThread:
         return opened
 
     def put(self, operation: Operation) -> None:
-        self._queue.put(operation)
+        self._waiting.put(operation)
 
     def stop(self, timeout_s: float) -> bool:
         """Finish what waits, truncate the write-ahead log, close (blocking). False when the time was too short."""
-        self._queue.put(None)
+        self._waiting.put(None)
         self._thread.join(max(timeout_s, 0.0))
         return not self._thread.is_alive()
 
@@ -113,19 +111,8 @@ class CommitThread:
     # the thread
 
     def _run(self) -> None:
-        stopping = False
-        while not stopping:
-            operations: list[Operation] = []
-            try:
-                first = self._queue.get(timeout=RETRY_S if self._disk_error else None)
-                while first is not None:
-                    operations.append(first)
-                    if len(operations) == _MOST_OPERATIONS:
-                        break
-                    first = self._queue.get_nowait()
-                stopping = first is None
-            except queue.Empty:
-                pass
+        while not self._waiting.stopping:
+            operations = self._waiting.take(RETRY_S if self._disk_error else None)
             if self._disk_error and monotonic() >= self._retry_at_s and self._recover_disk():
                 self._report(Outcome([], self._snapshot(), ""))
             if operations:

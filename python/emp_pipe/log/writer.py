@@ -34,8 +34,8 @@ _HEAD_BYTES = 4096
 """Room in a block for what is not rows: resources, scopes, lengths."""
 INLINE_BYTES = 64 << 10
 """Up to here encoding is quicker than a way to another thread and back."""
-EARLY_BYTES = 256 << 10
-"""With this much waiting the next group is encoded while the previous one is being committed."""
+EARLY_BYTES = BLOCK_BYTES
+"""With this much waiting the next group is encoded while the previous one is being committed: a full block, for each commit costs."""
 COMPANY_S = 0.002
 """After an append as many arrivals as it answered are waited for at most so long, and no longer than it took itself."""
 WAITING_BYTES = 32 << 20
@@ -193,7 +193,7 @@ class LogWriter:
     # the way to the log
 
     def _schedule(self) -> None:
-        """Start the next group: when no append runs, or early when a good block waits."""
+        """Start the next group: when no append runs, or early when a full block waits."""
         if self._scheduled or self._encoding or not self._waiting:
             return
         if self._appends and (self._appends > 1 or self._waiting_bytes < EARLY_BYTES):
