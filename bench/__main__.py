@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import cases, cases_disk, cases_otlp, cases_security, neighbours
+from bench import cases, cases_disk, cases_otlp, cases_redis, cases_security, neighbours
 from bench.figures import Figure, of_pairs
 from bench.runs import VoidRun, Workbench
 from bench.subjects import COLLECTOR, REPOSITORY
@@ -46,6 +46,7 @@ def main() -> int:
         steps["neighbour_in_trouble"] = lambda: neighbours.run(bench, pairs, _say)
         steps["durable_vs_memory_buffer"] = lambda: cases_disk.run_durable_cost(bench, pairs, _say)
         steps["restart_with_1_gb_of_backlog"] = lambda: cases_disk.run_restart(bench, pairs, _say)
+        steps["redis_through"] = lambda: cases_redis.run(bench, pairs, _say)
         steps["idle_edge_resident"] = lambda: cases.run_idle_memory(bench, _say)
         steps["steady_load_resident"] = lambda: cases.run_growth(bench, steady_s, _say)
         steps["tail_sampling_million_spans_in_flight"] = lambda: cases_otlp.run_tail_in_flight(bench, with_collector, _say)

@@ -45,7 +45,7 @@ def emp_pipe(
     *,
     data_dir: Path,
     port: int,
-    buffer: Literal["memory", "sqlite"],
+    buffer: Literal["memory", "sqlite"] | dict[str, Any],
     exporters: dict[str, Any],
     of_role: bool = False,
     receiver: dict[str, Any] | None = None,

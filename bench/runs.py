@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from bench.otlp_proof import Sampled
 from bench.proof import Verdict
 from bench.records import make_pool
 from bench.sink import Sink, SinkAddress
-from bench.subjects import Subject
+from bench.subjects import Subject, cpu_of
 
 ARRIVAL_TIMEOUT_S = 60.0
 SETTLED_S = 1.5
@@ -38,10 +38,11 @@ class VoidRun(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One of the things that a case compares."""
+    """One of the things that a case compares. `beside`: processes that do a part of the work, and whose CPU is counted apart."""
 
     name: str
     start: Start
+    beside: Callable[[], Sequence[int]] = tuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,9 @@ class Run:
     peak_rss_bytes: int
     report: LoadReport
     verdict: Verdict
+    beside_cpu_s: float
+    through_s: float
+    """From the first byte that was sent until the last one reached the sink."""
 
     @property
     def cpu_us_per_record(self) -> float:
@@ -62,6 +66,10 @@ class Run:
     @property
     def records_per_s(self) -> float:
         return self.records / self.report.duration_s
+
+    @property
+    def through_per_s(self) -> float:
+        return self.records / self.through_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,18 +147,21 @@ class Workbench:
                 self.await_all(subject, warm.records, sampling)
             generator.prepare(load)
             subject.watch_memory()
-            cpu_before_s, began_s = subject.cpu_s(), time.monotonic()
+            beside = variant.beside()
+            cpu_before_s, beside_before_s, began_s = subject.cpu_s(), cpu_of(beside), time.monotonic()
             generator.start(port)
             report = generator.wait(ARRIVAL_TIMEOUT_S * 2)
             if sampling is not None and sampling.all_in_flight and (early := self.sink.count()):
                 raise VoidRun(f"{variant.name}: {early} spans were decided while others were sent: not all were in flight")
             self.await_all(subject, warm.records + load.records, sampling)
             cpu_s, duration_s = subject.cpu_s() - cpu_before_s, time.monotonic() - began_s
+            beside_cpu_s = cpu_of(beside) - beside_before_s
             peak_rss_bytes = subject.peak_rss_bytes
+        through_s = self.sink.last_monotonic_s() - report.started_monotonic_s
         verdict = verify()
         if not verdict.right:
             raise VoidRun(f"{variant.name}: {verdict}")
-        return Run(cpu_s, load.records, duration_s, peak_rss_bytes, report, verdict)
+        return Run(cpu_s, load.records, duration_s, peak_rss_bytes, report, verdict, beside_cpu_s, through_s)
 
     def await_all(self, subject: Subject, records: int, sampling: Sampling | None) -> None:
         """Return when the sink holds so many records; behind a sampler, when nothing more arrives."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import socket
 import threading
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,6 +69,10 @@ class Sink:
         """How many records arrived. Inflates what is new: ask after the load is sent, not during it."""
         return int(self._ask("count"))
 
+    def last_monotonic_s(self) -> float:
+        """When the last request was read whole."""
+        return float(self._ask("last"))
+
     def verify(self, first: int, count: int) -> Verdict:
         """Compare with records [first, first + count) of the pool, each expected exactly once."""
         verdict = self._ask("verify", first, count)
@@ -102,6 +107,7 @@ class _Bodies:
         self.inflated: list[bytes] = []
         self.records = 0
         self.body_bytes = 0
+        self.last_monotonic_s = 0.0
         self.problems: list[str] = []
 
     def add(self, path: str, encoding: str, body: bytes) -> None:
@@ -109,6 +115,7 @@ class _Bodies:
             self.problems.append(f"a request to {path}")
         records = 0 if self.keep else _inflate(encoding, body).count(b"job-")
         with self._lock:
+            self.last_monotonic_s = time.monotonic()
             self.body_bytes += len(body)
             self.records += records
             if self.keep:
@@ -153,6 +160,8 @@ def _serve(control: Connection, pool_file: Path) -> None:
                 control.send(None)
             elif command == "count":
                 control.send(bodies.count())
+            elif command == "last":
+                control.send(bodies.last_monotonic_s)
             elif command == "verify":
                 control.send(verify_forward(Pool.load(pool_file), bodies.arrived(), *arguments))
             else:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +67,7 @@ class Subject:
 
     def cpu_s(self) -> float:
         """User and system CPU time of all processes since they began."""
-        return sum(_process_cpu_s(process.pid) for process in self._tree())
+        return cpu_of(self.pids())
 
     def rss_bytes(self) -> int:
         return sum(process.memory_info().rss for process in self._tree())
@@ -116,6 +116,11 @@ class Subject:
 
     def _tail(self, command: Command) -> str:
         return (self._folder / f"{command.name}.output").read_text(errors="replace")[-3000:]
+
+
+def cpu_of(pids: Iterable[int]) -> float:
+    """Return the user and system CPU time of processes since they began."""
+    return sum(map(_process_cpu_s, pids))
 
 
 def _process_cpu_s(pid: int) -> float:
