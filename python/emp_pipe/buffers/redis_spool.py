@@ -132,7 +132,8 @@ class SpooledLog(LateLog):
         if self.spool is not None and self.drain is not None:
             await self.spool.begin()
             if self.spool.holds_something:
-                self.says.left_over(self.spool.entries)
+                oldest = await self.spool.waiting(0, 1, 1)
+                self.says.left_over(self.spool.entries, oldest[0].log if oldest else "", self._name)
                 self.drain.wake(unproven=True)
         self._closing = False
         self._epoch = self._clock.unix_nano() // 1_000_000

@@ -44,14 +44,15 @@ class Says(Collector):
 
     # changes
 
-    def left_over(self, entries: int) -> None:
+    def left_over(self, entries: int, meant_for: str, name: str) -> None:
         of = self._of
         assert of.spool is not None
         _log.warning(
-            "the spool in %s holds %d appends of an earlier run: they drain into %s%s",
+            "the spool in %s holds %d appends of an earlier run: they drain into %s%s%s",
             of.spool.directory,
             entries,
-            of.place,
+            name,
+            "" if meant_for in ("", name) else f", though they were meant for {meant_for}: what that one has got already comes twice",
             "" if of.spools else "; nothing new goes there (buffer.spool.enabled)",
         )
 
