@@ -15,6 +15,7 @@ POINTS = {
     "delivery.send": "the destination has answered success, the ack is not in the log",
     "derive.commit": "a deriver has given its outputs, nothing of the commit is in the log",
     "derive.committed": "outputs, acks and state are in the log, the deriver has not been told",
+    "spool.drained": "Redis has what was spooled, the spool does not know",
     "pipeline.drain": "receivers have stopped, the buffer is being drained",
 }
 

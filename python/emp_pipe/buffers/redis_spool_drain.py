@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
+from emp_pipe import failpoints
 from emp_pipe.buffers.redis_spool_store import BOOKS, DRAIN, Spool, Spooled, Window
 from emp_pipe.clock import Clock
 from emp_pipe.delivery.backoff import Backoff
@@ -143,6 +144,7 @@ class Drain:
         results = await asyncio.gather(*(self._move(entry, known) for entry in window), return_exceptions=True)
         done = [entry for entry, result in zip(window, results, strict=True) if result is None]
         if done:
+            failpoints.hit("spool.drained")
             await self._take_out(done)
         for result in results:
             if isinstance(result, BaseException):
@@ -212,7 +214,10 @@ class Drain:
                     fewer = without_repeats(append, seen)
                     if len(fewer.chunks) == len(append.chunks):
                         raise
-                    self.counts.repeats += sum(books.duplicate for books in fewer.books) - sum(books.duplicate for books in append.books)
+                    left_out = sum(books.duplicate for books in fewer.books) - sum(books.duplicate for books in append.books)
+                    self.counts.repeats += left_out
+                    if len(append.chunks) - len(fewer.chunks) > len(append.blocks) - len(fewer.blocks):
+                        self.counts.unproven += entry.records - left_out  # rows of a repeated chunk are among others in a block
                     append = fewer
         self._in_both[entry.number] = entry.rest.books
 
