@@ -10,7 +10,7 @@ from typing import Any
 
 import apsw
 import pytest
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 
 from emp_pipe.buffers.memory import MemoryConfig, MemoryLog
 from emp_pipe.buffers.redis import RedisConfig, RedisLog
@@ -20,6 +20,7 @@ from emp_pipe.log.protocol import Append, Delivery, GroupSpec, Log, Topic
 from emp_pipe.self_metrics import Metrics
 from tests.support.blocks import block
 from tests.support.manual_clock import ManualClock
+from tests.support.redis_cluster import RedisCluster as Servers
 from tests.support.redis_server import RedisServer, needs_redis
 
 DEADLINE_S = 30.0
@@ -33,9 +34,10 @@ def group(name: str, *topics: Topic, **settings: Any) -> GroupSpec:
 class OpenLog:
     """A log under test with its clock. `reopen` is a restart: for the durable ones without any farewell to the groups."""
 
-    def __init__(self, kind: str, directory: Path, url: str = "", **settings: Any) -> None:
+    def __init__(self, kind: str, directory: Path, url: str = "", *, cluster: bool = False, **settings: Any) -> None:
         self.kind = kind
         self._url = url
+        self._cluster = cluster
         self._prefix = f"test-{token_hex(4)}"
         self.clock = ManualClock()
         self.settings = settings
@@ -52,7 +54,7 @@ class OpenLog:
             return MemoryLog("memory", MemoryConfig(**self.settings), context)
         if self.kind == "redis":
             # the only replica: what its configuration does not name nobody names
-            settings = {"url": self._url, "prefix": self._prefix, "retire_after_s": 0, **self.settings}
+            settings = {"url": self._url, "cluster": self._cluster, "prefix": self._prefix, "retire_after_s": 0, **self.settings}
             return RedisLog("redis", RedisConfig(**settings), context)
         return SqliteLog("sqlite", SqliteConfig(**{"min_free_bytes": 0, **self.settings}), context)
 
@@ -90,8 +92,11 @@ class OpenLog:
         connection.executemany("UPDATE blocks SET header=x'00' WHERE offset=?", [(offset,) for offset in offsets])
         connection.close()
 
+    def _client(self, **settings: Any) -> Any:
+        return (RedisCluster if self._cluster else Redis).from_url(self._url, **settings)
+
     async def _damage_redis(self, topic: Topic, ids: set[bytes]) -> None:
-        client = Redis.from_url(self._url)
+        client = self._client()
         key = f"{{{self._prefix}.0}}:stream:{topic}"
         entries = await client.xrange(key)
         await client.delete(key)
@@ -107,7 +112,7 @@ class OpenLog:
 
     async def check_stored(self) -> None:
         """What Redis has counted as it changed is what lies there."""
-        async with Redis.from_url(self._url, decode_responses=True, encoding_errors="replace") as client:
+        async with self._client(decode_responses=True, encoding_errors="replace") as client:
             base = f"{{{self._prefix}.0}}:"
             entries = {line.split()[0]: line.split() for line in await client.zrange(f"{base}index", 0, -1)}
             books = {tuple(field.split("\x1f")): int(number) for field, number in (await client.hgetall(f"{base}books")).items()}
@@ -144,12 +149,28 @@ def redis_url() -> Iterator[str]:
         yield server.url
 
 
-@pytest.fixture(params=["sqlite", "memory", pytest.param("redis", marks=needs_redis)])
+@pytest.fixture(scope="session")
+def redis_cluster_url() -> Iterator[str]:
+    """One cluster of three servers for all; the prefix decides on which of them a test's shard lies."""
+    with Servers(appendfsync="always") as servers:
+        yield servers.url
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "opened" in metafunc.fixturenames:
+        # what derives knows nothing of a cluster: there the log's own promises are enough
+        on_redis = ("redis", "redis@cluster") if metafunc.module.__name__.rpartition(".")[2].startswith("test_log") else ("redis",)
+        kinds = ["sqlite", "memory", *(pytest.param(kind, marks=needs_redis) for kind in on_redis)]
+        metafunc.parametrize("opened", kinds, indirect=True)
+
+
+@pytest.fixture
 async def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenLog]:
     """A log that has been made and not opened yet. Whatever a test did, its books balance at the end, also after a restart."""
     settings = getattr(request.node.get_closest_marker("log_settings"), "kwargs", {})
-    url = request.getfixturevalue("redis_url") if request.param == "redis" else ""
-    under_test = OpenLog(request.param, tmp_path, url, **settings)
+    kind, _, where = request.param.partition("@")
+    url = request.getfixturevalue("redis_cluster_url" if where else "redis_url") if kind.startswith("redis") else ""
+    under_test = OpenLog(kind, tmp_path, url, cluster=bool(where), **settings)
     yield under_test
     await under_test.check_books()
     specs = [usage.spec for usage in under_test.log.usage().groups]
