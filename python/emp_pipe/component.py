@@ -35,6 +35,8 @@ class Wiring:
     aggregates: bool = False
     codec: Literal["none", "gzip", "zstd"] = "gzip"
     """What blocks are compressed with, so that most go out as they lie."""
+    parts: int = 1
+    """How many instances of a deriver this process has, one for each part of the log: what it may hold is divided by it."""
 
 
 @dataclass(frozen=True, slots=True)

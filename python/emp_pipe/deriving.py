@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from emp_pipe.component import ComponentConfig, Wiring
-from emp_pipe.delivery.derive import DeriveLoop
+from emp_pipe.delivery.derive_parts import DeriveLoops
 from emp_pipe.errors import ConfigError, EmpPipeError, ErrorKind
 from emp_pipe.log.protocol import Delivery, GroupSpec, Log, Topic
 from emp_pipe.logs import get_logger
@@ -28,7 +28,7 @@ _logger = get_logger("pipeline")
 class DeriverSlot:
     """A deriver's loop, what it was built with, and its task; `failure` is set when it ended by an error."""
 
-    loop: DeriveLoop
+    loop: DeriveLoops
     config: ComponentConfig
     wiring: Wiring
     secrets: tuple[int, ...] = ()
@@ -141,27 +141,32 @@ async def hand_on(
 
     The log has the groups `after` and those that are `leaving`. `written`: what the derivers of `after` write; what one of them holds and
     would write there is its to end. Return False where it was cut short by `stopping`: the rest is still there for the next start."""
-    for spec in leaving(before, after):
-        heirs = {other.name for other in after for topic in other.topics & spec.topics if topic.derived in written.get(other.name, ())}
-        if not any(spec.name in (by := _carriers(before, topic)) and not by & heirs for topic in spec.topics):
-            continue
-        red = {other.name for other in before if type_of(other.name) == "red_metrics" and other.topics & spec.topics} - {spec.name}
-        left, handed = _held_blocks(log, spec.name), 0  # what comes meanwhile is others': under traffic it never ends
-        while left > 0 and not stopping() and (deliveries := await _next(log, spec.name)):
-            offsets = [delivery.offset for delivery in deliveries]
-            inherited = await _held_by(log, heirs, offsets)
-            uncounted = set(offsets) if not red else await _held_by(log, red, offsets)
-            outputs = [
-                one.block.with_topic(Topic(one.topic).derived.value).with_flags(red_done=one.block.red_done or one.offset not in uncounted)
-                for one in deliveries
-                if one.offset not in inherited
-            ]
-            await log.commit(spec.name, acks=deliveries, outputs=outputs)
-            left -= len(deliveries)
-            handed += len(outputs)
-        if handed:
-            _logger.warning("%s: handed on %d blocks that it had not come to", spec.name, handed)
+    for part in [log] if len(log.parts) == 1 else [part for part in log.parts if part.ours]:
+        for spec in leaving(before, after):
+            heirs = {other.name for other in after for topic in other.topics & spec.topics if topic.derived in written.get(other.name, ())}
+            if any(spec.name in (by := _carriers(before, topic)) and not by & heirs for topic in spec.topics):
+                red = {other.name for other in before if type_of(other.name) == "red_metrics" and other.topics & spec.topics} - {spec.name}
+                await _hand_on_of(part, spec.name, heirs, red, stopping)
     return not stopping()
+
+
+async def _hand_on_of(log: Log, group: str, heirs: set[str], red: set[str], stopping: Callable[[], bool]) -> None:
+    """Hand on what one deriver left in one part of a log."""
+    left, handed = _held_blocks(log, group), 0  # what comes meanwhile is others': under traffic it never ends
+    while left > 0 and not stopping() and (deliveries := await _next(log, group)):
+        offsets = [delivery.offset for delivery in deliveries]
+        inherited = await _held_by(log, heirs, offsets)
+        uncounted = set(offsets) if not red else await _held_by(log, red, offsets)
+        outputs = [
+            one.block.with_topic(Topic(one.topic).derived.value).with_flags(red_done=one.block.red_done or one.offset not in uncounted)
+            for one in deliveries
+            if one.offset not in inherited
+        ]
+        await log.commit(group, acks=deliveries, outputs=outputs)
+        left -= len(deliveries)
+        handed += len(outputs)
+    if handed:
+        _logger.warning("%s: handed on %d blocks that it had not come to", group, handed)
 
 
 def written_by(slots: Mapping[str, DeriverSlot]) -> dict[str, frozenset[Topic]]:

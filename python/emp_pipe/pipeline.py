@@ -21,7 +21,7 @@ from emp_pipe._core import Normalizer
 from emp_pipe.clock import Clock
 from emp_pipe.component import ComponentConfig, Context, Exporter, ExporterConfig, ProcessorConfig, Receiver
 from emp_pipe.config import PipelineConfig, revealed_secrets
-from emp_pipe.delivery.derive import DeriveLoop
+from emp_pipe.delivery.derive_parts import DeriveLoops
 from emp_pipe.delivery.loop import DeliveryLoop
 from emp_pipe.deriving import DeriverSlot
 from emp_pipe.environment import OTLP_LISTEN
@@ -152,14 +152,18 @@ class Pipeline:
             secrets = revealed_secrets(settings, component_id)
             slot = known.get(component_id)
             if slot is None or slot.failure or (slot.config, slot.wiring, slot.secrets) != (settings, wiring, secrets):
-                deriver = self._built(Kind.PROCESSORS, component_id, settings, context)
+                make = partial(self._build_deriver, component_id, settings, context)
                 watch = partial(self._derived, component_id)
-                slot = DeriverSlot(DeriveLoop(deriver, self.log, context, watch=watch), settings, wiring, secrets)
+                slot = DeriverSlot(DeriveLoops(make, self.log, context, watch=watch), settings, wiring, secrets)
             slots[component_id] = slot
         if slots:
             topics = frozenset(topic for spec in _groups(exporters) for topic in spec.topics)
             deriving.check(slots, topics, exporters)
         return slots
+
+    def _build_deriver(self, component_id: str, config: ComponentConfig, context: Context, parts: int) -> Any:
+        """Return a deriver, one of so many of its name here."""
+        return self._built(Kind.PROCESSORS, component_id, config, replace(context, wiring=replace(context.wiring, parts=parts)))
 
     def _derived(self, component_id: str, block: Any) -> None:
         if self.taps:

@@ -22,7 +22,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._declared: dict[str, Counter | Gauge | Histogram] = {}
-        self._readers: dict[tuple[str, str], ComponentGauges] = {}
+        self._readers: dict[tuple[str, str], dict[ComponentGauges, Callable[[], float]]] = {}
         self._readers_lock = threading.Lock()
 
     def counter(self, name: str, *, unit: str, help: str, labels: Sequence[str] = ()) -> Counter:
@@ -51,8 +51,8 @@ class Metrics:
 class ComponentGauges:
     """Gauges of one component that are read when somebody asks, for as long as it runs.
 
-    What reads them holds the component: it `add`s them when it begins and `close`s them when it has ended. The one that takes its place may
-    have begun by then, under the same id: the gauges are its own then, and stay."""
+    What reads them holds the component: it `add`s them when it begins and `close`s them when it has ended. Several may run under one id (a
+    deriver for each part of the log; one that takes another's place): a gauge is the sum of theirs."""
 
     def __init__(self, metrics: Metrics, component: str) -> None:
         self._metrics = metrics
@@ -63,15 +63,16 @@ class ComponentGauges:
         """Declare a gauge with the label `component`, and where its value is read."""
         gauge = self._gauges[name] = self._metrics.gauge(name, unit=unit, help=help, labels=("component",))
         with self._metrics._readers_lock:
-            self._metrics._readers[name, self._component] = self
-            gauge.labels(self._component).set_function(read)
+            readers = self._metrics._readers.setdefault((name, self._component), {})
+            readers[self] = read
+            gauge.labels(self._component).set_function(lambda: sum([one() for one in list(readers.values())]))
 
     def close(self) -> None:
         """Remove the gauges from the metrics, and let go of what they read."""
-        readers = self._metrics._readers
         with self._metrics._readers_lock:
             for name, gauge in self._gauges.items():
-                if readers.get((name, self._component)) is self:
-                    del readers[name, self._component]
+                readers = self._metrics._readers.get((name, self._component), {})
+                if readers.pop(self, None) is not None and not readers:
+                    del self._metrics._readers[name, self._component]
                     gauge.remove(self._component)
         self._gauges.clear()

@@ -45,6 +45,10 @@ class OpenLog:
         self.log: Log = self._make()
 
     @property
+    def shards(self) -> int:
+        return int(self.kind.partition("-")[2] or 1)
+
+    @property
     def durable(self) -> bool:
         return self.kind != "memory"
 
@@ -52,9 +56,10 @@ class OpenLog:
         context = Context(self.clock, Metrics(), self._directory, "m1", "run")
         if self.kind == "memory":
             return MemoryLog("memory", MemoryConfig(**self.settings), context)
-        if self.kind == "redis":
+        if self.kind.startswith("redis"):
             # the only replica: what its configuration does not name nobody names
-            settings = {"url": self._url, "cluster": self._cluster, "prefix": self._prefix, "retire_after_s": 0, **self.settings}
+            of_all = {"url": self._url, "cluster": self._cluster, "prefix": self._prefix, "retire_after_s": 0, "shards": self.shards}
+            settings = {**of_all, **self.settings}
             return RedisLog("redis", RedisConfig(**settings), context)
         return SqliteLog("sqlite", SqliteConfig(**{"min_free_bytes": 0, **self.settings}), context)
 
@@ -85,7 +90,7 @@ class OpenLog:
 
     async def damage(self, topic: Topic, offsets: Sequence[int]) -> None:
         """Make blocks of a closed log unreadable: their headers are cut short."""
-        if self.kind == "redis":
+        if self.kind.startswith("redis"):
             await self._damage_redis(topic, {f"{offset}-0".encode() for offset in offsets})
             return
         connection = apsw.Connection(str(next(self._directory.rglob("*.db"))))
@@ -113,22 +118,26 @@ class OpenLog:
     async def check_stored(self) -> None:
         """What Redis has counted as it changed is what lies there."""
         async with self._client(decode_responses=True, encoding_errors="replace") as client:
-            base = f"{{{self._prefix}.0}}:"
-            entries = {line.split()[0]: line.split() for line in await client.zrange(f"{base}index", 0, -1)}
-            books = {tuple(field.split("\x1f")): int(number) for field, number in (await client.hgetall(f"{base}books")).items()}
-            counted: dict[tuple[str, ...], int] = {}
-            everything: set[str] = set()
-            for group in await client.hkeys(f"{base}groups"):
-                for offset in await client.zrange(f"{base}held:{group}", 0, -1):
-                    _, topic, size, records, _ = entries[offset]
-                    everything.add(offset)
-                    for what, number in (("blocks", 1), ("bytes", int(size)), ("records", int(records))):
-                        counted["h", topic, group, what] = counted.get(("h", topic, group, what), 0) + number
-            assert {key: number for key, number in books.items() if key[0] == "h"} == {key: n for key, n in counted.items() if n}
-            assert everything == set(entries), "blocks that nobody holds are kept, or the other way round"
-            streams = [id.split("-")[0] for topic in Topic for id, _ in await client.xrange(f"{base}stream:{topic}")]
-            assert set(streams) == everything
-            assert int(await client.hget(f"{base}meta", "held_bytes") or 0) == sum(int(entry[2]) for entry in entries.values())
+            for shard in range(self.shards):
+                await self._check_shard(client, f"{{{self._prefix}.{shard}}}:")
+
+    @staticmethod
+    async def _check_shard(client: Any, base: str) -> None:
+        entries = {line.split()[0]: line.split() for line in await client.zrange(f"{base}index", 0, -1)}
+        books = {tuple(field.split("\x1f")): int(number) for field, number in (await client.hgetall(f"{base}books")).items()}
+        counted: dict[tuple[str, ...], int] = {}
+        everything: set[str] = set()
+        for group in await client.hkeys(f"{base}groups"):
+            for offset in await client.zrange(f"{base}held:{group}", 0, -1):
+                _, topic, size, records, _ = entries[offset]
+                everything.add(offset)
+                for what, number in (("blocks", 1), ("bytes", int(size)), ("records", int(records))):
+                    counted["h", topic, group, what] = counted.get(("h", topic, group, what), 0) + number
+        assert {key: number for key, number in books.items() if key[0] == "h"} == {key: n for key, n in counted.items() if n}
+        assert everything == set(entries), "blocks that nobody holds are kept, or the other way round"
+        streams = [id.split("-")[0] for topic in Topic for id, _ in await client.xrange(f"{base}stream:{topic}")]
+        assert set(streams) == everything
+        assert int(await client.hget(f"{base}meta", "held_bytes") or 0) == sum(int(entry[2]) for entry in entries.values())
 
     async def check_books(self) -> None:
         """Both equations hold now."""
@@ -175,7 +184,7 @@ async def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     await under_test.check_books()
     specs = [usage.spec for usage in under_test.log.usage().groups]
     await under_test.close()
-    if under_test.kind == "redis":
+    if under_test.kind.startswith("redis"):
         await under_test.check_stored()
     if under_test.durable:
         under_test.log = under_test._make()

@@ -29,6 +29,7 @@ from emp_pipe.log.protocol import (
     Groups,
     GroupSpec,
     LossReason,
+    OfOnePiece,
     ReceiverBooks,
     Rejection,
     Revival,
@@ -63,7 +64,7 @@ class _Stored:
         self.readers = readers
 
 
-class MemoryLog:
+class MemoryLog(OfOnePiece):
     """A `Log` that keeps everything in Python structures."""
 
     def __init__(self, id: str, config: MemoryConfig, context: Context) -> None:

@@ -11,17 +11,20 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from emp_pipe.buffers.redis_client import RedisClientConfig, connect
 from emp_pipe.buffers.redis_link import Wait, end_tasks
+from emp_pipe.buffers.redis_placement import MOST_SHARDS, ShardPart, by_shard, plan, shard_of_name, shard_of_offset
 from emp_pipe.buffers.redis_server import RedisStated
 from emp_pipe.buffers.redis_shard import RedisShard
 from emp_pipe.buffers.redis_spool import SpoolConfig, SpooledLog
 from emp_pipe.buffers.redis_watch import ServerWatch
+from emp_pipe.buffers.redis_whole import Whole, group_books_of, receiver_books_of, usage_of
 from emp_pipe.component import Context
 from emp_pipe.log.protocol import (
     Append,
@@ -33,6 +36,7 @@ from emp_pipe.log.protocol import (
     GroupBooks,
     Groups,
     GroupSpec,
+    Log,
     ReceiverBooks,
     Rejection,
     Revival,
@@ -43,10 +47,18 @@ if TYPE_CHECKING:
     from emp_pipe._core import Block
 
 
+DEFAULT_SHARDS = 1
+
+
 class RedisConfig(RedisClientConfig):
     """Settings of the buffer in Redis."""
 
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")] = Field("emp-pipe", description="What all keys begin with.")
+    shards: Annotated[int, Field(ge=1, le=MOST_SHARDS)] | None = Field(
+        None,
+        description="Into how many parts the buffer is cut, each read by one replica at a time: what replicas share. Fixed once the buffer "
+        f"is made. Default: {DEFAULT_SHARDS}.",
+    )
     max_bytes: PositiveInt = Field(8 << 30, description="What the buffer may hold; 15 % of it is kept for draining.")
     maxmemory_share: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.7, description="Receivers wait while Redis uses more than this share of its `maxmemory`; the rest is kept for draining."
@@ -85,19 +97,40 @@ class RedisConfig(RedisClientConfig):
 
 
 class RedisLog:
-    """A `Log` in Redis."""
+    """A `Log` in Redis: the face over its shards. Who derives goes to the shards themselves (`parts`)."""
 
     def __init__(self, id: str, config: RedisConfig, context: Context) -> None:
         self.id = id
         self.config = config
         self.owner = f"{context.machine_id}-{os.getpid()}-{secrets.token_hex(6)}"
         """Unique for each process and each log that it opens: leases and operations are its alone."""
+        self._clock = context.clock
         self._client = connect(config, id, context.clock)
         self._watch = ServerWatch(
             self._client, config, config.stated, context.clock, wait_replicas=config.wait_replicas, wait_aof=config.wait_aof
         )
         self._watching: asyncio.Task[None] | None = None
-        self.shard = RedisShard(id, 0, config, context.clock, self._client, self.owner)
+        self._turns: dict[str, int] = {}
+        """By group: the shard that a read begins with."""
+        self.shards: list[RedisShard] = []
+        self._make_shards(config.shards or DEFAULT_SHARDS)
+
+    def _make_shards(self, count: int) -> None:
+        whole = Whole(count)
+        self.shards = [RedisShard(self.id, n, self.config, self._clock, self._client, self.owner, whole) for n in range(count)]
+
+    @property
+    def shard(self) -> RedisShard:
+        """The first one."""
+        return self.shards[0]
+
+    @property
+    def parts(self) -> Sequence[Log]:
+        return tuple(self.shards)
+
+    @property
+    def ours(self) -> bool:
+        return any(shard.ours for shard in self.shards)
 
     @property
     def durability(self) -> str:
@@ -106,52 +139,147 @@ class RedisLog:
     @property
     def warnings(self) -> Sequence[str]:
         """What start-up warns of."""
-        return self._watch.warnings
+        stored, wanted = len(self.shards), self.config.shards
+        if wanted is None or wanted == stored:
+            return self._watch.warnings
+        return [
+            *self._watch.warnings,
+            f"buffer.shards is {wanted}, and the buffer under {self.config.prefix!r} was made with {stored}: it keeps them. For another "
+            "number let it drain and set another `buffer.prefix`",
+        ]
 
     @property
     def details(self) -> Mapping[str, Any]:
         """For `/readyz`, under `buffer`."""
-        shard = self.shard
-        return {**self._watch.details, "shards": [{"shard": shard.number, "owned": shard.owned.is_set(), "away": shard.away}]}
+        shards = [{"shard": shard.number, "owned": shard.ours, "away": shard.away} for shard in self.shards]
+        return {**self._watch.details, "shards": shards}
 
     @property
     def away(self) -> str:
         """Why nothing can be written; empty while something can."""
-        return self.shard.away
+        return next((shard.away for shard in self.shards if shard.away), "")
 
-    @property
-    def admitting(self) -> bool:
-        return self.shard.admitting
+    # opening and closing
 
     async def open(self, groups: Groups | None) -> None:
         try:
             await self._watch.begin()
-            await self.shard.open(groups)
+            await self._open_shards(groups)
         except BaseException:
+            for shard in self.shards:
+                await shard.close(self._clock.monotonic_s())
             await self._client.aclose()
             raise
         self._watching = asyncio.get_running_loop().create_task(self._watch.run(), name=f"{self.id}: server")
 
+    async def _open_shards(self, groups: Groups | None) -> None:
+        await self.shard.find()
+        if self.shard.stored_shards != len(self.shards):
+            self._make_shards(self.shard.stored_shards)
+        for shard in self.shards:
+            await shard.open(None)
+        if callable(groups):
+            stored = {spec.name: spec for shard in reversed(self.shards) for spec in shard.view.specs.values()}
+            groups = await asyncio.to_thread(groups, list(stored.values()))
+        if groups is not None:
+            await self.set_groups(groups)
+
     async def set_groups(self, groups: Sequence[GroupSpec]) -> None:
-        await self.shard.set_groups(groups)
+        for shard in self.shards:
+            await shard.set_groups(groups)
 
     async def close(self, deadline_monotonic_s: float) -> None:
-        await self.shard.close(deadline_monotonic_s)
+        await asyncio.gather(*(shard.close(deadline_monotonic_s) for shard in self.shards))
         if self._watching is not None:
             await end_tasks([self._watching])
         await self._client.aclose()
 
+    # appending
+
     async def append(self, append: Append) -> Appended:
-        return await self.shard.append(append)
+        if len(self.shards) == 1:
+            return await self.shard.append(append)
+        for shard in self.shards:
+            shard.check_admitting()
+        planned = await plan(append, len(self.shards))
+        offsets = [-1] * len(append.blocks)
+        for parts in (planned.first, planned.last):
+            await self._append_parts(append, parts, offsets)
+        return Appended(offsets)
+
+    async def _append_parts(self, append: Append, parts: Mapping[int, ShardPart], offsets: list[int]) -> None:
+        """Append to several shards at once; return when all have answered. Raises the first LogError."""
+        answers = await asyncio.gather(
+            *(self.shards[number].append(part.append(append), part.once) for number, part in parts.items()), return_exceptions=True
+        )
+        for part, answer in zip(parts.values(), answers, strict=True):
+            if isinstance(answer, BaseException):
+                raise answer
+            for place, offset in zip(part.places, answer.offsets, strict=True):
+                if offsets[place] < 0:
+                    offsets[place] = offset
 
     async def seen(self, chunks: Sequence[ChunkKey]) -> set[ChunkKey]:
-        return await self.shard.seen(chunks)
+        found: set[ChunkKey] = set()
+        for number, shard in enumerate(self.shards):
+            of_shard = [chunk for chunk in chunks if shard_of_name(chunk.chunk, len(self.shards)) == number]
+            if of_shard:
+                found |= await shard.seen(of_shard)
+        return found
+
+    async def checkpoint_get(self, name: str) -> bytes | None:
+        return await self.shards[shard_of_name(name.encode(), len(self.shards))].checkpoint_get(name)
+
+    # reading
 
     async def read(self, group: str, max_bytes: int, owner: str = "") -> list[Delivery]:
-        return await self.shard.read(group, max_bytes, owner)
+        """Return blocks of the shards that are ours: each in its order, each in its turn."""
+        if len(self.shards) == 1:
+            return await self.shard.read(group, max_bytes, owner)
+        deliveries: list[Delivery] = []
+        left = max_bytes
+        turn = self._turns[group] = (self._turns.get(group, -1) + 1) % len(self.shards)
+        try:
+            for shard in (*self.shards[turn:], *self.shards[:turn]):
+                known = shard.ledger.groups.get(group)
+                if known is None or not known.readable or (deliveries and left < max_bytes // 2):
+                    continue
+                more = await shard.read(group, left, owner)
+                left -= sum(delivery.block.payload_bytes for delivery in more)
+                deliveries += more
+        except BaseException:
+            self.defer(deliveries)
+            raise
+        return deliveries
 
     async def wait_readable(self, group: str) -> None:
-        await self.shard.wait_readable(group)
+        if len(self.shards) == 1:
+            await self.shard.wait_readable(group)
+            return
+        waits = [asyncio.ensure_future(shard.wait_readable(group)) for shard in self.shards]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await end_tasks(waits)
+
+    def defer(self, deliveries: Sequence[Delivery]) -> None:
+        for number, those in self._by_shard(deliveries).items():
+            self.shards[number].defer(those)
+
+    async def held_by(self, group: str, offsets: Sequence[int]) -> set[int]:
+        held: set[int] = set()
+        for number, those in by_shard(offsets).items():
+            held |= await self.shards[number].held_by(group, those)
+        return held
+
+    @staticmethod
+    def _by_shard(deliveries: Iterable[Delivery]) -> dict[int, list[Delivery]]:
+        found: dict[int, list[Delivery]] = {}
+        for delivery in deliveries:
+            found.setdefault(shard_of_offset(delivery.offset), []).append(delivery)
+        return found
+
+    # ending
 
     async def commit(
         self,
@@ -165,58 +293,96 @@ class RedisLog:
         state_ttl_s: float | None = None,
         state_deletes: Sequence[str] = (),
     ) -> None:
-        await self.shard.commit(
-            group,
-            acks=acks,
-            skipped_records=skipped_records,
-            rejections=rejections,
-            outputs=outputs,
-            state_puts=state_puts,
-            state_ttl_s=state_ttl_s,
-            state_deletes=state_deletes,
+        """One atomic commit where all of it is of one shard, else one for each. What is derived must be of one shard."""
+        acked = self._by_shard(acks)
+        rejected: dict[int, list[Rejection]] = {}
+        for rejection in rejections:
+            rejected.setdefault(shard_of_offset(rejection.delivery.offset), []).append(rejection)
+        numbers = sorted({*acked, *rejected}) or [0]
+        if len(numbers) > 1 and (outputs or state_puts or state_deletes):
+            raise ValueError("what is derived of several shards cannot be one commit: derive from `parts`")
+        commits = (
+            self.shards[number].commit(
+                group,
+                acks=acked.get(number, ()),
+                skipped_records=skipped_records,
+                rejections=rejected.get(number, ()),
+                outputs=outputs,
+                state_puts=state_puts,
+                state_ttl_s=state_ttl_s,
+                state_deletes=state_deletes,
+            )
+            for number in numbers
         )
-
-    def defer(self, deliveries: Sequence[Delivery]) -> None:
-        self.shard.defer(deliveries)
-
-    async def held_by(self, group: str, offsets: Sequence[int]) -> set[int]:
-        return await self.shard.held_by(group, offsets)
+        for answer in await asyncio.gather(*commits, return_exceptions=True):
+            if isinstance(answer, BaseException):
+                raise answer
 
     async def state_get(self, group: str, key: str) -> bytes | None:
-        return await self.shard.state_get(group, key)
+        for shard in self.shards:
+            if (value := await shard.state_get(group, key)) is not None:
+                return value
+        return None
 
     async def state_items(self, group: str, prefix: str = "") -> dict[str, bytes]:
-        return await self.shard.state_items(group, prefix)
-
-    async def checkpoint_get(self, name: str) -> bytes | None:
-        return await self.shard.checkpoint_get(name)
-
-    async def receiver_books(self) -> list[ReceiverBooks]:
-        return await self.shard.receiver_books()
-
-    async def group_books(self) -> list[GroupBooks]:
-        return await self.shard.group_books()
-
-    def usage(self) -> Usage:
-        return self.shard.usage()
-
-    async def wait_admitting(self) -> None:
-        await self.shard.wait_admitting()
+        found: dict[str, bytes] = {}
+        for shard in reversed(self.shards):
+            found |= await shard.state_items(group, prefix)
+        return found
 
     async def reset_group(self, group: str, start: Literal["oldest", "newest"]) -> None:
-        await self.shard.reset_group(group, start)
+        for shard in self.shards:
+            await shard.reset_group(group, start)
 
     async def drop_group(self, group: str) -> None:
-        await self.shard.drop_group(group)
+        for shard in self.shards:
+            await shard.drop_group(group)
+
+    # dead letters: ids that leave here name the shard too
 
     async def dead_letters(self, limit: int = 100, after_id: int = 0, which: DeadFilter | None = None) -> list[tuple[int, DeadLetter]]:
-        return await self.shard.dead_letters(limit, after_id, which)
+        which = which or DeadFilter()
+        count = len(self.shards)
+        found: list[tuple[int, DeadLetter]] = []
+        for number, shard in enumerate(self.shards):
+            ids = None if which.ids is None else frozenset(id // count for id in which.ids if id % count == number)
+            of_shard = await shard.dead_letters(limit, max((after_id - number) // count, 0), replace(which, ids=ids))
+            found += [(id * count + number, letter) for id, letter in of_shard]
+        return sorted(found, key=lambda pair: pair[0])[:limit]
 
     async def delete_dead_letters(self, ids: Sequence[int]) -> int:
-        return await self.shard.delete_dead_letters(ids)
+        count, deleted = len(self.shards), 0
+        for number in dict.fromkeys(id % count for id in ids):
+            deleted += await self.shards[number].delete_dead_letters([id // count for id in ids if id % count == number])
+        return deleted
 
     async def revive_dead_letters(self, revivals: Sequence[Revival]) -> list[int]:
-        return await self.shard.revive_dead_letters(revivals)
+        count = len(self.shards)
+        revived: list[int] = []
+        for number in dict.fromkeys(one.id % count for one in revivals):
+            those = [replace(one, id=one.id // count) for one in revivals if one.id % count == number]
+            revived += [id * count + number for id in await self.shards[number].revive_dead_letters(those)]
+        return revived
+
+    # questions
+
+    async def receiver_books(self) -> list[ReceiverBooks]:
+        return receiver_books_of([await shard.receiver_books() for shard in self.shards])
+
+    async def group_books(self) -> list[GroupBooks]:
+        return group_books_of([await shard.group_books() for shard in self.shards])
+
+    def usage(self) -> Usage:
+        return usage_of([shard.usage() for shard in self.shards], self.config.dead_max_bytes)
+
+    @property
+    def admitting(self) -> bool:
+        return all([shard.ledger.admitting for shard in self.shards])
+
+    async def wait_admitting(self) -> None:
+        while not self.admitting:
+            for shard in self.shards:
+                await shard.wait_admitting()
 
 
 def build(id: str, config: RedisConfig, context: Context) -> SpooledLog:

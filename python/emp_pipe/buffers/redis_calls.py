@@ -15,7 +15,7 @@ import msgpack  # type: ignore[import-untyped]
 from emp_pipe.buffers.redis_keys import Keys, View, render_spec
 from emp_pipe.buffers.redis_link import Call
 from emp_pipe.log.group_ledger import Ending, Entry
-from emp_pipe.log.protocol import Append, DeadLetter, GroupSpec, Revival
+from emp_pipe.log.protocol import Append, ChunkKey, DeadLetter, GroupSpec, Revival
 
 if TYPE_CHECKING:
     from emp_pipe._core import Block
@@ -68,11 +68,19 @@ class Calls:
         """Return the blocks that some group reads: only they are written."""
         return [block for block in blocks if self.view.readers.get(block.topic)]
 
-    def append(self, append: Append, now: int, checkpoint_epoch: int) -> Call:
-        described, payloads = self._blocks(self.read_blocks(append.blocks))
+    def append(self, append: Append, now: int, checkpoint_epoch: int, once: Mapping[str, ChunkKey] | None = None) -> Call:
+        """`once`: by block id, under which key a block is remembered, so that it is filed once."""
+        once = once or {}
+        blocks = self.read_blocks(append.blocks)
+        described, payloads = self._blocks(blocks)
         letters, more = _letters([(0, letter) for letter in append.dead], now)
         seen = [self.keys.chunk(chunk) for chunk in append.chunks]
         keys = self._all_keys()
+        known = [self.keys.chunk(once[block.block_id]) for block in blocks if block.block_id in once]
+        numbers = iter(range(len(self.keys.fixed) + len(keys) + len(seen) + 1, 1 << 30))
+        for block, about in zip(blocks, described, strict=True):
+            if block.block_id in once:
+                about["once"] = next(numbers)
         arguments = self._common(
             now,
             blocks=described,
@@ -83,7 +91,7 @@ class Calls:
             first_chunk=len(self.keys.fixed) + len(keys) + 1,
             chunks=len(seen),
         )
-        return Call("append", arguments, [*keys, *seen], [*payloads, *more])
+        return Call("append", arguments, [*keys, *seen, *known], [*payloads, *more])
 
     def commit(
         self,
@@ -161,7 +169,7 @@ class Calls:
 
     # space
 
-    def trim(self, group: str, now: int, in_flight: Iterable[int], limit: int) -> Call:
+    def trim(self, group: str, now: int, in_flight: Iterable[int], quota_bytes: int, limit: int) -> Call:
         spec = self.view.specs[group]
         oldest = 0 if spec.quota_age_s is None else now - int(spec.quota_age_s * 1e9)
         arguments = self._common(
@@ -169,7 +177,7 @@ class Calls:
             epoch=self.view.epoch,
             group=group,
             in_flight=[str(offset) for offset in in_flight],
-            quota_bytes=spec.quota_bytes,
+            quota_bytes=quota_bytes,
             oldest=str(oldest),
             limit=limit,
             readers={topic.value: self.view.readers[topic.value] for topic in spec.topics},

@@ -27,10 +27,10 @@ _log = get_logger("redis")
 class Effects:
     """Takes replies into one shard's ledger."""
 
-    def __init__(self, ledger: Ledger, reading: Reading) -> None:
+    def __init__(self, ledger: Ledger, reading: Reading, known_offset: int) -> None:
         self._ledger = ledger
         self._reading = reading
-        self.known_offset = 0
+        self.known_offset = known_offset
         """All blocks up to it have been counted."""
 
     # what was added
@@ -38,6 +38,9 @@ class Effects:
     def _filed(self, offsets: Sequence[bytes], blocks: Sequence[Block], now: int, taking: Taking) -> list[int]:
         filed = []
         for offset, block in zip(offsets, blocks, strict=True):
+            if offset == b"-1":  # it had been filed before
+                filed.append(-1)
+                continue
             entry = Entry(int(offset), block.topic, len(block.header) + block.payload_bytes, block.records, now)
             filed.append(entry.offset)
             if taking.complete:

@@ -55,6 +55,15 @@ class LateLog:
         """Why it cannot be written to; empty while it can."""
         return self.remote.away if self.opened.is_set() else self._unopened
 
+    @property
+    def parts(self) -> Sequence[Log]:
+        """Those of the remote log, which are known once it is open."""
+        return self.remote.parts
+
+    @property
+    def ours(self) -> bool:
+        return self.opened.is_set() and self.remote.ours
+
     # what a subclass says of it
 
     async def _came(self, *, late: bool) -> None:

@@ -19,10 +19,12 @@ from emp_pipe.buffers.redis_effects import Effects, refusal
 from emp_pipe.buffers.redis_keys import FORMAT, Keys, View
 from emp_pipe.buffers.redis_lease import Lease, Standing
 from emp_pipe.buffers.redis_link import Call, Link, end_tasks
+from emp_pipe.buffers.redis_placement import first_offset
 from emp_pipe.buffers.redis_queue import Operation, Queue, Taking
 from emp_pipe.buffers.redis_reader import Reader
 from emp_pipe.buffers.redis_snapshot import Look, pairs, parse_look
 from emp_pipe.buffers.redis_space import Space
+from emp_pipe.buffers.redis_whole import Whole
 from emp_pipe.clock import Clock, SteadyClock
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.group_ledger import GroupLedger
@@ -45,21 +47,23 @@ _BELL_MS = 1000
 class ShardLife:
     """One shard, as far as it lives; `RedisShard` is the log that it is."""
 
-    def __init__(self, id: str, number: int, config: RedisConfig, clock: Clock, client: Client, owner: str) -> None:
+    def __init__(self, id: str, number: int, config: RedisConfig, clock: Clock, client: Client, owner: str, whole: Whole) -> None:
         self.id = id
         self.number = number
         self.config = config
         self.clock = SteadyClock(clock)  # ages and times to live hold when the wall clock is set
         self.place = config.address.place
+        self.whole = whole
         self.view = View()
         self.keys = Keys(config.prefix, number, owner)
         self.link = Link(client, self.keys, self.view, owner, self.place, config.waits)
-        self.calls = Calls(self.keys, self.view, DeadLimits(config.dead_max_bytes, config.dead_max_age_s))
+        self.calls = Calls(self.keys, self.view, DeadLimits(whole.share(config.dead_max_bytes), config.dead_max_age_s))
         self.reader = Reader(self.link, self.calls)
         self.lease = Lease(self.link, config.lease_s)
         self.ledger = Ledger(max_bytes=config.max_bytes, reserve_share=0.15, dead_max_bytes=config.dead_max_bytes)
+        whole.met(number, self.ledger)
         self.reading = Reading(self.ledger, self.fetch, self.give_up)
-        self.effects = Effects(self.ledger, self.reading)
+        self.effects = Effects(self.ledger, self.reading, first_offset(number))
         self.queue = Queue(self.link, self._told, self.settle, self._begin, config.patience_s)
         self.space = Space(self)
         self.owned = asyncio.Event()
@@ -71,6 +75,8 @@ class ShardLife:
         """By group: the lease under which its state was read last."""
         self.checkpoint_epoch = 0
         """Checkpoints that were written under a higher one stay."""
+        self.stored_shards = 0
+        """How many there are, as the shard itself says."""
         self._named = False
         """Whether this instance of the shard knows our groups."""
         self._operations = 0
@@ -129,8 +135,7 @@ class ShardLife:
 
     async def _begin(self) -> None:
         """Find or make the shard, ask for the lease, load the ledger. Raises LogError."""
-        await self.link.load()
-        await self._find()
+        await self.find()
         standing = await self.lease.ask()
         lost_lease = standing.epoch != self.view.epoch
         self.view.epoch = standing.epoch
@@ -156,12 +161,19 @@ class ShardLife:
         self.owned.set() if standing.epoch else self.owned.clear()
         self.space.measured(standing)
 
-    async def _find(self) -> None:
+    async def find(self) -> None:
+        """Find or make the shard. Raises LogError."""
+        await self.link.load()
         call = Call(
             "create",
-            {"new_id": secrets.token_hex(8), "format": str(FORMAT), "shards": "1", "at_least": str(self.effects.known_offset + 1)},
+            {
+                "new_id": secrets.token_hex(8),
+                "format": str(FORMAT),
+                "shards": str(self.whole.count),
+                "at_least": str(self.effects.known_offset + 1),
+            },
         )
-        state, found, version, _ = await self.link.ask(call)
+        state, found, version, shards = await self.link.ask(call)
         if int(version) > FORMAT:
             raise LogError(
                 ErrorKind.LOG_NEWER,
@@ -181,6 +193,7 @@ class ShardLife:
             self.queue.forget_numbers()
             self._operations = 0
         self.view.id = found
+        self.stored_shards = int(shards)
         if state == b"made":
             self._named = False
 

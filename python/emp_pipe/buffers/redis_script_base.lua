@@ -91,20 +91,24 @@ local function entry(offset)
 end
 
 local function file(blocks, argument)
+  local offsets, filed = {}, {}
   local first = tonumber(call('HGET', META, 'next'))
   for i, block in ipairs(blocks) do
-    local id = text(first + i - 1) .. '-0'
-    local added = redis.pcall('XADD', stream(block.topic), id, 'h', ARGV[argument], 'p', ARGV[argument + 1])
-    if type(added) == 'table' and added.err then
-      for j = 1, i - 1 do call('XDEL', stream(blocks[j].topic), text(first + j - 1) .. '-0') end
-      return nil, added
+    if block.once and call('EXISTS', KEYS[block.once]) == 1 then
+      offsets[i] = '-1'
+    else
+      offsets[i] = text(first + #filed)
+      local added = redis.pcall('XADD', stream(block.topic), offsets[i] .. '-0', 'h', ARGV[argument], 'p', ARGV[argument + 1])
+      if type(added) == 'table' and added.err then
+        for j, one in ipairs(filed) do call('XDEL', stream(one.topic), text(first + j - 1) .. '-0') end
+        return nil, added
+      end
+      filed[#filed + 1] = block
     end
     argument = argument + 2
   end
-  local offsets = {}
-  for i, block in ipairs(blocks) do
+  for i, block in ipairs(filed) do
     local offset = text(first + i - 1)
-    offsets[i] = offset
     local member = offset .. ' ' .. block.topic .. ' ' .. text(block.size) .. ' ' .. text(block.records) .. ' ' .. A.now
     call('ZADD', INDEX, offset, member)
     for _, group in ipairs(block.groups) do
@@ -114,8 +118,12 @@ local function file(blocks, argument)
     end
     total('held_bytes', block.size)
   end
-  total('next', #blocks)
-  return offsets
+  -- last: what is remembered is durable
+  for _, block in ipairs(filed) do
+    if block.once then call('SET', KEYS[block.once], A.now, 'EX', 3600) end
+  end
+  total('next', #filed)
+  return offsets, #filed
 end
 
 local freed = 0

@@ -6,9 +6,9 @@ function F.append()
   for i = A.first_chunk, A.first_chunk + A.chunks - 1 do
     if call('EXISTS', KEYS[i]) == 1 then return {'seen'} end
   end
-  local offsets, failure = file(A.blocks, 2)
-  if not offsets then return failure end
-  if #A.blocks == 0 then call('HINCRBY', META, 'appends', 1) end
+  local offsets, filed = file(A.blocks, 2)
+  if not offsets then return filed end
+  if filed == 0 then call('HINCRBY', META, 'appends', 1) end
   local removed = {}
   bury(A.letters, 2 + 2 * #A.blocks, removed)
   for _, books in ipairs(A.books) do count('r', books[1], '', books[2], books[3]) end

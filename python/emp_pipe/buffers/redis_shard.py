@@ -43,6 +43,18 @@ if TYPE_CHECKING:
 class RedisShard(ShardLife):
     """A `Log` over one shard."""
 
+    @property
+    def durability(self) -> str:
+        return f"as the log of which it is a part, in Redis at {self.place}"
+
+    @property
+    def parts(self) -> Sequence[RedisShard]:
+        return (self,)
+
+    @property
+    def ours(self) -> bool:
+        return self.owned.is_set()
+
     # operations
 
     def _submit(self, operation: Operation) -> asyncio.Future[Any]:
@@ -56,18 +68,20 @@ class RedisShard(ShardLife):
         if self.closing:
             raise LogError(ErrorKind.LOG_CLOSED, place=self.id)
 
-    async def append(self, append: Append) -> Appended:
-        self._check_open()
-        ledger = self.ledger
-        if not ledger.admitting:
+    def check_admitting(self) -> None:
+        if not self.ledger.admitting:
             kind = ErrorKind.LOG_IO if self.queue.trouble is not None else ErrorKind.LOG_FULL
-            raise LogError(kind, place=self.id, detail=ledger.reason)
+            raise LogError(kind, place=self.id, detail=self.ledger.reason)
+
+    async def append(self, append: Append, once: Mapping[str, ChunkKey] | None = None) -> Appended:
+        self._check_open()
+        self.check_admitting()
         now = self.clock.unix_nano()
         written: list[Block] = []
 
         def build() -> Call:
             written[:] = self.calls.read_blocks(append.blocks)
-            return self.calls.append(append, now, max(append.epoch, self.checkpoint_epoch))
+            return self.calls.append(append, now, max(append.epoch, self.checkpoint_epoch), once)
 
         def take(reply: list[Any], taking: Taking) -> list[int]:
             filed = iter(self.effects.appended(reply, taking, append, written, now))

@@ -48,9 +48,10 @@ class Space:
     def settle(self, stop_reason: str) -> None:
         shard, ledger = self._shard, self._shard.ledger
         now = shard.clock.unix_nano()
+        shard.whole.tell(shard.number)
         if not stop_reason and shard.owned.is_set():
             for group in ledger.groups.values():
-                if not group.spec.required and group.past_quota(now):
+                if not group.spec.required and group.past_quota(now) and self._has_more_than_its_share(group, now):
                     self._trim(group, now)
             if not shard.has_space:
                 self._relieve(now)
@@ -60,6 +61,14 @@ class Space:
             )
         ledger.stop_reason = stop_reason
         ledger.recompute(now)
+        shard.whole.tell_waiting(shard.number, now)
+
+    def _has_more_than_its_share(self, group: GroupLedger, now: int) -> bool:
+        """Whether a group that is past its quota loses something here, and not in another shard alone."""
+        if group.held_bytes > self._shard.whole.quota_bytes(self._shard.number, group.spec.name):
+            return True
+        age_s, oldest = group.spec.quota_age_s, group.oldest_unix_nano()
+        return age_s is not None and oldest is not None and now - oldest > age_s * 1e9
 
     def _trim(self, group: GroupLedger, now: int) -> None:
         shard, name = self._shard, group.spec.name
@@ -71,7 +80,9 @@ class Space:
         def take(reply: list[Any], taking: Taking) -> bool:
             return shard.effects.trimmed(reply, taking, name) or bool(reply[2])
 
-        future = shard.queue.put(Operation(lambda: shard.calls.trim(name, now, in_flight, _MOST_PER_CALL), take))
+        future = shard.queue.put(
+            Operation(lambda: shard.calls.trim(name, now, in_flight, shard.whole.quota_bytes(shard.number, name), _MOST_PER_CALL), take)
+        )
         future.add_done_callback(lambda done: self._trimmed(name, done))
 
     def _trimmed(self, name: str, done: asyncio.Future[bool]) -> None:
@@ -87,8 +98,9 @@ class Space:
             return
         self._relieving = True
         in_flight = frozenset[int]().union(*(group.in_flight for group in groups))
+        too_many = ledger.held_bytes + ledger.dead_bytes + ledger.elsewhere_bytes - ledger.admit_below_bytes + 1
         wanted = max(
-            ledger.held_bytes + ledger.dead_bytes - ledger.admit_below_bytes + 1,
+            -(-too_many // shard.whole.count),  # the others make room too
             self.used_bytes - self._limit_bytes if self.pressure else 1,
         )
         operation = Operation(lambda: shard.calls.relieve(now, in_flight, wanted, after, _MOST_PER_CALL), shard.effects.relieved)

@@ -38,6 +38,7 @@ from emp_pipe.log.protocol import (
     GroupBooks,
     Groups,
     GroupSpec,
+    OfOnePiece,
     ReceiverBooks,
     Rejection,
     Revival,
@@ -61,7 +62,7 @@ class SqliteConfig(ComponentConfig):
     dead_max_age_s: PositiveFloat = Field(7 * 86400.0, description="How long dead letters are kept.")
 
 
-class SqliteLog:
+class SqliteLog(OfOnePiece):
     """A `Log` on one directory, which is this process's alone."""
 
     def __init__(self, id: str, config: SqliteConfig, context: Context, *, vfs: str | None = None, synchronous: str = "FULL") -> None:
@@ -77,13 +78,8 @@ class SqliteLog:
         self._closing = True
         self._has_chunks = True
         self._futures: dict[Operation, asyncio.Future[Effects]] = {}
-        self._thread = CommitThread(
-            self.directory,
-            self._from_thread,
-            dead_limits=DeadLimits(config.dead_max_bytes, config.dead_max_age_s),
-            vfs=vfs,
-            synchronous=synchronous,
-        )
+        limits = DeadLimits(config.dead_max_bytes, config.dead_max_age_s)
+        self._thread = CommitThread(self.directory, self._from_thread, dead_limits=limits, vfs=vfs, synchronous=synchronous)
         self._reads = ThreadPoolExecutor(1, "emp-log-read")
         self._upkeep = Upkeep(self.directory, config.min_free_bytes, self._thread, self._clock, self._submit, self._look_again)
         self._upkeep_task: asyncio.Task[None] | None = None

@@ -12,7 +12,7 @@ Not here: what is derived (`processors/`), which derivers run and in which order
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from random import Random
@@ -24,11 +24,12 @@ from emp_pipe.clock import SteadyClock
 from emp_pipe.component import Context, Derived, Deriver
 from emp_pipe.delivery.backoff import Backoff
 from emp_pipe.delivery.derive_metrics import DeriveMetrics
-from emp_pipe.delivery.derived import merged
+from emp_pipe.delivery.derived import merged, rejection
+from emp_pipe.delivery.first_of import first_of
 from emp_pipe.delivery.lag import Lag
 from emp_pipe.delivery.loop import DeliveryStatus
 from emp_pipe.errors import EmpPipeError, ErrorKind, LogError
-from emp_pipe.log.protocol import DeadLetter, DeadReason, Delivery, Log, Rejection
+from emp_pipe.log.protocol import Delivery, Log
 from emp_pipe.logs import RateLimitedLogger, get_logger
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class DeriveLoop:
             self._draining, self._leaving = True, leaving
             self._blocks_to_drain = self._lag.held_blocks - len(self._held)
             self._wake.set()
-            await self._first_of(self._clock.sleep(max(deadline_monotonic_s - self._clock.monotonic_s(), 0.0)), self._ended.wait())
+            await first_of(self._clock.sleep(max(deadline_monotonic_s - self._clock.monotonic_s(), 0.0)), self._ended.wait())
         return not self._lag.held_records
 
     async def stop(self, deadline_monotonic_s: float) -> None:
@@ -142,10 +143,14 @@ class DeriveLoop:
         self._stopping = True
         self._wake.set()
         if self._task is not None and not self._ended.is_set():
-            await self._first_of(self._clock.sleep(max(deadline_monotonic_s - self._clock.monotonic_s(), 0.0)), self._ended.wait())
+            await first_of(self._clock.sleep(max(deadline_monotonic_s - self._clock.monotonic_s(), 0.0)), self._ended.wait())
             if not self._ended.is_set():
                 self._task.cancel()
                 await self._ended.wait()
+
+    def look(self) -> None:
+        """Look anew at whose the log is."""
+        self._wake.set()
 
     def status(self) -> DeliveryStatus:
         """Return how the deriver fares, in the words of a destination: what it holds is in flight."""
@@ -175,6 +180,8 @@ class DeriveLoop:
                 return False
             if error.kind is ErrorKind.LOG_STALE:
                 self._begun = False
+                if not self._log.ours:  # it waits until it is
+                    return True
             self._more_wanted = error.kind is ErrorKind.LOG_FULL
             await self._failed(error, error.kind)
         except Exception as error:  # a deriver may raise anything
@@ -195,14 +202,15 @@ class DeriveLoop:
         self._failures += 1
         self._metrics.failed(kind)
         self._logger.warning(kind, "%s: %s", self.id, error)
-        await self._first_of(self._clock.sleep(self._backoff.wait_s(self._failures)), self._wake.wait())
+        await first_of(self._clock.sleep(self._backoff.wait_s(self._failures)), self._wake.wait())
 
     async def _step(self) -> bool:
         self._wake.clear()
         if self._stopping:
             return False
-        if not self._begun:
-            await self._begin()
+        self._begun = self._begun and self._log.ours  # else another replica goes on from the last commit
+        if not self._begun and not await self._begin():
+            return False
         if self._pending is not None:
             if self._more_wanted:
                 await self._tick(final=self._draining)
@@ -228,15 +236,31 @@ class DeriveLoop:
             await self._wait(for_input=not full)
         return True
 
-    async def _begin(self) -> None:
-        """Give back what is held, and let the deriver begin from the state of its last commit."""
+    async def _begin(self) -> bool:
+        """Give back what is held, and let the deriver begin from the state of its last commit. False: it ends before the log is ours."""
         self._log.defer(list(self._held.values()))
         self._forget()
+        state = await self._state()
+        if state is None:
+            return False
         self._blocks_to_drain = self._lag.held_blocks
-        state = await self._log.state_items(self.group)
         await self._call(lambda: self.deriver.restore(state))
         self._begun = True
         self._next_tick_s = self._clock.monotonic_s() + self.deriver.tick_s
+        return True
+
+    async def _state(self) -> dict[str, bytes] | None:
+        """Return the state of the last commit, for which the log has to be ours; None where a drain or a stop comes first."""
+        reading = asyncio.ensure_future(self._log.state_items(self.group))
+        try:
+            while not reading.done():
+                if (self._draining or self._stopping) and not self._log.ours:
+                    return None
+                await first_of(asyncio.wait([reading]), self._wake.wait())
+                self._wake.clear()
+            return reading.result()
+        finally:
+            reading.cancel()
 
     def _forget(self) -> None:
         self._held.clear()
@@ -275,7 +299,7 @@ class DeriveLoop:
             self._failed_takes[delivery.offset] = self._failed_takes.get(delivery.offset, 0) + 1
             raise error
         if sum(delivery.block.payload_bytes for delivery in deliveries) < _READ_BYTES // 4 and not self._draining:
-            await self._first_of(self._clock.sleep(min(_PACE_S, self.deriver.tick_s)), self._wake.wait())
+            await first_of(self._clock.sleep(min(_PACE_S, self.deriver.tick_s)), self._wake.wait())
         return True
 
     def _take_all(self, deliveries: Sequence[Delivery], now_unix_nano: int) -> _Taken:
@@ -296,19 +320,8 @@ class DeriveLoop:
 
     def _reject(self, unreadable: Sequence[tuple[Delivery, str]]) -> None:
         """Let blocks end as dead letters with the next commit, which comes at once."""
-        rejections = []
-        for delivery, detail in unreadable:
-            block = delivery.block
-            letter = DeadLetter(
-                self.id,
-                DeadReason.BLOCK_INVALID,
-                detail,
-                bytes(memoryview(block)),
-                block.header,
-                block.records,
-                time_unix_nano=self._clock.unix_nano() + self._clock.set_by_ns(),
-            )
-            rejections.append(Rejection(delivery, [letter]))
+        now_unix_nano = self._clock.unix_nano() + self._clock.set_by_ns()
+        rejections = [rejection(self.id, delivery, detail, now_unix_nano) for delivery, detail in unreadable]
         self._add(Derived(rejections=rejections))
 
     # ticks and commits
@@ -341,12 +354,12 @@ class DeriveLoop:
         )
         failpoints.hit("derive.committed")
         self._pending = None
-        for delivery in [*derived.acks, *(rejection.delivery for rejection in derived.rejections)]:
+        for delivery in [*derived.acks, *(rejected.delivery for rejected in derived.rejections)]:
             if self._held.pop(delivery.offset, None) is not None:
                 self._held_bytes -= delivery.block.payload_bytes
             self._failed_takes.pop(delivery.offset, None)
-        for rejection in derived.rejections:
-            for letter in rejection.letters:
+        for rejected in derived.rejections:
+            for letter in rejected.letters:
                 self._metrics.dead(letter.records)
                 self._logger.warning("dead", "%s: %d records became a dead letter: %s", self.id, letter.records, letter.detail)
         self._failures = 0
@@ -385,14 +398,4 @@ class DeriveLoop:
             if self._readable is None or self._readable.done():
                 self._readable = asyncio.ensure_future(self._log.wait_readable(self.group))
             waits.append(asyncio.wait([self._readable]))
-        await self._first_of(*waits)
-
-    @staticmethod
-    async def _first_of(*waits: Coroutine[Any, Any, Any]) -> None:
-        tasks = [asyncio.ensure_future(wait) for wait in waits]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await first_of(*waits)

@@ -1,4 +1,6 @@
-"""What a group of the log still holds, as the loops tell it: how many records, and how old the oldest block is."""
+"""What a group of the log still holds here, as the loops tell it: how many records, and how old the oldest block is.
+
+Of a log that several replicas share it is what lies in the parts that this process reads: all of them together are the whole."""
 
 from __future__ import annotations
 
@@ -16,21 +18,18 @@ class Lag:
 
     @property
     def held_blocks(self) -> int:
-        usage = self._usage()
-        return usage.held_blocks if usage is not None else 0
+        return sum(usage.held_blocks for usage in self._usages())
 
     @property
     def held_records(self) -> int:
-        usage = self._usage()
-        return usage.held_records if usage is not None else 0
+        return sum(usage.held_records for usage in self._usages())
 
     @property
     def seconds(self) -> float:
         """Return the age of the oldest block held; 0 where none is."""
-        usage = self._usage()
-        if usage is None or usage.oldest_append_unix_nano is None:
-            return 0.0
-        return max(self._clock.unix_nano() - usage.oldest_append_unix_nano, 0) / 1e9
+        oldest = min((time for usage in self._usages() if (time := usage.oldest_append_unix_nano) is not None), default=None)
+        return 0.0 if oldest is None else max(self._clock.unix_nano() - oldest, 0) / 1e9
 
-    def _usage(self) -> GroupUsage | None:
-        return next((usage for usage in self._log.usage().groups if usage.spec.name == self._group), None)
+    def _usages(self) -> list[GroupUsage]:
+        ours = [part for part in self._log.parts if part.ours]
+        return [usage for part in ours for usage in part.usage().groups if usage.spec.name == self._group]

@@ -72,6 +72,7 @@ class GroupLedger:
         "attempts",
         "cursor",
         "deferred",
+        "elsewhere_bytes",
         "generation",
         "held_blocks",
         "held_bytes",
@@ -87,6 +88,8 @@ class GroupLedger:
         self.spec = spec
         self.held_blocks = 0
         self.held_bytes = 0
+        self.elsewhere_bytes = 0
+        """What it holds in other parts of the log, where that has several."""
         self.held_records = 0
         self.generation = 0
         """Counts rewinds: what was being fetched over one is forgotten."""
@@ -122,7 +125,7 @@ class GroupLedger:
     def past_quota(self, now_unix_nano: int) -> bool:
         """Whether the group holds more, or older blocks, than it may."""
         spec = self.spec
-        if self.held_bytes > spec.quota_bytes:
+        if self.held_bytes + self.elsewhere_bytes > spec.quota_bytes:
             return True
         oldest = self.oldest_unix_nano() if spec.quota_age_s is not None else None
         return oldest is not None and now_unix_nano - oldest > (spec.quota_age_s or 0) * 1e9

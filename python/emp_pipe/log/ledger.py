@@ -55,6 +55,8 @@ class Ledger:
         self.held_bytes = 0
         self.dead_bytes = 0
         self.queued_bytes = 0
+        self.elsewhere_bytes = 0
+        """What other parts of the log hold, where it has several: limits hold for all of them together."""
         self.admitting = True
         self.reason = ""
         self.stop_reason = ""
@@ -302,19 +304,25 @@ class Ledger:
         while not group.readable:
             waiter = asyncio.get_running_loop().create_future()
             group.waiters.append(waiter)
-            await waiter
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if waiter in group.waiters:  # who waits for several logs at once gives up the others
+                    group.waiters.remove(waiter)
+                raise
 
     # admission
 
     @property
     def has_space(self) -> bool:
-        return self.held_bytes + self.dead_bytes + self.queued_bytes < self.admit_below_bytes
+        return self.held_bytes + self.dead_bytes + self.queued_bytes + self.elsewhere_bytes < self.admit_below_bytes
 
     def recompute(self, now_unix_nano: int) -> None:
         """Say anew whether receivers may append, and wake those who wait for a yes."""
         reason = self.stop_reason
         if not reason and not self.has_space:
-            reason = f"the buffer holds {self.held_bytes + self.dead_bytes:,} of {self.max_bytes:,} bytes; the rest is kept for draining"
+            held_bytes = self.held_bytes + self.dead_bytes + self.elsewhere_bytes
+            reason = f"the buffer holds {held_bytes:,} of {self.max_bytes:,} bytes; the rest is kept for draining"
         if not reason:
             for group in self.groups.values():
                 spec = group.spec
@@ -322,7 +330,8 @@ class Ledger:
                     continue
                 if group.past_quota(now_unix_nano):
                     age = f" and {spec.quota_age_s:g} s" if spec.quota_age_s is not None else ""
-                    reason = f"{spec.name} holds {group.held_bytes:,} bytes, its quota is {spec.quota_bytes:,} bytes{age}"
+                    held_bytes = group.held_bytes + group.elsewhere_bytes
+                    reason = f"{spec.name} holds {held_bytes:,} bytes, its quota is {spec.quota_bytes:,} bytes{age}"
                     break
         self.reason = reason
         self.admitting = not reason

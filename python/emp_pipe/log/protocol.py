@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, cast
 
 if TYPE_CHECKING:
     from emp_pipe._core import Block
@@ -261,6 +261,18 @@ class Log(Protocol):
     Errors: `LogError` of kind LOG_FULL (admission only), LOG_IO, LOG_CLOSED; after LOG_IO nothing of the operation took effect.
     """
 
+    @property
+    def parts(self) -> Sequence[Log]:
+        """The logs that this one consists of, once it is open; itself where it is of one piece.
+
+        All that a deriver has to see together lies in one part, and its commits must be of one: so each part has a loop of its own."""
+        ...
+
+    @property
+    def ours(self) -> bool:
+        """Whether this process reads and ends what is in it: False while another replica does. `state_get` waits until it is ours."""
+        ...
+
     async def open(self, groups: Groups | None) -> None:
         """Open or create the log, retire groups that are absent from `groups` (loudly), begin the new ones.
 
@@ -372,3 +384,13 @@ class Log(Protocol):
     def durability(self) -> str:
         """One sentence for start-up, `/readyz` and the documentation: what a power cut loses."""
         ...
+
+
+class OfOnePiece:
+    """A log that has one part, which is this process's alone."""
+
+    @property
+    def parts(self) -> Sequence[Log]:
+        return (cast("Log", self),)
+
+    ours = True

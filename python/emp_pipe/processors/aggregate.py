@@ -48,6 +48,7 @@ class Aggregate:
         self.config = config
         self._core = Aggregator(max_streams=config.max_streams, max_exemplars=config.max_exemplars)
         self._codec = context.wiring.codec
+        self._max_held_bytes = max(config.max_held_bytes // context.wiring.parts, 1)
         self._deliveries: list[Delivery] = []
         self._skipped: dict[int, int] = {}
         self._rejections: dict[int, Rejection] = {}
@@ -81,11 +82,11 @@ class Aggregate:
     @property
     def max_held_bytes(self) -> int:
         # What a block becomes in memory is not known from its compressed size: a full core is told as full deliveries.
-        return 1 if self._deliveries and self._memory_is_full else self.config.max_held_bytes
+        return 1 if self._deliveries and self._memory_is_full else self._max_held_bytes
 
     @property
     def _memory_is_full(self) -> bool:
-        return self._core.size_bytes > 4 * self.config.max_held_bytes
+        return self._core.size_bytes > 4 * self._max_held_bytes
 
     def restore(self, state: Mapping[str, bytes]) -> None:
         self._core.reset()

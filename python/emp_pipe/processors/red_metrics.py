@@ -66,6 +66,7 @@ class RedMetrics:
             max_exemplars=config.max_exemplars,
         )
         self._codec = context.wiring.codec
+        self._max_held_bytes = max(config.max_held_bytes // context.wiring.parts, 1)
         self._passes_traces = not context.wiring.tail_samples
         self._metrics_topic = Topic.METRICS_IN if context.wiring.aggregates else Topic.METRICS
         self._deliveries: list[Delivery] = []
@@ -99,7 +100,7 @@ class RedMetrics:
 
     @property
     def max_held_bytes(self) -> int:
-        return self.config.max_held_bytes
+        return self._max_held_bytes
 
     def restore(self, state: Mapping[str, bytes]) -> None:
         self._core.reset()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from emp_pipe._core import Block, TailTick
 
 _STATE = "decisions/0/"
-"""What the keys of the state begin with. 0 is the shard: several centrals share traces by id, and each shard has one owner."""
+"""What the keys of the state begin with. The 0 is fixed: each shard of a log keeps a state of its own."""
 _STATE_TTL_S = 7 * 86_400.0
 """Values are deleted when they are of no use any more; this is for those of a sampler that never came back."""
 _OWN_KEYS: dict[str, frozenset[str]] = {
@@ -82,21 +82,23 @@ class PolicyConfig(ComponentConfig):
             raise ValueError("a policy of type rate_limit needs either 'spans_per_s' or 'traces_per_s'")
         return self
 
-    def to_core(self) -> dict[str, Any]:
-        """Return the policy as the core reads it."""
+    def to_core(self, parts: int = 1) -> dict[str, Any]:
+        """Return the policy as the core reads it, for one of so many samplers that share its rates: they see equally many traces."""
         out: dict[str, Any] = {"type": self.type, "name": self.name or self.type}
         if self.type == "slow":
             assert self.min_duration_s is not None
             out["min_duration_ns"] = _ns(self.min_duration_s)
             out["max_duration_ns"] = None if self.max_duration_s is None else _ns(self.max_duration_s)
         elif self.type in ("and", "or"):
-            out["policies"] = [policy.to_core() for policy in self.policies]
+            out["policies"] = [policy.to_core(parts) for policy in self.policies]
         elif self.type == "not":
             assert self.policy is not None
-            out["policy"] = self.policy.to_core()
+            out["policy"] = self.policy.to_core(parts)
         else:
             own = self.model_dump(mode="json")
             out |= {key: own[key] for key in _OWN_KEYS[self.type]}
+            if self.type == "rate_limit":
+                out |= {key: rate / parts for key in ("spans_per_s", "traces_per_s") if (rate := out[key]) is not None}
         return out
 
 
@@ -162,10 +164,10 @@ class TailSampleDeriver:
         self.id = id
         self.config = config
         self._codec = context.wiring.codec
-        memory_bytes = int(config.memory_bytes)
+        memory_bytes = int(config.memory_bytes) // context.wiring.parts
         self._max_held_bytes = memory_bytes * 5 // 8
         settings = {
-            "policies": [policy.to_core() for policy in config.policies],
+            "policies": [policy.to_core(context.wiring.parts) for policy in config.policies],
             "decision_wait_ns": _ns(config.decision_wait_s),
             "decide_on_error": config.decide_on_error,
             "decide_after_root_ns": None if config.decide_after_root_s is None else _ns(config.decide_after_root_s),
