@@ -180,8 +180,8 @@ class DeriveLoop:
                 return False
             if error.kind is ErrorKind.LOG_STALE:
                 self._begun = False
-                if not self._log.ours:  # it waits until it is
-                    return True
+                if not self._log.ours:
+                    return True  # it waits until it is
             self._more_wanted = error.kind is ErrorKind.LOG_FULL
             await self._failed(error, error.kind)
         except Exception as error:  # a deriver may raise anything
@@ -240,8 +240,7 @@ class DeriveLoop:
         """Give back what is held, and let the deriver begin from the state of its last commit. False: it ends before the log is ours."""
         self._log.defer(list(self._held.values()))
         self._forget()
-        state = await self._state()
-        if state is None:
+        if (state := await self._state()) is None:
             return False
         self._blocks_to_drain = self._lag.held_blocks
         await self._call(lambda: self.deriver.restore(state))
