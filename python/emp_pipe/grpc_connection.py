@@ -154,7 +154,7 @@ class GrpcConnection(AcceptedProtocol):
             return  # the peer has gone
         if not self._core.respond(stream, message):
             self._service.broken(self, "answers are not taken", _ENHANCE_YOUR_CALM)
-            self.flush()
+            self._send()  # also in the middle of what is being read: nothing more of that will be
             self.linger()
             return
         self._answered()
@@ -192,11 +192,14 @@ class GrpcConnection(AcceptedProtocol):
     def flush(self) -> None:
         """Send what the core has to say, unless it is being fed: then it is sent after that."""
         if not self._is_reading and not self.is_closing:
-            output = self._core.output()
-            if output:
-                self._transport.write(output)
+            self._send()
 
     # --- small steps --------------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        output = self._core.output()
+        if output:
+            self._transport.write(output)
 
     def _read(self) -> None:
         from emp_pipe._core import GrpcBroken, GrpcCall, GrpcGone, GrpcMessage, GrpcWants
@@ -206,7 +209,7 @@ class GrpcConnection(AcceptedProtocol):
         self._is_reading = True
         broken = None
         try:
-            while (event := core.next(now_s)) is not None:
+            while not self.is_closing and (event := core.next(now_s)) is not None:
                 kind = type(event)
                 if kind is GrpcWants:
                     service.wants(self, event)

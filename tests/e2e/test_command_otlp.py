@@ -203,12 +203,14 @@ def _grpc_request_timeout_s(port: int) -> None:
 
 
 def _grpc_max_concurrent_reads(port: int) -> None:
+    longer_than_comes_without_a_turn = encoded(request("logs", 30_000))
+    assert len(longer_than_comes_without_a_turn) > 1 << 20
     with channel(port) as opened, channel(port) as other:
 
         def waits() -> bool:
             holding = opened.stream_unary(METHODS["logs"]).future(never(), timeout=PATIENCE_S)
             begun_s = time.monotonic()
-            assert export(other) is grpc.StatusCode.OK
+            assert export(other, longer_than_comes_without_a_turn) is grpc.StatusCode.OK
             waited_s = time.monotonic() - begun_s
             assert holding.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             assert "did not come whole" in holding.details(), "not the client's own deadline"

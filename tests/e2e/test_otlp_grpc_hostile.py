@@ -292,6 +292,24 @@ async def test_answers_that_the_client_lets_not_through_are_bounded(tmp_path: Pa
         await takes_good_requests(server)
 
 
+async def test_after_answers_that_are_not_taken_nothing_of_the_same_read_is_looked_at(tmp_path: Path) -> None:
+    empty = [call(stream, b"") for stream in range(3, 207, 2)]
+    async with running("grpc", tmp_path) as server, h2_client(server, PREFACE + settings(window=0)) as client:
+        client.write(headers(1), *empty, frame(DATA, message(GOOD), stream=1, flags=END_STREAM))
+        assert await client.end() == (CALM, "answers are not taken")
+        assert cut(server, "answers_unread") == 1
+        await until(lambda: not server.receiver._service.connections and server.receiver._service.turns.reading == 0)
+        await takes_good_requests(server)
+
+
+async def test_calls_without_a_message_hold_up_none_that_is_whole(tmp_path: Path) -> None:
+    async with running("grpc", tmp_path, max_concurrent_reads=2) as server, h2_client(server) as client:
+        client.write(*(headers(stream) for stream in range(1, 1999, 2)))
+        await until(lambda: len(server.receiver._service.turns._waiting) == 997)
+        await takes_good_requests(server)
+        assert server.receiver._service.turns.reading == 2, "nobody's time was over"
+
+
 async def test_a_window_that_opens_later_lets_the_answers_through(tmp_path: Path) -> None:
     async with running("grpc", tmp_path) as server, h2_client(server, PREFACE + settings(window=3)) as client:
         client.write(call(1, GOOD))

@@ -39,7 +39,7 @@ class OtlpGrpcConfig(OtlpReceiverConfig):
     """Settings of an OTLP/gRPC receiver."""
 
     listen: Listen = listen_setting("4317", "a token or a certificate")
-    max_concurrent_reads: PositiveInt = Field(32, description="The most requests that are being received at once; others wait their turn.")
+    max_concurrent_reads: PositiveInt = Field(32, description="The most requests over 1 MiB received at once; others wait.")
     max_streams_per_connection: PositiveInt = Field(1000, description="The most requests under way on one connection.")
     max_connections: PositiveInt = max_connections_setting()
     max_connections_per_address: PositiveInt = max_connections_per_address_setting()

@@ -56,17 +56,10 @@ class _Call:
         self.own_timeout_s = _own_timeout_s(head.header("grpc-timeout"))
         self.granted_bytes = 0
         self.connection = connection
-        self.may_read = False
-        self.message: GrpcMessage | None = None
-        """What came whole before its turn."""
         self._service = service
 
     def has_turn(self) -> None:
-        self.may_read = True
-        if self.message is not None:
-            self._service.complete(self, self.message)
-        else:
-            self.connection.give_turn(self.stream)
+        self.connection.give_turn(self.stream)
 
     def timed_out(self) -> None:
         within = f"{self._service.timeout_s:g} s, or {otlp_grpc_turns.TURN_S:g} s while others wait"
@@ -221,15 +214,10 @@ class Service:
         connection.grant(wants.stream, more_bytes)
 
     def message(self, connection: GrpcConnection, message: GrpcMessage) -> None:
-        call: _Call = connection.calls[message.stream]
-        if call.may_read:
-            self.complete(call, message)
-        else:
-            call.message = message  # it waits for its turn
-
-    def complete(self, call: _Call, message: GrpcMessage) -> None:
-        """A message is whole, and it is its turn: from here on it is the intake's."""
-        connection, stream, signal, granted_bytes = call.connection, call.stream, call.signal, call.granted_bytes
+        """A message is whole, be it its turn or not (those who wait must not keep it waiting): from here on it is the intake's."""
+        stream = message.stream
+        call: _Call = connection.calls[stream]
+        signal, granted_bytes = call.signal, call.granted_bytes
         if message.flag > 1 or (message.flag and call.encoding == "identity"):
             self.refuse(call, Outcome(Code.INVALID_ARGUMENT, "the message is marked as compressed, and nothing says how"))
             return
@@ -263,7 +251,6 @@ class Service:
     def _forget(self, call: _Call) -> None:
         self.otlp.release(call.granted_bytes)
         call.granted_bytes = 0
-        call.message = None
         del call.connection.calls[call.stream]
         self.turns.end(call)
 

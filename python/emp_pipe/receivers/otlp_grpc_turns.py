@@ -1,5 +1,7 @@
 """Turns at receiving: so many messages come at once, and who begins one and does not send it has a turn for long only while nobody waits.
 
+A call sends 1 MiB without one (the window of its stream): what is whole by then waits for nobody. The rest of a longer one needs a turn.
+
 Not here: what a call is (`otlp_grpc.py`), what a message may hold (`otlp_intake.py`).
 """
 
