@@ -2,7 +2,7 @@
 
 It is our own because aiohttp costs an idle edge 11 MB (measured), and most edges need it for nothing else. It takes no body, bounds how
 many connections there are and how long each may be silent, drip its request or leave its answer untaken.
-Not here: what is answered (`http_server.py`).
+Not here: what is answered (`http_server.py`), the fields of a head (`http_head.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from http import HTTPStatus
 
 from emp_pipe.accepting import ADVICE, Acceptor, Cut, CutConnections, Places
 from emp_pipe.clock import Clock, SystemClock
+from emp_pipe.http_head import BadRequest, read_fields
 from emp_pipe.logs import RateLimitedLogger, get_logger
 from emp_pipe.self_metrics import Metrics
 from emp_pipe.tls import WatchedContext
@@ -42,14 +43,6 @@ class Response:
     content_type: str = _JSON
     is_last: bool = False
     """The connection ends with it."""
-
-
-class BadRequest(ValueError):
-    """The peer's bytes are no request that is answered here."""
-
-    def __init__(self, status: HTTPStatus) -> None:
-        self.status = status
-        super().__init__(status.phrase)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,21 +206,17 @@ class _Connection(asyncio.StreamReaderProtocol):
 
 def parse_head(head: bytes) -> tuple[str, Request, bool]:
     """Return method, request, and whether the peer keeps the connection. Raises BadRequest."""
-    lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
-    parts = lines[0].split(" ")
-    if len(parts) != 3 or not parts[2].startswith("HTTP/1.") or not parts[1].startswith("/"):
-        raise BadRequest(HTTPStatus.BAD_REQUEST)
+    text = head.decode("latin-1").removesuffix("\r\n\r\n")
+    line, _, _ = text.partition("\r\n")
+    parts = line.split(" ")
+    if len(parts) != 3 or not parts[2].startswith("HTTP/1.") or not parts[1].startswith("/") or not line.isprintable():
+        raise BadRequest(HTTPStatus.BAD_REQUEST, "the first line is no HTTP request")
     method, target, version = parts
-    headers: dict[str, str] = {}
-    for line in lines[1:]:
-        name, colon, value = line.partition(":")
-        if not colon or not name or name != name.strip():
-            raise BadRequest(HTTPStatus.BAD_REQUEST)
-        headers[name.lower()] = value.strip()
+    headers = read_fields(text, len(line) + 2)
     if method not in ("GET", "HEAD"):
-        raise BadRequest(HTTPStatus.METHOD_NOT_ALLOWED)
+        raise BadRequest(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD are answered here")
     if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
-        raise BadRequest(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        raise BadRequest(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "no body is taken here")
     wished = headers.get("connection", "").lower()
     keep = wished != "close" if version != "HTTP/1.0" else wished == "keep-alive"
     return method, Request(target.partition("?")[0], headers), keep

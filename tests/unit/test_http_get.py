@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emp_pipe.http_get import BadRequest, GetLimits, HttpGetServer, Request, Response, parse_head
+from emp_pipe.http_get import GetLimits, HttpGetServer, Request, Response, parse_head
+from emp_pipe.http_head import BadRequest
 
 
 async def echo(request: Request) -> Response:
@@ -76,6 +77,11 @@ async def test_head_gets_the_length_and_no_body() -> None:
         (b"GET a HTTP/1.1\r\n\r\n", 400),
         (b"GET /a HTTP/1.1\r\nno colon\r\n\r\n", 400),
         (b"GET /a HTTP/1.1\r\n folded: x\r\n\r\n", 400),
+        (b"GET /a HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 0\r\n\r\nhello", 400),
+        (b"GET /a HTTP/1.1\r\nX: a\nContent-Length: 5\r\n\r\nhello", 400),
+        (b"GET /a HTTP/1.1\r\nX: a\rContent-Length: 5\r\n\r\nhello", 400),
+        (b"GET /a HTTP/1.1\r\nTransfer-Encoding\x0b: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"GET /a\nX: HTTP/1.1\r\n\r\n", 400),
         (b"\xff\xfe\x00\r\n\r\n", 400),
         (b"\x16\x03\x01 a TLS hello \r\n\r\n", 400),
         (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n", 431),
