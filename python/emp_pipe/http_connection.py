@@ -109,6 +109,7 @@ class HttpConnection(AcceptedProtocol):
         self._body: SizedBody | None = None
         self._chunks: ChunkedBody | None = None
         self._discard_bytes = 0
+        self._had_empty_line = False
         self.granted_bytes = 0
         """What the service granted for the request that is being received."""
         self._half_closed = self._is_working = False
@@ -264,8 +265,12 @@ class HttpConnection(AcceptedProtocol):
             self._transport.write(_TLS_ALERT)
             self._linger()
             return False
-        while buffer.startswith(b"\r\n", 0, self._filled):
+        if buffer.startswith(b"\r\n", 0, self._filled):
+            if self._had_empty_line:
+                raise BadRequest(HTTPStatus.BAD_REQUEST, "there is nothing but empty lines")
+            self._had_empty_line = True  # one is forgiven (RFC 9112, 2.2): they cost, and say nothing
             self._consume(2)
+            return True
         end = buffer.find(_END_OF_HEAD, max(self._scanned - 3, 0), self._filled)
         if (end if end >= 0 else self._filled) >= self._service.max_head_bytes:
             raise BadRequest(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the headers are too long")
@@ -273,6 +278,7 @@ class HttpConnection(AcceptedProtocol):
             self._scanned = self._filled
             return False
         head = parse_head(bytes(memoryview(buffer)[:end]))
+        self._had_empty_line = False
         self._consume(end + 4)
         if not head.keep_alive:
             self.last = True

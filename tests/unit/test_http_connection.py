@@ -169,3 +169,15 @@ async def test_a_peer_that_has_gone_does_not_disturb_the_stop(tmp_path: Path) ->
         # The end has come, and the event loop has not yet seen it.
         await server.receiver.stop(server.receiver._context.clock.monotonic_s() + PATIENCE_S)
         assert server.otlp.held_bytes == 0
+
+
+async def test_one_empty_line_before_a_request_is_forgiven_and_more_end_the_connection(tmp_path: Path) -> None:
+    async with running("http", tmp_path) as server, connected(server) as client:
+        for _ in range(2):
+            await client.write(b"\r\n")
+            assert (await client.send("logs", encoded(request("logs")))).code == "OK"
+        await client.write(2000 * b"\r\n")
+        status, _, _ = await client.answer()
+        assert status == 400
+        await client.closed()
+        assert server.metric("otlp_received_requests_total", signal="", code="INVALID_ARGUMENT") == 1
