@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -93,8 +93,9 @@ def groups_list(directory: DataDir = None, config: FileOption = None, as_json: J
     settings = config_of(directory, config)
     state = "no emp-pipe runs here" if settings.buffer_type == "redis" else "emp-pipe is stopped"  # others may use a Redis
 
-    async def on_stopped(log: Log) -> list[dict[str, Any]]:
-        return _list_stopped(log, state)
+    async def on_stopped(log: Log) -> AsyncIterator[dict[str, Any]]:
+        for row in _list_stopped(log, state):
+            yield row
 
     rows = list(ask_or_open(settings, {"ask": "groups list"}, on_stopped))
     if as_json:
@@ -124,9 +125,9 @@ def groups_reset(
     if to not in ("oldest", "newest"):
         raise typer.BadParameter("must be oldest or newest", param_hint="--to")
 
-    async def on_stopped(log: Log) -> list[dict[str, Any]]:
+    async def on_stopped(log: Log) -> AsyncIterator[dict[str, Any]]:
         await log.reset_group(_known(log, group), "oldest" if to == "oldest" else "newest")
-        return []
+        yield {"reset": group}
 
     list(ask_or_open(config_of(directory, config), {"ask": "groups reset", "group": group, "start": to}, on_stopped))
     typer.echo(f"{group}: reset to the {to} block held")
@@ -140,41 +141,56 @@ def groups_drop(
 ) -> None:
     """Forget a group; what only it still holds is given up, counted."""
 
-    async def on_stopped(log: Log) -> list[dict[str, Any]]:
+    async def on_stopped(log: Log) -> AsyncIterator[dict[str, Any]]:
         await log.drop_group(_known(log, group))
-        return []
+        yield {"dropped": group}
 
     list(ask_or_open(config_of(directory, config), {"ask": "groups drop", "group": group}, on_stopped))
     typer.echo(f"{group}: dropped")
 
 
 def ask_or_open(
-    config: PipelineConfig, question: dict[str, Any], on_stopped: Callable[[Log], Awaitable[list[dict[str, Any]]]]
+    config: PipelineConfig, question: dict[str, Any], on_stopped: Callable[[Log], AsyncIterator[dict[str, Any]]]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the running process's answers; without one, do the same on the stopped log, or on the one that others have in Redis."""
+    """Yield the running process's answers; without one, do the same on the stopped log, or on the one that others have in Redis.
+
+    Each answer is made when it is asked for: together they may be larger than the memory."""
     try:
         yield from _answers(control.ask(config.data_dir, question))
         return
     except ConnectionError:
         pass
     if config.buffer_type == "redis":  # it is no one directory's; who owns what is settled there
-        yield from asyncio.run(_with_log(config, on_stopped))
+        yield from _one_by_one(_with_log(config, on_stopped))
         return
     if not config.data_dir.is_dir():
         raise EmpPipeError(
             ErrorKind.CONFIG_INVALID, place=str(config.data_dir), detail="there is no such data directory", advice="name it with --data-dir"
         )
     with data_dir.owned(config.data_dir):
-        yield from asyncio.run(_with_log(config, on_stopped))
+        yield from _one_by_one(_with_log(config, on_stopped))
 
 
-async def _with_log(config: PipelineConfig, work: Callable[[Log], Awaitable[list[dict[str, Any]]]]) -> list[dict[str, Any]]:
+def _one_by_one(answers: AsyncGenerator[dict[str, Any], None]) -> Iterator[dict[str, Any]]:
+    async def following() -> dict[str, Any] | None:
+        return await anext(answers, None)
+
+    with asyncio.Runner() as runner:
+        try:
+            while (answer := runner.run(following())) is not None:
+                yield answer
+        finally:
+            runner.run(answers.aclose())  # it closes the log, also where nobody wants the rest
+
+
+async def _with_log(config: PipelineConfig, work: Callable[[Log], AsyncIterator[dict[str, Any]]]) -> AsyncGenerator[dict[str, Any], None]:
     clock = SystemClock()
     context = Context(clock, Metrics(), config.data_dir.absolute(), config.machine_id, config.role)
     log: Log = find(Kind.BUFFERS, config.buffer_type).component("buffer", config.buffer, context)
     await log.open(None)
     try:
-        return await work(log)
+        async for answer in work(log):
+            yield answer
     except LogError as error:
         if error.kind is not ErrorKind.LOG_STALE:
             raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -238,8 +238,7 @@ def _print_lines(answers: Iterator[dict[str, Any]]) -> int:
 def _ask(directory: Path | None, file: Path | None, question: dict[str, Any]) -> Iterator[dict[str, Any]]:
     config = config_of(directory, file)
 
-    async def on_stopped(log: Log) -> list[dict[str, Any]]:
-        desk = DeadLetterDesk(log, config.dead_letters.redactor())
-        return [answer async for answer in desk.answer(question)]
+    def on_stopped(log: Log) -> AsyncIterator[dict[str, Any]]:
+        return DeadLetterDesk(log, config.dead_letters.redactor()).answer(question)
 
     return ask_or_open(config, question, on_stopped)
