@@ -363,3 +363,4 @@ async def test_unfinished_messages_do_not_fill_the_memory_the_largest_is_closed_
         await small.send(b"x" * 250_000)
         await server.intake.until_records(1)
         assert server.metric("forward_received_torn_connections_total") == 1
+        assert server.metric("cut_connections_total", reason="held_too_much") == 1

@@ -321,11 +321,8 @@ async def test_a_window_that_opens_later_lets_the_answers_through(tmp_path: Path
         assert client.told[1].data == bytes(5)
 
 
-async def test_a_client_that_says_nothing_at_first_is_closed_in_time_and_one_that_is_greeted_is_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("emp_pipe.receivers.otlp_grpc_calls.BEGIN_TIMEOUT_S", 0.1)
-    async with running("grpc", tmp_path, keepalive_s=0.1, keepalive_timeout_s=0.1) as server:
+async def test_a_client_that_says_nothing_at_first_is_closed_in_time_and_one_that_is_greeted_is_asked(tmp_path: Path) -> None:
+    async with running("grpc", tmp_path, head_timeout_s=0.1, keepalive_s=0.1, keepalive_timeout_s=0.1) as server:
         async with h2_client(server, PREFACE[:10]) as client:
             assert await client.end() is None
         assert cut(server, "head_timed_out") == 1

@@ -27,7 +27,7 @@ from emp_pipe.listening import (
 )
 from emp_pipe.logs import get_logger
 from emp_pipe.otlp_intake import OtlpIntake, OtlpReceiverConfig
-from emp_pipe.receivers.otlp_grpc_calls import BEGIN_TIMEOUT_S, Service
+from emp_pipe.receivers.otlp_grpc_calls import Service
 from emp_pipe.tls import WatchedContext
 
 _SWEEP_INTERVAL_S = 1.0
@@ -44,6 +44,7 @@ class OtlpGrpcConfig(OtlpReceiverConfig):
     max_connections: PositiveInt = max_connections_setting()
     max_connections_per_address: PositiveInt = max_connections_per_address_setting()
     max_refusals_per_address_per_s: PositiveFloat = max_refusals_setting()
+    head_timeout_s: PositiveFloat = Field(10.0, description="The time that TLS, and then the first frames of a client, may take, each.")
     keepalive_s: PositiveFloat = Field(60.0, description="A client that is silent for so long is asked whether it is there.")
     keepalive_timeout_s: PositiveFloat = Field(20.0, description="The time it has to answer that.")
     min_ping_interval_s: PositiveFloat = Field(10.0, description="Clients that ping more often are turned away (too_many_pings).")
@@ -94,7 +95,12 @@ class OtlpGrpcReceiver:
     async def _serve(self, service: Service, sockets: list[socket.socket], started: asyncio.Event) -> None:
         clock = self._context.clock
         acceptor = Acceptor(
-            service, tls=self._tls, handshake_timeout_s=BEGIN_TIMEOUT_S, clock=clock, log=service.otlp.log, places=service.places
+            service,
+            tls=self._tls,
+            handshake_timeout_s=self.config.head_timeout_s,
+            clock=clock,
+            log=service.otlp.log,
+            places=service.places,
         )
         async with asyncio.TaskGroup() as tasks:
             accepting = [tasks.create_task(acceptor.accept(sock, tasks), name=f"{self.id}: accept") for sock in sockets]

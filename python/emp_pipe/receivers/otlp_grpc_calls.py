@@ -39,8 +39,6 @@ _ENHANCE_YOUR_CALM = 11
 _CUT_OF_WORDS = {"too_many_pings": Cut.TOO_MANY_PINGS, "answers are not taken": Cut.ANSWERS_UNREAD}
 _TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
 _UNIT_S = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
-BEGIN_TIMEOUT_S = 10.0
-"""The time that TLS, and then the first frames, may take."""
 _LINGER_S = 3.0
 
 
@@ -140,7 +138,7 @@ class Service:
                 self._cut(connection, Cut.ANSWERS_UNREAD, "it did not take its answers")
                 connection.close()
         elif not connection.is_greeted:
-            if waited_s >= BEGIN_TIMEOUT_S:
+            if waited_s >= self._config.head_timeout_s:
                 self._cut(connection, Cut.HEAD_TIMED_OUT, "it did not begin to speak HTTP/2 in time")
                 connection.close()
         elif connection.awaits_pong:
