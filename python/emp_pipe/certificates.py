@@ -62,7 +62,10 @@ class Authority:
         from cryptography import x509
         from cryptography.x509.oid import NameOID
 
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unusable(directory, f"cannot be made ({error.strerror})") from None
         key = _new_key(key_type)
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"emp-pipe fleet authority {now:%Y-%m-%d}")])
         usage = {"key_cert_sign": True, "crl_sign": True, "digital_signature": False, "key_encipherment": False}

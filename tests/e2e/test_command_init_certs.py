@@ -159,6 +159,13 @@ def test_what_cannot_be_made_is_said_with_what_to_do(tmp_path: Path, arguments: 
     assert not (tmp_path / "certs").exists()
 
 
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = run("init", "certs", "--dir", str(tmp_path / "file" / "certs"), "--central", "localhost")
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"emp-pipe: {tmp_path}/file/certs: cannot be made (Not a directory)")
+
+
 def test_an_authority_whose_key_is_another_ones_signs_nothing(tmp_path: Path) -> None:
     made(tmp_path / "a", "--machine", "m")
     made(tmp_path / "b", "--machine", "m")
