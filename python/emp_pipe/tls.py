@@ -2,14 +2,12 @@
 
 A context is TLS 1.2 or later, with Python's own cipher choice. What cannot be loaded is a ConfigError of kind TLS_FILES that names the
 file. `WatchedContext` looks at the files' times now and then: a renewed certificate is used without a restart, a torn one changes nothing.
-gRPC takes the same settings as PEM (`client_pem`).
 """
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -83,38 +81,6 @@ def client_context(config: TlsClientConfig, place: str) -> ssl.SSLContext:
     if config.cert_file is not None and config.key_file is not None:
         _load_certificate(context, config.cert_file, config.key_file, place)
     return context
-
-
-@dataclass(frozen=True, slots=True)
-class ClientPem:
-    """What a client of gRPC is given in place of a context. `roots` is None where this system keeps no file of its authorities."""
-
-    roots: bytes | None
-    key: bytes | None
-    chain: bytes | None
-
-
-def client_pem(config: TlsClientConfig, place: str) -> ClientPem:
-    """Return the files of a client, checked as `client_context` does. Raises ConfigError (TLS_FILES) that names the file."""
-    client_context(config, place)
-    roots = config.ca_file or ssl.get_default_verify_paths().cafile
-    return ClientPem(*(None if path is None else Path(path).read_bytes() for path in (roots, config.key_file, config.cert_file)))
-
-
-@dataclass(frozen=True, slots=True)
-class ServerPem:
-    """What a listener of gRPC is given in place of a context."""
-
-    key: bytes
-    chain: bytes
-    client_roots: bytes | None
-
-
-def server_pem(config: TlsServerConfig, place: str) -> ServerPem:
-    """Return the files of a listener, checked as `server_context` does. Raises ConfigError (TLS_FILES) that names the file."""
-    server_context(config, place)
-    roots = config.client_ca_file
-    return ServerPem(config.key_file.read_bytes(), config.cert_file.read_bytes(), roots.read_bytes() if roots is not None else None)
 
 
 class Watched(Generic[_T]):
