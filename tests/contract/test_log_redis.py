@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as LostConnection
 
-from emp_pipe.buffers.redis import RedisConfig, RedisLog
-from emp_pipe.component import Context
+from emp_pipe.buffers.redis import RedisLog
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.protocol import Append, ChunkKey, ReceiverBooks, Topic
-from emp_pipe.self_metrics import Metrics
 from tests.contract.conftest import group
+from tests.contract.redis_logs import Make, check_books, logs_of, read, until
 from tests.support.blocks import block, delivered
 from tests.support.manual_clock import ManualClock
 from tests.support.redis_server import RedisServer, needs_redis
 
 pytestmark = needs_redis
-Make = Callable[..., RedisLog]
 SAMPLER, OUT = group("sampler", Topic.TRACES_IN), group("out", Topic.TRACES)
 
 
@@ -41,38 +38,8 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 async def make(server: RedisServer, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Make]:
-    """Make logs of one prefix, as several processes would; closed at the end, whatever became of them."""
-    made: list[RedisLog] = []
-    prefix = f"test-{token_hex(4)}"
-
-    def one(**settings: Any) -> RedisLog:
-        config = RedisConfig(**{"url": server.url, "prefix": prefix, "connect_timeout_s": 1, **settings})
-        made.append(RedisLog("redis", config, Context(clock, Metrics(), tmp_path, "m1", "run")))
-        return made[-1]
-
-    yield one
-    for log in made:
-        await log.close(clock.monotonic_s() + 1)
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 (what it waits for happens at the server)
-            await asyncio.sleep(0.01)
-
-
-async def read(log: RedisLog, name: str) -> list[Any]:
-    async with asyncio.timeout(30):
-        await log.wait_readable(name)
-        return await log.read(name, 1 << 30)
-
-
-async def check_books(log: RedisLog) -> None:
-    for books in [*await log.receiver_books(), *await log.group_books()]:
-        assert books.balanced, books
-    held = {(books.topic, books.group): books.held for books in await log.group_books()}
-    for usage in log.usage().groups:
-        assert usage.held_records == sum(held[topic.value, usage.spec.name] for topic in usage.spec.topics)
+    async with logs_of(server.url, clock, tmp_path) as one:
+        yield one
 
 
 def lose_answers(log: RedisLog, count: int) -> list[int]:

@@ -52,8 +52,10 @@ class RedisCluster:
         if settings.get("tls"):
             lines.append("tls-cluster yes")
         self._stack = ExitStack()
-        first = RedisServer(**settings, lines=lines)
-        self.nodes = [first, *(RedisServer(**settings, lines=lines, certificates=first) for _ in range(nodes - 1))]
+        self._settings = {**settings, "lines": lines}
+        first = RedisServer(**self._settings)
+        self.nodes = [first, *(RedisServer(**self._settings, certificates=first) for _ in range(nodes - 1))]
+        self.replicas: list[RedisServer] = []
 
     @property
     def url(self) -> str:
@@ -92,16 +94,46 @@ class RedisCluster:
         """Return when every node says that the cluster serves all slots and knows all nodes."""
 
         def whole() -> bool:
-            said = [ask(node, "CLUSTER", "INFO") for node in self.nodes if node.running]
-            return all(b"cluster_state:ok" in one and b"cluster_known_nodes:%d\r" % len(self.nodes) in one for one in said)
+            everybody = [*self.nodes, *self.replicas]
+            said = [ask(node, "CLUSTER", "INFO") for node in everybody if node.running]
+            return all(b"cluster_state:ok" in one and b"cluster_known_nodes:%d\r" % len(everybody) in one for one in said)
 
         _wait(whole, "a whole cluster")
 
     def node_of(self, key: str) -> RedisServer:
-        """Return the node that has a key's slot."""
-        slot = ask(self.nodes[0], "CLUSTER", "KEYSLOT", key)
-        share = -(-_SLOTS // len(self.nodes))
-        return self.nodes[slot // share]
+        """Return the node that serves a key now, as a node that runs says."""
+        slot = ask(self.nodes[0], "CLUSTER", "KEYSLOT", key) if self.nodes[0].running else ask(self.nodes[1], "CLUSTER", "KEYSLOT", key)
+        everybody = [*self.nodes, *self.replicas]
+        for first, last, primary, *_ in ask(next(node for node in everybody if node.running), "CLUSTER", "SLOTS"):
+            if first <= slot <= last:
+                return next(node for node in everybody if node.port == primary[1])
+        raise AssertionError(f"nobody serves {key}")
+
+    def add_replica(self, primary: RedisServer) -> RedisServer:
+        """Start a replica of one node; the cluster itself makes it the primary when that has died. Return when it has all."""
+        replica = self._stack.enter_context(RedisServer(**self._settings, certificates=self.nodes[0]))
+        self.replicas.append(replica)
+        ask(replica, "CLUSTER", "MEET", primary.host, primary.port)
+        self.wait_whole()
+        ask(replica, "CLUSTER", "REPLICATE", ask(primary, "CLUSTER", "MYID"))
+        _wait(lambda: info(replica, "replication").get("master_link_status") == "up", "a replica that has all")
+        return replica
+
+    def move(self, key: str, target: RedisServer, between: Callable[[], object] = lambda: None) -> None:
+        """Move the slot of a key to another node, a key at a time, as `redis-cli --cluster reshard` does; `between` is called half-way."""
+        source = self.node_of(key)
+        slot = ask(source, "CLUSTER", "KEYSLOT", key)
+        ids = {node.port: ask(node, "CLUSTER", "MYID") for node in self.nodes}
+        ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.port])
+        ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target.port])
+        moved = 0
+        while keys := ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 1):
+            ask(source, "MIGRATE", target.host, target.port, "", 0, 5000, "KEYS", *keys)
+            moved += 1
+            if moved == 3:
+                between()
+        for node in (target, source, *(node for node in self.nodes if node not in (target, source))):
+            ask(node, "CLUSTER", "SETSLOT", slot, "NODE", ids[target.port])
 
 
 class RedisPair:

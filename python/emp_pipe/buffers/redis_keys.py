@@ -57,6 +57,8 @@ class View:
 
     id: bytes = b""
     """Made with the shard: another one means that everything before is gone."""
+    operations: int = 0
+    """How many had changed it: a server that has done fewer has data of an earlier moment."""
     groups_version: bytes = b"-"
     epoch: bytes = b""
     """The lease that this process holds; empty: none."""

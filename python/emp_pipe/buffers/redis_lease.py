@@ -46,10 +46,10 @@ class Lease:
         """Whether nobody else can have taken the lease yet."""
         return asyncio.get_running_loop().time() < self.renewed_s + self._lease_s
 
-    async def ask(self) -> Standing:
-        """Take or renew the lease. Raises RedisLogError."""
+    async def ask(self, known: int = 0) -> Standing:
+        """Take or renew the lease. `known`: a shard that fewer operations have changed is as good as gone. Raises RedisLogError."""
         asked_s = asyncio.get_running_loop().time()
-        reply = await self._link.ask(Call("claim", {"lease_ms": int(self._lease_s * 1000), "wants": self.wants}))
+        reply = await self._link.ask(Call("claim", {"lease_ms": int(self._lease_s * 1000), "wants": self.wants, "known": known}))
         if reply[0] == b"gone":
             return Standing(b"", "", 0, b"", 0, 0, gone=True)
         _, who, operations, version, used, most, *_ = reply
@@ -69,6 +69,6 @@ class Lease:
         while True:
             await asyncio.sleep(min(_EVERY_S, self._lease_s / 3))
             try:
-                told(await self.ask())
+                told(await self.ask(self._link.view.operations))
             except RedisLogError as error:
                 failed(error)

@@ -42,6 +42,8 @@ _MOST_UNSEEN = 2000
 _LOOK_EVERY_S = 0.02
 _OBSERVE_EVERY_S = 0.25
 _BELL_MS = 1000
+LOST = b"lost"
+"""No lease's epoch."""
 
 
 class ShardLife:
@@ -79,7 +81,6 @@ class ShardLife:
         """How many there are, as the shard itself says."""
         self._named = False
         """Whether this instance of the shard knows our groups."""
-        self._operations = 0
         self._behind = False
         self._looking = False
         self._here = asyncio.Event()
@@ -140,26 +141,36 @@ class ShardLife:
         lost_lease = standing.epoch != self.view.epoch
         self.view.epoch = standing.epoch
         look = await self._look_until_known()
+        went_back = look.operations < self.view.operations
+        if went_back:
+            await self._meet_older_data(look.operations)
         if self._named is False and self.wanted is not None:
             call = self.calls.groups(self.wanted, self.clock.unix_nano(), self.config.retire_after_s)
             await self.link.ask(call, self.queue.next_number())
             look = await self._look_until_known()
         self._named = self.wanted is not None
-        went_back = look.operations < self._operations
-        if went_back:
-            _log.error(
-                "%s: Redis came back without the last %d operations that it had acknowledged: what they wrote is lost. See its persistence "
-                "settings.",
-                self.place,
-                self._operations - look.operations,
-            )
-            self.queue.forget_numbers()
-            await self.link.ask(Call("at_least", {"offset": self.effects.known_offset + 1}))
         self._load(look)
         if lost_lease or went_back:
             self._rewind()
         self.owned.set() if standing.epoch else self.owned.clear()
         self.space.measured(standing)
+
+    async def _meet_older_data(self, operations: int) -> None:
+        """The server has data of an earlier moment: a snapshot that was put back, what it had not synced, a replica that was behind."""
+        _log.error(
+            "%s: Redis came back without the last %d operations that it had acknowledged: what they wrote is lost. See its persistence "
+            "settings.",
+            self.place,
+            self.view.operations - operations,
+        )
+        self._forget_all()
+        self.view.operations = operations
+        await self.link.ask(Call("at_least", {"offset": self.effects.known_offset + 1}))
+
+    def _forget_all(self) -> None:
+        """What this process remembers of the shard is of something that is gone: operations under way, and what derivers have read."""
+        self.queue.forget_numbers()
+        self.state_read_under = dict.fromkeys(self.state_read_under, LOST)
 
     async def find(self) -> None:
         """Find or make the shard. Raises LogError."""
@@ -190,8 +201,8 @@ class ShardLife:
             )
             self.view.epoch = b""
             self.view.set_groups(b"0", {})
-            self.queue.forget_numbers()
-            self._operations = 0
+            self._forget_all()
+            self.view.operations = 0
         self.view.id = found
         self.stored_shards = int(shards)
         if state == b"made":
@@ -210,7 +221,7 @@ class ShardLife:
     def _load(self, look: Look) -> None:
         self.ledger.load(look.snapshot)
         self.reading.meet_groups()
-        self._operations = look.operations
+        self.view.operations = look.operations
         self.effects.known_offset = look.next_offset - 1
         self._behind = False
 
@@ -240,6 +251,9 @@ class ShardLife:
         if status == b"gone":
             self.queue.suspect(RedisLogError(Trouble.OTHER, place=self.place, detail="Redis does not have this buffer any more"))
             return False
+        if status == b"older":
+            self.queue.suspect(RedisLogError(Trouble.OTHER, place=self.place, detail="Redis has data of an earlier moment"))
+            return False
         if status == b"stale":
             self._lost_lease(reply[1].decode())
         operation.error = refusal(status, reply, self.id)
@@ -248,10 +262,10 @@ class ShardLife:
     def _taking(self, number: int) -> Taking:
         if number == 0:
             return Taking()
-        if number <= self._operations:
+        if number <= self.view.operations:
             return Taking(counted=True)
-        consecutive = number == self._operations + 1 and self.owned.is_set() and not self._behind
-        self._operations = number
+        consecutive = number == self.view.operations + 1 and self.owned.is_set() and not self._behind
+        self.view.operations = number
         if consecutive:
             return Taking()
         self._behind = True
@@ -285,11 +299,11 @@ class ShardLife:
     def _look_operation(self, *, whole: bool, acquire: bytes = b"") -> Operation:
         def take(reply: list[Any], taking: Taking) -> None:
             look = parse_look(reply, self.view.specs)
-            if whole or len(look.unseen) >= _MOST_UNSEEN or look.operations < self._operations:
+            if whole or len(look.unseen) >= _MOST_UNSEEN or look.operations < self.view.operations:
                 self._load(look)
             else:
                 self.effects.met(look)
-                self._operations = look.operations
+                self.view.operations = look.operations
                 self._behind = False
             if acquire and acquire == self.view.epoch:
                 self._rewind()
@@ -327,7 +341,7 @@ class ShardLife:
             self.queue.put(self._look_operation(whole=True, acquire=standing.epoch))
         elif not standing.epoch and self.view.epoch:
             self._lost_lease(standing.owner)
-        elif standing.operations > self._operations or standing.groups_version != self.view.groups_version:
+        elif standing.operations > self.view.operations or standing.groups_version != self.view.groups_version:
             self._request_look()
 
     def _lost_lease(self, owner: str) -> None:

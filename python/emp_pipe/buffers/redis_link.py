@@ -52,7 +52,7 @@ class Link:
     def command(self, call: Call, number: int = 0) -> list[Any]:
         fixed: dict[str, Any] = {"name": call.name, "id": self.view.id, "owner": self.owner}
         if number:
-            fixed["seq"] = number
+            fixed |= {"seq": number, "known": self.view.operations}
         packed = msgpack.packb(fixed | call.arguments, use_bin_type=False)
         keys = self.keys.fixed
         return ["EVALSHA", self._sha, len(keys) + len(call.keys), *keys, *call.keys, packed, *call.payloads]

@@ -69,9 +69,11 @@ local function done(reply)
 end
 
 local function refused()
-  local id, epoch, version, owner = unpack(call('HMGET', META, 'id', 'epoch', 'groups', 'owner'))
+  local id, epoch, version, owner, n = unpack(call('HMGET', META, 'id', 'epoch', 'groups', 'owner', 'n'))
   if id ~= A.id then return {'gone'} end
-  if A.epoch and epoch ~= A.epoch then return {'stale', owner or ''} end
+  if A.known and tonumber(n) < A.known then return {'older'} end
+  -- the owner too: a server with data of an earlier moment gives epochs again
+  if A.epoch and (epoch ~= A.epoch or owner ~= A.owner) then return {'stale', owner or ''} end
   if A.version and version ~= A.version then return {'groups'} end
 end
 

@@ -264,7 +264,7 @@ function F.claim()
   local time = call('TIME')
   local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
   local id, owner, epoch, ends, n, version = unpack(call('HMGET', META, 'id', 'owner', 'epoch', 'until', 'n', 'groups'))
-  if id ~= A.id then return {'gone'} end
+  if id ~= A.id or tonumber(n) < A.known then return {'gone'} end
   local memory = call('INFO', 'memory')
   local used, most = string.match(memory, 'used_memory:(%d+)'), string.match(memory, 'maxmemory:(%d+)')
   if owner ~= A.owner and (not A.wants or (owner ~= '' and tonumber(ends) > now)) then

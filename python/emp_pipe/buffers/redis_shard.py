@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from emp_pipe.buffers.redis_effects import tell_of_groups
-from emp_pipe.buffers.redis_life import ShardLife
+from emp_pipe.buffers.redis_life import LOST, ShardLife
 from emp_pipe.buffers.redis_link import Call
 from emp_pipe.buffers.redis_queue import Operation, Taking
 from emp_pipe.errors import ErrorKind, LogError
@@ -119,6 +119,8 @@ class RedisShard(ShardLife):
         written: list[Block] = []
 
         def build() -> Call:
+            if derives and self.state_read_under.get(group) == LOST:  # it waited while the server lost what it was derived from
+                raise _not_this_memory(group)
             written[:] = self.calls.read_blocks(outputs)
             return self.calls.commit(group, now, endings, outputs, puts, expires, state_deletes)
 
@@ -135,7 +137,7 @@ class RedisShard(ShardLife):
         if not self.owned.is_set():
             raise LogError(ErrorKind.LOG_STALE, place=self.id, detail="another emp-pipe owns this shard")
         if self.state_read_under.get(group, self.view.epoch) != self.view.epoch:
-            raise LogError(ErrorKind.LOG_STALE, place=group, detail="its state was read before another emp-pipe owned this shard")
+            raise _not_this_memory(group)
 
     async def set_groups(self, groups: Sequence[GroupSpec]) -> None:
         self._check_open()
@@ -270,3 +272,7 @@ class RedisShard(ShardLife):
 
     async def wait_admitting(self) -> None:
         await self.ledger.wait_admitting()
+
+
+def _not_this_memory(group: str) -> LogError:
+    return LogError(ErrorKind.LOG_STALE, place=group, detail="its state was read before another owned this shard, or is lost")
