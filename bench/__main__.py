@@ -106,9 +106,10 @@ def table(figures: list[Figure]) -> str:
         if figure.value is None:
             rows.append((figure.name, figure.note, "", "", "", ""))
             continue
-        ratio = f"{figure.ratio:.1f}" if figure.ratio is not None else ""
+        digits = 2 if figure.ratio is not None and figure.ratio < 2 else 1
+        ratio = f"{figure.ratio:.{digits}f}" if figure.ratio is not None else ""
         if figure.ratio_quartiles:
-            ratio += " ({:.1f} – {:.1f})".format(*figure.ratio_quartiles)
+            ratio += " ({} – {})".format(*(f"{one:.{digits}f}" for one in figure.ratio_quartiles))
         wanted = f"≥ {figure.bar:g} ×" if figure.bar is not None else f"≤ {figure.aim:g} {figure.unit}" if figure.aim is not None else ""
         verdict = {None: "", True: "met", False: "MISSED"}[figure.met]
         reference = f"{figure.reference:.3g}" if figure.reference is not None else ""
