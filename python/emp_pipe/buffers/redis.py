@@ -9,7 +9,6 @@ connection). The data model and its reasons: docs/decisions/010-redis-log.md.
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from emp_pipe.buffers.redis_client import RedisClientConfig, connect
 from emp_pipe.buffers.redis_link import Wait, end_tasks
 from emp_pipe.buffers.redis_placement import MOST_SHARDS, ShardPart, by_shard, plan, shard_of_name, shard_of_offset
+from emp_pipe.buffers.redis_process import name_of_this
 from emp_pipe.buffers.redis_server import RedisStated
 from emp_pipe.buffers.redis_shard import RedisShard
 from emp_pipe.buffers.redis_spool import SpoolConfig, SpooledLog
@@ -102,7 +102,7 @@ class RedisLog:
     def __init__(self, id: str, config: RedisConfig, context: Context) -> None:
         self.id = id
         self.config = config
-        self.owner = f"{context.machine_id}-{os.getpid()}-{secrets.token_hex(6)}"
+        self.owner = name_of_this(context.machine_id, secrets.token_hex(6))
         """Unique for each process and each log that it opens: leases and operations are its alone."""
         self._clock = context.clock
         self._client = connect(config, id, context.clock)

@@ -1,8 +1,8 @@
 """Who owns a shard: a lease with an epoch, renewed once a second, and how the shard is by the way.
 
 Only the owner reads and ends. Its epoch is in every call that does, so what an owner that was thought dead still sends has no effect. The
-server's clock alone decides when a lease has ended, and here the event loop's measures the same seconds: a test that moves our own clock
-does not move Redis'.
+server's clock alone decides when a lease has ended, but for an owner that is seen to be dead (`redis_process.py`). Here the event loop's
+measures the same seconds: a test that moves our own clock does not move Redis'.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from emp_pipe.buffers.redis_client import RedisLogError
 from emp_pipe.buffers.redis_link import Call, Link
+from emp_pipe.buffers.redis_process import is_dead
 
 _EVERY_S = 1.0
 
@@ -49,7 +50,10 @@ class Lease:
     async def ask(self, known: int = 0) -> Standing:
         """Take or renew the lease. `known`: a shard that fewer operations have changed is as good as gone. Raises RedisLogError."""
         asked_s = asyncio.get_running_loop().time()
-        reply = await self._link.ask(Call("claim", {"lease_ms": int(self._lease_s * 1000), "wants": self.wants, "known": known}))
+        arguments = {"lease_ms": int(self._lease_s * 1000), "wants": self.wants, "known": known}
+        reply = await self._link.ask(Call("claim", arguments))
+        if reply[0] == b"held" and self.wants and is_dead(owner := reply[1].decode()):
+            reply = await self._link.ask(Call("claim", arguments | {"dead": owner}))
         if reply[0] == b"gone":
             return Standing(b"", "", 0, b"", 0, 0, gone=True)
         _, who, operations, version, used, most, *_ = reply

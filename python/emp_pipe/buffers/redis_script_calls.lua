@@ -267,7 +267,7 @@ function F.claim()
   if id ~= A.id or tonumber(n) < A.known then return {'gone'} end
   local memory = call('INFO', 'memory')
   local used, most = string.match(memory, 'used_memory:(%d+)'), string.match(memory, 'maxmemory:(%d+)')
-  if owner ~= A.owner and (not A.wants or (owner ~= '' and tonumber(ends) > now)) then
+  if owner ~= A.owner and (not A.wants or (owner ~= '' and owner ~= A.dead and tonumber(ends) > now)) then
     return {'held', owner, n, version, used, most, tonumber(ends) - now}
   end
   call('HDEL', OPERATIONS, '')
