@@ -109,14 +109,15 @@ class Member:
         """Return what its groups hold."""
         return sum(terms["held"] for terms in (await self.books()).groups.values())
 
-    async def drained_books(self) -> Books:
-        """Return the books once no group holds anything any more."""
+    async def drained_books(self, *, dead_letters: bool = False) -> Books:
+        """Return the books once no group holds anything any more; `dead_letters`: those may stay."""
         books = Books()
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while True:
                     books = await self.books()
-                    if books.groups and not any(terms["held"] for terms in books.groups.values()):
+                    held_by = [group for group, terms in books.groups.items() if terms["held"]]
+                    if books.groups and all(dead_letters and topic == "dead" for topic, _ in held_by):
                         return books
                     await asyncio.sleep(0.1)
         except TimeoutError:
