@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from emp_pipe import __version__
@@ -266,7 +266,7 @@ class Observer:
     def warnings(self) -> list[str]:
         """Return what start-up warns of: settings that work and are probably not what was meant."""
         config = self._pipeline.config
-        found = list(getattr(self._pipeline.log, "warnings", ()))
+        found = [*getattr(self._pipeline.log, "warnings", ()), *self._left_over()]
         for name, settings in config.receivers.items():
             if getattr(settings, "shared_key", None) and getattr(settings, "tls", ()) is None:
                 found.append(
@@ -277,6 +277,20 @@ class Observer:
         if config.role == "central" and not any(getattr(settings, "shared_key", None) for settings in config.receivers.values()):
             found.append("no receiver for edges on other machines: set FLUENTD_SHARED_KEY (and EMP_TLS_CERT_FILE, EMP_TLS_KEY_FILE)")
         return found
+
+    def _left_over(self) -> Iterator[str]:
+        """What a log in Redis left on this disk, where the log is not there any more."""
+        spool = self._pipeline.context.data_dir / "spool"
+        if self._pipeline.config.buffer_type == "redis" or not spool.is_dir():
+            return
+        from emp_pipe.buffers.redis_spool_store import left_in
+
+        if appends := left_in(spool):
+            yield (
+                f"the spool in {spool} holds {appends} appends that were acknowledged while Redis was away, and nobody delivers them: "
+                "start once with the buffer as it was (buffer.type: redis, the same url), until `emp-pipe groups list` shows that `drain` "
+                "holds nothing"
+            )
 
     def _target(self, name: str, settings: Any) -> str:
         if type_of(name) == "file":

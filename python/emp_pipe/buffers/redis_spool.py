@@ -179,7 +179,11 @@ class SpooledLog(LateLog):
         """Offsets are those in Redis; -1 for what went to the spool."""
         self._check_open()
         if self.spool is None or self.drain is None or not self.spools:
-            return await self._opened_now().append(append)
+            if self.away:  # nothing was tried: whoever sends may hold what it has and wait
+                raise LogError(
+                    ErrorKind.LOG_FULL, place=self.place, detail=self.away, advice="senders wait until Redis is back, and lose nothing"
+                )
+            return await self.remote.append(append)
         token = ChunkKey(_PEER, secrets.token_bytes(12))
         if self._goes_to_spool and self.drain.flowing and self.spool.held_bytes < _LAST_PART_BYTES:
             await self._wait_for_the_last_part()
@@ -207,6 +211,13 @@ class SpooledLog(LateLog):
         self.says.spooled_records += sum(books.received for books in append.books)
         self.drain.wake(unproven=unproven)
         return Appended([-1] * len(append.blocks))
+
+    def _check_takes(self) -> None:
+        """Without a spool nothing is tried on a Redis that is away: receivers hold what they have and stop reading."""
+        if self.away:
+            raise LogError(
+                ErrorKind.LOG_FULL, place=self.place, detail=self.away, advice="senders wait until Redis is back, and lose nothing"
+            )
 
     @property
     def _goes_to_spool(self) -> bool:
@@ -244,7 +255,8 @@ class SpooledLog(LateLog):
         if not left:
             return spooled
         if self.spool is None or not self.spools:
-            return await self._opened_now().seen(left)
+            self._check_takes()
+            return await self.remote.seen(left)
         if not self.away:
             try:
                 async with asyncio.timeout(self._config.after_s):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import apsw
 import msgpack  # type: ignore[import-untyped]
 
 from emp_pipe.buffers.sqlite import SqliteConfig, SqliteLog
@@ -23,10 +24,12 @@ from emp_pipe.buffers.sqlite_store import Effects, Store
 from emp_pipe.component import Context
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.protocol import Append, ChunkKey, DeadLetter, DeadReason, Delivery, GroupSpec, ReceiverBooks, Topic
+from emp_pipe.logs import get_logger
 
 if TYPE_CHECKING:
     from emp_pipe._core import Block
 
+_log = get_logger("spool")
 DRAIN = GroupSpec("drain", frozenset(Topic), quota_bytes=1 << 62)
 _VERSION = 1
 _FIRST_KEY, _LAST_KEY = "entry", "entrz"
@@ -213,6 +216,22 @@ class Spool(SqliteLog):
 def lies_in(directory: Path) -> bool:
     """Return whether there is a spool, maybe an empty one."""
     return (directory / FILE_NAME).exists()
+
+
+def left_in(directory: Path) -> int:
+    """Return how many appends wait in a spool that no process uses; 0 where there is none, or where it cannot be read."""
+    if not lies_in(directory):
+        return 0
+    try:
+        connection = apsw.Connection(str(directory / FILE_NAME), flags=apsw.SQLITE_OPEN_READWRITE)
+        try:
+            counted: list[Any] = connection.execute(f"SELECT count(*) {_ENTRIES}", (DRAIN.name, _FIRST_KEY, _LAST_KEY)).fetchall()
+            return int(counted[0][0])
+        finally:
+            connection.close(True)
+    except apsw.Error as error:
+        _log.warning("%s cannot be read (%s)", directory, error)
+        return 0
 
 
 def _key(number: int) -> str:
