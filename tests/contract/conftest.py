@@ -170,6 +170,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         # what derives knows nothing of a cluster: there the log's own promises are enough
         on_redis = ("redis", "redis@cluster") if metafunc.module.__name__.rpartition(".")[2].startswith("test_log") else ("redis",)
         kinds = ["sqlite", "memory", *(pytest.param(kind, marks=needs_redis) for kind in on_redis)]
+        kinds = getattr(metafunc.module, "KINDS", kinds)
         metafunc.parametrize("opened", kinds, indirect=True)
 
 

@@ -38,13 +38,21 @@ class Central:
     clock: ManualClock = field(default_factory=ManualClock)
     prefix: str = field(default_factory=lambda: f"test-{token_hex(4)}")
     url: str = ""
+    shards: int = 1
     log: SpooledLog = field(init=False)
     acked: list[int] = field(default_factory=list)
 
     def make(self, **spool: Any) -> SpooledLog:
         settings = {"enabled": True, "min_free_bytes": 0, "after_s": 0.5, "retry_max_s": 0.1, **self.settings, **spool}
         config = RedisConfig(
-            url=self.url or self.server.url, prefix=self.prefix, connect_timeout_s=1, timeout_s=1, patience_s=0.5, lease_s=1, spool=settings
+            shards=self.shards,
+            url=self.url or self.server.url,
+            prefix=self.prefix,
+            connect_timeout_s=1,
+            timeout_s=1,
+            patience_s=0.5,
+            lease_s=1,
+            spool=settings,
         )
         self.log = build("redis", config, Context(self.clock, Metrics(), self.directory, "m1", "run"))
         return self.log
@@ -161,7 +169,12 @@ async def test_an_append_whose_answer_was_lost_is_acknowledged_from_the_spool_an
         await central.stop()
 
 
-async def test_a_kill_between_redis_append_and_the_spools_ack_neither_loses_nor_doubles(central: Central) -> None:
+@pytest.mark.parametrize("shards", [1, 3])
+async def test_a_kill_between_redis_append_and_the_spools_ack_neither_loses_nor_doubles(
+    server: RedisServer, tmp_path: Path, shards: int
+) -> None:
+    central = Central(server, tmp_path, shards=shards)
+    await central.start()
     central.server.kill()
     for number in range(5):
         await central.append(number)
@@ -186,7 +199,27 @@ async def test_a_kill_between_redis_append_and_the_spools_ack_neither_loses_nor_
     await central.check_books()
     assert central.log.drain is not None
     assert (central.log.drain.counts.known, central.log.drain.counts.drained) == (5, 0)
-    assert await central.everything() == [0, 1, 2, 3, 4]
+    assert sorted(await central.everything()) == [0, 1, 2, 3, 4]
+    await central.stop()
+
+
+async def test_an_append_over_several_shards_that_was_cut_short_is_completed(server: RedisServer, tmp_path: Path) -> None:
+    """Some of its chunks are in Redis, the token is not: the rest follows, and what is there does not come again."""
+    with CuttingProxy(server.port) as proxy:
+        central = Central(server, tmp_path, url=proxy.url, shards=3)
+        await central.start()
+        blocks = [block([number]) for number in range(12)]
+        books = [ReceiverBooks("forward", received=12, appended=12)]
+        chunks = [ChunkKey("edge", one.block_id.encode()) for one in blocks]
+        proxy.cut(b"append", then_refuse=True)
+        await central.log.append(Append(blocks, books=books, chunks=chunks))
+        central.acked += range(12)
+        proxy.mend()
+        await central.until_drained()
+        assert sorted(await central.everything()) == list(range(12))
+        (found,) = await central.log.receiver_books()
+        assert (found.received, found.appended + found.duplicate) == (12, 12)
+        await central.stop()
 
 
 async def test_what_redis_may_have_forgotten_meanwhile_is_counted_as_unproven(central: Central) -> None:
@@ -342,7 +375,10 @@ async def test_a_block_that_cannot_be_read_back_becomes_a_dead_letter_of_the_log
     await central.start()
     await central.until_drained()
     assert await central.everything() == [2]
-    ((_, letter),) = await central.log.dead_letters()
+    async with asyncio.timeout(PATIENCE_S):
+        while not (letters := await central.log.dead_letters()):  # noqa: ASYNC110 (what it waits for happens at the server)
+            await asyncio.sleep(0.01)
+    ((_, letter),) = letters
     assert (letter.reason, letter.records) == (DeadReason.BLOCK_INVALID, 1)
 
 
@@ -351,7 +387,7 @@ async def test_a_block_that_cannot_be_read_back_becomes_a_dead_letter_of_the_log
 
 async def test_a_full_redis_is_back_pressure_and_nothing_is_spooled(tmp_path: Path) -> None:
     with RedisServer(maxmemory_bytes=16 << 20) as server:
-        central = Central(server, tmp_path)
+        central = Central(server, tmp_path, {"after_s": 10})
         await central.start()
         assert (await central.fill(padding_bytes=500_000))[1] is ErrorKind.LOG_FULL
         assert central.log.says.spooled_records == 0

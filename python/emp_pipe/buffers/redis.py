@@ -24,7 +24,7 @@ from emp_pipe.buffers.redis_server import RedisStated
 from emp_pipe.buffers.redis_shard import RedisShard
 from emp_pipe.buffers.redis_spool import SpoolConfig, SpooledLog
 from emp_pipe.buffers.redis_watch import ServerWatch
-from emp_pipe.buffers.redis_whole import Whole, group_books_of, receiver_books_of, usage_of
+from emp_pipe.buffers.redis_whole import Whole, group_books_of, receiver_books_of, usage_of, wait_counted
 from emp_pipe.component import Context
 from emp_pipe.log.protocol import (
     Append,
@@ -154,6 +154,10 @@ class RedisLog:
         shards = [{"shard": shard.number, "owned": shard.ours, "away": shard.away} for shard in self.shards]
         return {**self._watch.details, "shards": shards}
 
+    async def wait_counted(self) -> None:
+        """Return when what was appended from here is in the books: a look may be due for that."""
+        await wait_counted(self.shards)
+
     @property
     def away(self) -> str:
         """Why nothing can be written; empty while something can."""
@@ -203,7 +207,7 @@ class RedisLog:
             shard.check_admitting()
         planned = await plan(append, len(self.shards))
         offsets = [-1] * len(append.blocks)
-        for parts in (planned.first, planned.last):
+        for parts in planned.stages(append.chunks):
             await self._append_parts(append, parts, offsets)
         return Appended(offsets)
 

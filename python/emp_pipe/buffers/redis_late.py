@@ -30,6 +30,10 @@ class Remote(Log, Protocol):
         """Why nothing can be written to it; empty while it can."""
         ...
 
+    async def wait_counted(self) -> None:
+        """Return when what was appended from here is in the books; after a while in any case."""
+        ...
+
     @property
     def warnings(self) -> Sequence[str]: ...
 

@@ -383,6 +383,11 @@ class ShardLife:
         """Why nothing reaches Redis at the moment; empty when it does."""
         return self.queue.trouble.detail if self.queue.trouble is not None else ""
 
+    @property
+    def behind(self) -> bool:
+        """Whether something has been done that the next look will count."""
+        return self._behind
+
     async def wait_here(self) -> None:
         await self._here.wait()
 

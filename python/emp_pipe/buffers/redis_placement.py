@@ -70,6 +70,14 @@ class Plan:
     first: dict[int, ShardPart] = field(default_factory=dict)
     last: dict[int, ShardPart] = field(default_factory=dict)
 
+    def stages(self, chunks: Sequence[ChunkKey]) -> Sequence[Mapping[int, ShardPart]]:
+        """Return the calls that are made together, in order. The last chunk becomes known after all else: who knows it knows that nothing
+        of the append is missing."""
+        if not chunks or len(self.last) < 2:
+            return self.first, self.last
+        final = {number: part for number, part in self.last.items() if chunks[-1] in part.chunks}
+        return self.first, {number: part for number, part in self.last.items() if number not in final}, final
+
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
@@ -134,8 +142,9 @@ def _ordered(append: Append, shards: int, home: int, placed: Sequence[_Placed]) 
     for name, shard in checkpoints.items():
         _part(planned.last, shard).checkpoints[name] = append.checkpoints[name]
     if append.books or append.dead:
-        # where it costs no call of its own
+        # where it costs no call of its own, and in the last one of all
         shard = home if home in planned.last or not planned.last else next(iter(planned.last))
+        shard = keeping[append.chunks[-1]] if append.chunks else shard
         part = _part(planned.last, shard)
         part.books, part.dead = append.books, append.dead
     return planned

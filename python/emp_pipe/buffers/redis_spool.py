@@ -83,6 +83,7 @@ class SpooledLog(LateLog):
             self.drain = Drain(self.spool, remote, context.clock, config.retry_max_s, self._emptied)
         self._epoch = 0
         self._spooling = False
+        self._left_over = False
         self._draining: asyncio.Task[None] | None = None
         self.says = Says(self, context)
 
@@ -131,10 +132,11 @@ class SpooledLog(LateLog):
         """Open: the spool at once, Redis now or when it comes. Raises what waiting does not mend, as far as it is known in time."""
         if self.spool is not None and self.drain is not None:
             await self.spool.begin()
-            if self.spool.holds_something:
+            self.drain.wake(unproven=self.spool.holds_something)  # what is no append may wait too: dead letters
+            self._left_over = self.spool.holds_something
+            if self._left_over:
                 oldest = await self.spool.waiting(0, 1, 1)
                 self.says.left_over(self.spool.entries, oldest[0].log if oldest else "", self._name)
-                self.drain.wake(unproven=True)
         self._closing = False
         self._epoch = self._clock.unix_nano() // 1_000_000
         try:
@@ -184,6 +186,8 @@ class SpooledLog(LateLog):
                     ErrorKind.LOG_FULL, place=self.place, detail=self.away, advice="senders wait until Redis is back, and lose nothing"
                 )
             return await self.remote.append(append)
+        if self.full:
+            raise LogError(ErrorKind.LOG_FULL, place=self.id, detail=self.remote.usage().reason)
         token = ChunkKey(_PEER, secrets.token_bytes(12))
         if self._goes_to_spool and self.drain.flowing and self.spool.held_bytes < _LAST_PART_BYTES:
             await self._wait_for_the_last_part()
@@ -220,6 +224,11 @@ class SpooledLog(LateLog):
             )
 
     @property
+    def full(self) -> bool:
+        """Whether Redis is here and has no room: that is back-pressure, also while something waits in the spool."""
+        return self.opened.is_set() and not self.remote.away and not self.remote.admitting
+
+    @property
     def _goes_to_spool(self) -> bool:
         return self._spooling or (self.spool is not None and self.spool.holds_something) or bool(self.away)
 
@@ -242,10 +251,10 @@ class SpooledLog(LateLog):
                 await self.drain.wait_empty()
 
     def _emptied(self) -> None:
-        if self._spooling:
+        if self._spooling or self._left_over:
             self._epoch += 1
-        self._spooling = False
-        self.says.emptied()
+            self.says.emptied()
+        self._spooling = self._left_over = False
 
     async def seen(self, chunks: Sequence[ChunkKey]) -> set[ChunkKey]:
         """While Redis is away the spool alone answers: what only Redis knows is found when it drains."""
@@ -282,7 +291,7 @@ class SpooledLog(LateLog):
 
     @property
     def admitting(self) -> bool:
-        if self._closing:
+        if self._closing or self.full:
             return False
         if self.spool is not None and self.spools and self._goes_to_spool:
             return self.spool.admitting
@@ -290,7 +299,8 @@ class SpooledLog(LateLog):
 
     async def wait_admitting(self) -> None:
         while not self.admitting:
-            way: Log = self.spool if self.spool is not None and self.spools and self._goes_to_spool else self.remote
+            spools = self.spool is not None and self.spools and self._goes_to_spool and not self.full
+            way: Log = self.spool if self.spool is not None and spools else self.remote
             with contextlib.suppress(TimeoutError):  # which of the two it is may change meanwhile
                 async with asyncio.timeout(_LOOK_S):
                     await way.wait_admitting()
@@ -306,6 +316,7 @@ class SpooledLog(LateLog):
             return await self.remote.receiver_books()
         if not self.away:
             await self.drain.wait_quiet()
+            await self.remote.wait_counted()
         spooled, stored = await self.spool.receiver_books(), await self.remote.receiver_books()
         return added([stored, spooled], self.drain.books_in_both)
 

@@ -158,7 +158,7 @@ class Says(Collector):
             return replace(usage, admitting=of.admitting, reason="" if of.admitting else reason)
         spooled = of.spool.usage()
         oldest = [one for one in (usage.oldest_append_unix_nano, spooled.oldest_append_unix_nano) if one is not None]
-        if of.spools and (of.away or of.spool.holds_something):
+        if of.spools and (of.away or of.spool.holds_something) and not of.full:
             reason = spooled.reason or ("" if of.spool.admitting else "the spool is full")
             reason = f"{of.place} cannot be used, and the spool: {reason}" if reason and of.away else reason
         return replace(

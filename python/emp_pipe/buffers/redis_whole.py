@@ -6,6 +6,8 @@ of its own (`redis_space.py`), which shard gets what (`redis_placement.py`).
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,7 +15,10 @@ from typing import TYPE_CHECKING
 from emp_pipe.log.protocol import DeadCount, GroupBooks, GroupUsage, ReceiverBooks, Usage
 
 if TYPE_CHECKING:
+    from emp_pipe.buffers.redis_life import ShardLife
     from emp_pipe.log.ledger import Ledger
+
+_COUNTED_WITHIN_S = 1.0
 
 
 class Whole:
@@ -133,3 +138,11 @@ def group_books_of(shards: Iterable[Sequence[GroupBooks]]) -> list[GroupBooks]:
             for reason, records in books.dropped.items():
                 total.dropped[reason] = total.dropped.get(reason, 0) + records
     return list(sums.values())
+
+
+async def wait_counted(shards: Sequence[ShardLife]) -> None:
+    """Return when what was appended from here is in the books of all shards: a look may be due for that. After a while in any case."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_COUNTED_WITHIN_S):
+            while any(shard.behind and not shard.away for shard in shards):  # noqa: ASYNC110 (it is a moment)
+                await asyncio.sleep(0.01)
