@@ -3,113 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import apsw
 import pytest
 
-from emp_pipe.buffers.redis import RedisConfig, build
-from emp_pipe.buffers.redis_spool import SpooledLog
-from emp_pipe.component import Context
-from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.protocol import Append, ChunkKey, DeadLetter, DeadReason, ReceiverBooks
-from emp_pipe.self_metrics import Metrics
-from tests.contract.conftest import group
-from tests.support.blocks import block, delivered
+from tests.support.blocks import block
 from tests.support.cutting_proxy import CuttingProxy
-from tests.support.manual_clock import ManualClock
 from tests.support.redis_server import RedisServer, needs_redis
+from tests.support.spooled_log import PATIENCE_S, Central
 
 pytestmark = needs_redis
-PATIENCE_S = 30.0
-
-
-@dataclass
-class Central:
-    """One central's log, which can be killed and started again on the same disk and the same Redis."""
-
-    server: RedisServer
-    directory: Path
-    settings: dict[str, Any] = field(default_factory=dict)
-    clock: ManualClock = field(default_factory=ManualClock)
-    prefix: str = field(default_factory=lambda: f"test-{token_hex(4)}")
-    url: str = ""
-    shards: int = 1
-    log: SpooledLog = field(init=False)
-    acked: list[int] = field(default_factory=list)
-
-    def make(self, **spool: Any) -> SpooledLog:
-        settings = {"enabled": True, "min_free_bytes": 0, "after_s": 0.5, "retry_max_s": 0.1, **self.settings, **spool}
-        config = RedisConfig(
-            shards=self.shards,
-            url=self.url or self.server.url,
-            prefix=self.prefix,
-            connect_timeout_s=1,
-            timeout_s=1,
-            patience_s=0.5,
-            lease_s=1,
-            spool=settings,
-        )
-        self.log = build("redis", config, Context(self.clock, Metrics(), self.directory, "m1", "run"))
-        return self.log
-
-    async def start(self, **spool: Any) -> SpooledLog:
-        log = self.make(**spool)
-        await log.open([group("a")])
-        return log
-
-    async def stop(self) -> None:
-        await self.log.close(self.clock.monotonic_s() + 2)
-
-    async def append(self, *numbers: int, **more: Any) -> None:
-        """Append one block, and remember that it was acknowledged."""
-        one = more.pop("block", None) or block(numbers)
-        books = [ReceiverBooks("forward", received=len(numbers), appended=len(numbers))]
-        await self.log.append(Append([one], books=books, **more))
-        self.acked += numbers
-
-    async def fill(self, padding_bytes: int = 0, letter: DeadLetter | None = None) -> tuple[int, ErrorKind]:
-        """Append until it is refused; return how much was taken, and why no more."""
-        for number in range(200):
-            try:
-                if letter is not None:
-                    await self.log.append(Append([], dead=[letter]))
-                else:
-                    await self.append(number, block=block([number], padding_bytes=padding_bytes))
-            except LogError as error:
-                return number, error.kind
-        raise AssertionError("nothing was refused")
-
-    async def until(self, condition: Callable[[], Any]) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while not condition():
-                await asyncio.sleep(0.01)
-                self.clock.advance(0.05)
-
-    async def until_drained(self) -> None:
-        await self.until(lambda: self.log.says.state == "idle")
-
-    async def everything(self) -> list[int]:
-        """Read and end all that the group holds."""
-        found: list[int] = []
-        while self.log.usage().groups[0].held_blocks:
-            async with asyncio.timeout(PATIENCE_S):
-                await self.log.wait_readable("a")
-                deliveries = await self.log.read("a", 1 << 30)
-            found += delivered(deliveries)
-            await self.log.commit("a", acks=deliveries)
-        return found
-
-    async def check_books(self) -> None:
-        """Both equations hold, and every acknowledged record is counted once over both stores."""
-        receivers = await self.log.receiver_books()
-        for books in [*receivers, *await self.log.group_books()]:
-            assert books.balanced, books
-        assert sum(books.appended for books in receivers) == len(self.acked), "a record is counted twice, or not at all"
 
 
 @pytest.fixture
@@ -380,127 +287,3 @@ async def test_a_block_that_cannot_be_read_back_becomes_a_dead_letter_of_the_log
             await asyncio.sleep(0.01)
     ((_, letter),) = letters
     assert (letter.reason, letter.records) == (DeadReason.BLOCK_INVALID, 1)
-
-
-# what stays back-pressure
-
-
-async def test_a_full_redis_is_back_pressure_and_nothing_is_spooled(tmp_path: Path) -> None:
-    with RedisServer(maxmemory_bytes=16 << 20) as server:
-        central = Central(server, tmp_path, {"after_s": 10})
-        await central.start()
-        assert (await central.fill(padding_bytes=500_000))[1] is ErrorKind.LOG_FULL
-        assert central.log.says.spooled_records == 0
-        assert not central.log.admitting
-        await central.stop()
-
-
-async def test_a_full_spool_is_back_pressure_until_it_drains(server: RedisServer, tmp_path: Path) -> None:
-    central = Central(server, tmp_path, {"max_bytes": 100_000})
-    await central.start()
-    server.kill()
-    assert (await central.fill(padding_bytes=5_000))[1] is ErrorKind.LOG_FULL
-    assert not central.log.admitting
-    assert "spool" in central.log.usage().reason
-    server.start()
-    waiting = asyncio.ensure_future(central.log.wait_admitting())
-    await central.until(waiting.done)
-    await central.until_drained()
-    assert await central.everything() == central.acked
-    await central.stop()
-
-
-async def test_dead_letters_alone_fill_a_spool_too(server: RedisServer, tmp_path: Path) -> None:
-    central = Central(server, tmp_path, {"max_bytes": 100_000})
-    await central.start()
-    server.kill()
-    letter = DeadLetter("forward", DeadReason.FRAME_INVALID, "torn", bytes(5_000))
-    kept, why = await central.fill(letter=letter)
-    assert why is ErrorKind.LOG_FULL
-    assert 10 < kept < 20, "what dead letters take was not counted"
-    await central.stop()
-
-
-# starting without Redis
-
-
-async def test_a_start_without_redis_takes_into_the_spool_and_reads_when_redis_comes(server: RedisServer, tmp_path: Path) -> None:
-    server.kill()
-    central = Central(server, tmp_path)
-    await central.start()
-    assert central.log.admitting
-    await central.append(1)
-    assert await central.log.read("a", 1 << 20) == []
-    waiting = asyncio.ensure_future(central.log.wait_readable("a"))
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    server.start()
-    await central.until(waiting.done)
-    await central.until_drained()
-    assert await central.everything() == [1]
-    await central.check_books()
-    await central.stop()
-
-
-async def test_a_start_without_redis_and_without_a_spool_takes_nothing_until_redis_comes(server: RedisServer, tmp_path: Path) -> None:
-    server.kill()
-    central = Central(server, tmp_path)
-    await central.start(enabled=False)
-    assert not central.log.admitting
-    assert "no connection to Redis" in central.log.usage().reason
-    with pytest.raises(LogError) as refused:
-        await central.append(1)
-    assert refused.value.kind is ErrorKind.LOG_FULL, "nothing was tried: a receiver holds it and stops reading"
-    server.start()
-    waiting = asyncio.ensure_future(central.log.wait_admitting())
-    await central.until(waiting.done)
-    await central.append(2)
-    assert await central.everything() == [2]
-    assert not (tmp_path / "spool").exists()
-    await central.stop()
-
-
-async def test_a_start_without_redis_can_be_stopped(server: RedisServer, tmp_path: Path) -> None:
-    server.kill()
-    central = Central(server, tmp_path)
-    await central.start()
-    waiting = asyncio.ensure_future(central.log.wait_readable("a"))
-    await asyncio.sleep(0)
-    await central.stop()
-    with pytest.raises(LogError) as refused:
-        await waiting
-    assert refused.value.kind is ErrorKind.LOG_CLOSED
-
-
-# what an earlier life left
-
-
-async def test_a_spool_whose_setting_was_turned_off_drains_and_takes_nothing_new(
-    central: Central, caplog: pytest.LogCaptureFixture
-) -> None:
-    central.server.kill()
-    await central.append(1)
-    await central.stop()
-    central.server.start()
-    await central.start(enabled=False)
-    assert "1 appends of an earlier run" in caplog.text
-    await central.until(lambda: central.log.says.state == "off")
-    await central.append(2)
-    assert await central.everything() == [1, 2]
-    central.server.kill()
-    await central.until(lambda: bool(central.log.away))
-    with pytest.raises(LogError):
-        await central.append(3)
-    await central.check_books()
-
-
-async def test_a_spool_of_another_prefix_drains_into_this_one_and_that_is_said(central: Central, caplog: pytest.LogCaptureFixture) -> None:
-    central.server.kill()
-    await central.append(1)
-    await central.stop()
-    central.server.start()
-    before, central.prefix = central.prefix, "another"
-    await central.start()
-    await central.until_drained()
-    assert await central.everything() == [1]
-    assert before in caplog.text

@@ -5,96 +5,22 @@ from __future__ import annotations
 import json
 import re
 import signal
-import socket
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import grpc
 import pytest
-from google.rpc.error_details_pb2 import RetryInfo
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2_grpc import LogsServiceStub
 
 from tests.support.acked_send import send_acked
-from tests.support.command import Running, free_port, run, running, until
-from tests.support.command_bench import Bench, rows_in, send, wait_for_rows
-from tests.support.forward import message_frame
+from tests.support.command import run, running, until
+from tests.support.command_bench import rows_in, send, wait_for_rows
 from tests.support.redis_command import LIMIT_BYTES, NEVER
 from tests.support.redis_server import RedisServer, needs_redis
 from tests.support.small_disk import small_disk
+from tests.support.spool_central import Central
 
 pytestmark = needs_redis
-QUICK = "connect_timeout_s: 1, timeout_s: 1, patience_s: 1, lease_s: 1"
-
-
-class Central(Bench):
-    """A bench with Forward and both OTLP receivers, and a Redis of its own."""
-
-    def __init__(self, directory: Path, server: RedisServer) -> None:
-        self.server = server
-        self.otlp_port, self.grpc_port = free_port(), free_port()
-        super().__init__(directory)
-
-    def set_up(self, spool: str = "", *, buffer: str = "", exporters: str = "{file: }", more: str = "") -> None:
-        """`spool`: its settings; "": what follows from the rest."""
-        spool = f", spool: {{{spool}}}" if spool else ""
-        self.write(
-            buffer=buffer or f'{{type: redis, url: "{self.server.url}", {QUICK}{spool}}}',
-            exporters=exporters,
-            receivers=f'{{forward: {{listen: "127.0.0.1:{self.port}", detect_duplicates: all}}, '
-            f'otlp_http: {{listen: "127.0.0.1:{self.otlp_port}"}}, otlp_grpc: {{listen: "127.0.0.1:{self.grpc_port}"}}}}',
-            more=more,
-        )
-
-    def spool(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.get("/readyz")[1])["buffer"]["spool"]
-        return found
-
-    def until_drained(self) -> None:
-        until(lambda: self.metric("emp_pipe_spool_state", state="idle") == 1, "the spool is empty")
-
-    def post(self, *numbers: int, timeout_s: float = 20) -> tuple[int, dict[str, str]]:
-        """Send records by OTLP/HTTP; return status and headers."""
-        headers = {"Content-Type": "application/x-protobuf"}
-        address = f"http://127.0.0.1:{self.otlp_port}/v1/logs"
-        request = urllib.request.Request(address, otlp(*numbers).SerializeToString(), headers)
-        try:
-            with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-                return answer.status, dict(answer.headers)
-        except urllib.error.HTTPError as error:
-            return error.code, {name.lower(): value for name, value in error.headers.items()}
-
-    def check_books(self) -> None:
-        """Both equations, as `/metrics` says them."""
-        terms: dict[str, dict[str, float]] = {}
-        for line in self.get("/metrics")[1].splitlines():
-            found = re.match(r"emp_pipe_(receiver|group)_(held_)?records(?:_total)?\{(.*)\} (\S+)", line)
-            if found:
-                labels = dict(re.findall(r'(\w+)="([^"]*)"', found[3]))
-                key = labels.get("component") or f"{labels['topic']} {labels['group']}"
-                outcome = "held" if found[2] else labels["outcome"]
-                of = terms.setdefault(f"{found[1]} {key}", {})
-                of[outcome] = of.get(outcome, 0) + float(found[4])
-        assert terms
-        for key, of in terms.items():
-            total = of["received" if key.startswith("receiver") else "appended"]
-            rest = sum(
-                value for name, value in of.items() if name not in ("received",) and (key.startswith("receiver") or name != "appended")
-            )
-            assert total == rest, f"{key}: {of}"
-
-
-def otlp(*numbers: int) -> ExportLogsServiceRequest:
-    request = ExportLogsServiceRequest()
-    records = request.resource_logs.add().scope_logs.add().log_records
-    for number in numbers:
-        records.add(time_unix_nano=1_760_000_000_000_000_000 + number).body.string_value = f"record {number}"
-    return request
 
 
 @pytest.fixture
@@ -315,75 +241,6 @@ def test_a_full_disk_of_the_spool_is_back_pressure_until_there_is_space(central:
             assert process.process.poll() is None
 
 
-# without a spool: what each side is told
-
-
-@pytest.fixture(params=["in_traffic", "at_start"])
-def away(request: pytest.FixtureRequest, central: Central) -> Iterator[tuple[Central, Running]]:
-    """A running central without a spool whose Redis has gone away, or was never there."""
-    central.set_up("enabled: false")
-    if request.param == "at_start":
-        central.server.kill()
-    with running(*central.arguments) as process:
-        if request.param == "in_traffic":
-            assert central.post(1)[0] == 200
-            central.server.kill()
-        until(lambda: central.get("/readyz")[0] == 503, "not ready")
-        yield central, process
-
-
-def test_without_a_spool_it_is_said_what_to_do(away: tuple[Central, Running]) -> None:
-    central, process = away
-    assert "buffer.spool.enabled (EMP_BUFFER_REDIS_SPOOL)" in process.wait_for("while Redis is away nothing is acknowledged")
-    assert "while it is away senders wait" in process.wait_for("buffer: ")
-    assert "no connection to Redis" in json.loads(central.get("/readyz")[1])["reason"]
-    assert central.metric("emp_pipe_spool_state", state="off") == 1
-    assert central.metric("emp_pipe_redis_away") == 1
-    assert not (central.data_dir / "spool").exists()
-
-
-def test_without_a_spool_otlp_http_answers_503_with_retry_after(away: tuple[Central, Running]) -> None:
-    central, _ = away
-    status, headers = central.post(2)
-    assert status == 503
-    assert int(headers["retry-after"]) >= 1
-    central.server.start()
-    until(lambda: central.post(2)[0] == 200, "it takes records when Redis is back")
-
-
-def test_without_a_spool_otlp_grpc_answers_unavailable_with_retry_info(away: tuple[Central, Running]) -> None:
-    central, _ = away
-    with grpc.insecure_channel(f"127.0.0.1:{central.grpc_port}") as channel:
-        export = LogsServiceStub(channel).Export  # type: ignore[no-untyped-call]
-        with pytest.raises(grpc.RpcError) as refused:
-            export(otlp(2), timeout=20)
-        error: Any = refused.value
-        assert error.code() is grpc.StatusCode.UNAVAILABLE
-        trailers = dict(error.trailing_metadata())
-        assert RetryInfo.FromString(trailers["google.rpc.retryinfo-bin"]).retry_delay.ToNanoseconds() > 0
-        central.server.start()
-
-        def taken() -> bool:
-            try:
-                export(otlp(2), timeout=20)
-            except grpc.RpcError:
-                return False
-            return True
-
-        until(taken, "it takes records when Redis is back")
-
-
-def test_without_a_spool_forward_is_not_read_and_acknowledged_when_redis_is_back(away: tuple[Central, Running]) -> None:
-    central, _ = away
-    with socket.create_connection(("127.0.0.1", central.port), timeout=2) as peer:
-        peer.sendall(message_frame(7, chunk="held"))
-        with pytest.raises(TimeoutError):
-            peer.recv(100)
-        central.server.start()
-        peer.settimeout(30)
-        assert b"held" in peer.recv(100)
-
-
 # what an earlier life left
 
 
@@ -404,42 +261,3 @@ def test_a_spool_left_by_a_buffer_that_is_not_redis_any_more_is_said_loudly(cent
     with running(*central.arguments) as process:
         process.wait_for("of an earlier run")
         wait_for_rows(central.data_dir, 20)
-
-
-# settings
-
-
-@pytest.mark.parametrize(
-    ("variables", "arguments", "says"),
-    [
-        ({"RAILWAY_VOLUME_MOUNT_PATH": "/data"}, (), "true  # /data/emp-pipe/central is on RAILWAY_VOLUME_MOUNT_PATH"),
-        ({"RAILWAY_VOLUME_MOUNT_PATH": "/data", "EMP_DATA_DIR": "/tmp/x"}, (), "false  # /tmp/x is not on RAILWAY_VOLUME_MOUNT_PATH"),
-        ({"RAILWAY_PROJECT_ID": "p", "EMP_DATA_DIR": "/data"}, (), "false  # Railway without a volume: no RAILWAY_VOLUME_MOUNT_PATH"),
-        ({"EMP_DATA_DIR": "/data"}, (), "true  # data_dir: environment EMP_DATA_DIR"),
-        ({}, ("--data-dir", "/data"), "true  # data_dir: --data-dir"),
-        ({"STATE_DIRECTORY": "/var/lib/emp-pipe"}, (), "true  # environment STATE_DIRECTORY"),
-        ({}, (), "false  # nobody has named a data_dir that lasts"),
-        ({"EMP_BUFFER_REDIS_SPOOL": "true"}, (), "true  # environment EMP_BUFFER_REDIS_SPOOL"),
-        ({"EMP_BUFFER_REDIS_SPOOL": "off", "EMP_DATA_DIR": "/data"}, (), "false  # environment EMP_BUFFER_REDIS_SPOOL"),
-        ({"EMP_BUFFER_REDIS_SPOOL": "auto", "EMP_DATA_DIR": "/data"}, (), "true  # data_dir: environment EMP_DATA_DIR"),
-        ({"EMP_BUFFER_REDIS_SPOOL_DIR": "/data/spool"}, (), "true  # buffer.spool.directory is named"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, dict) else None,
-)
-def test_whether_there_is_a_spool_is_printed_with_its_reason(variables: dict[str, str], arguments: tuple[str, ...], says: str) -> None:
-    result = run("central", "--print-config", *arguments, EMP_BUFFER_REDIS_URL="redis://log:6379", **variables)
-    assert result.returncode == 0, result.stderr
-    assert f"enabled: {says}" in result.stdout.partition("  spool:")[2]
-
-
-def test_every_setting_of_the_spool_is_taken_from_a_file_and_from_the_command_line(central: Central) -> None:
-    central.set_up('enabled: true, directory: "/data/spool", max_bytes: 1000, min_free_bytes: 2, after_s: 3, retry_max_s: 4')
-    printed = run(*central.arguments, "--print-config", "--set", "buffer.spool.max_bytes=2000").stdout.partition("  spool:")[2]
-    found = re.findall(r"^    (\w+: \S+)", printed, re.MULTILINE)[:6]
-    assert found == ["enabled: true", "directory: /data/spool", "max_bytes: 2000", "min_free_bytes: 2", "after_s: 3.0", "retry_max_s: 4.0"]
-
-
-def test_a_word_that_is_neither_is_refused(central: Central) -> None:
-    result = run("central", "--print-config", EMP_BUFFER_REDIS_URL="redis://log:6379", EMP_BUFFER_REDIS_SPOOL="maybe")
-    assert result.returncode == 2
-    assert "EMP_BUFFER_REDIS_SPOOL" in result.stderr
