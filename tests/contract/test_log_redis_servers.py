@@ -10,6 +10,7 @@ import pytest
 
 from emp_pipe.buffers.redis import RedisLog
 from emp_pipe.buffers.redis_link import end_tasks
+from emp_pipe.buffers.redis_queue import Operation
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.protocol import Append, ChunkKey, ReceiverBooks, Topic
 from tests.contract.conftest import group
@@ -226,3 +227,48 @@ async def test_what_is_acknowledged_is_on_the_disk_where_waitaof_is_asked_for(tm
             async with asyncio.timeout(30):
                 await log.wait_admitting()
             await send(log, range(4, 5))
+
+
+# what takes a server long
+
+
+@pytest.mark.parametrize("what", ["drop", "reset", "retire"])
+async def test_a_group_is_emptied_a_slice_at_a_time_and_one_that_was_cut_short_is_counted_to_the_unit_and_goes_on(
+    tmp_path: Path, what: str
+) -> None:
+    async def empty(log: RedisLog) -> None:
+        if what == "drop":
+            await log.drop_group("a")
+        elif what == "reset":
+            await log.reset_group("a", "newest")
+        else:
+            await log.set_groups([group("b")])
+
+    with RedisServer(appendfsync="no") as server:
+        async with logs_of(server.url, ManualClock(), tmp_path, retire_after_s=0) as make:
+            first, second = make(), make()
+            await first.open([group("a"), group("b")])
+            await first.append(Append([block([number]) for number in range(700)]))
+            submit, left = first.shard._submit, [2]
+
+            def submit_two(operation: Operation) -> asyncio.Future[object]:
+                if left[0] == 0:
+                    raise RuntimeError("killed")
+                left[0] -= 1
+                return submit(operation)
+
+            first.shard._submit = submit_two  # type: ignore[method-assign]
+            with pytest.raises(RuntimeError, match="killed"):
+                await empty(first)
+            assert ask(server, "ZCARD", first.shard.keys.held("a")) == 700 - 2 * 250, "a script emptied more than a slice, or less"
+            await first.close(ManualClock().monotonic_s() + 10)
+            await second.open([group("a"), group("b")])
+            held = {usage.spec.name: usage.held_records for usage in second.usage().groups}
+            assert held == {"a": 200, "b": 700}
+            await check_books(second)
+            await empty(second)
+            reason = "group_reset" if what == "reset" else "group_dropped"
+            (books,) = (books for books in await second.group_books() if books.group == "a")
+            assert (books.appended, books.held, books.dropped) == (700, 0, {reason: 700})
+            assert len(await read(second, "b")) == 700, "another group lost something by it"
+            await check_books(second)

@@ -156,8 +156,8 @@ class Calls:
             arguments |= {"epoch": self.view.epoch, "retire_after": retire_after_s * 1e9}
         return Call("groups", arguments, [*self.keys.streams, *self.keys.of_groups(known.keys() | names.keys())])
 
-    def reset(self, group: str, now: int, *, oldest: bool) -> Call:
-        return self._of_group("reset", group, now, oldest=oldest)
+    def reset(self, group: str, now: int, *, oldest: bool, up_to: str) -> Call:
+        return self._of_group("reset", group, now, oldest=oldest, up_to=up_to)
 
     def drop(self, group: str, now: int) -> Call:
         return self._of_group("drop", group, now)

@@ -153,13 +153,18 @@ class Effects:
         ledger.book(DEAD_TOPIC, DEAD_READER).held = sum(count.records for count in snapshot.dead)
 
 
-def tell_of_groups(reply: list[Any], wanted: Sequence[GroupSpec]) -> None:
-    """Say what retired groups held."""
+def tell_of_groups(replies: Sequence[Sequence[Any]], wanted: Sequence[GroupSpec]) -> None:
+    """Say what retired groups held, over all slices."""
     names = {spec.name for spec in wanted}
-    for group, topic, blocks, records in reply[2]:
+    given_up: dict[tuple[bytes, bytes], list[int]] = {}
+    for reply in replies:
+        for group, topic, blocks, records in reply[2]:
+            sums = given_up.setdefault((group, topic), [0, 0])
+            sums[0], sums[1] = sums[0] + blocks, sums[1] + records
+    for (group, topic), (blocks, records) in given_up.items():
         why = "no longer reads it" if group.decode() in names else "is not in the configuration"
         _log.warning("%s: group %s %s: %d held blocks (%d records) are given up", topic.decode(), group.decode(), why, blocks, records)
-    for group in reply[3]:
+    for group in (group for reply in replies for group in reply[3]):
         _log.warning("group %s was retired: the configuration does not name it; should it return, it begins anew", group.decode())
 
 

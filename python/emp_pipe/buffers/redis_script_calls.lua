@@ -110,11 +110,18 @@ local function refill(group, topics)
   end)
 end
 
-local function empty(group, topics, reason, heirs, reports)
-  local alone = {}
+-- How many blocks one script empties a group of, so that others are served meanwhile; what is left is still held, and counted so.
+local SLICE = 250
+
+-- Returns whether more is left: only with a `most`.
+local function empty(group, topics, reason, heirs, reports, most, up_to)
+  local alone, left, more = {}, most, false
   each(held(group), function(offset)
+    if up_to and tonumber(offset) > tonumber(up_to) then return false end
+    if left == 0 then more = true return false end
     local one = entry(offset)
     if not topics[one.topic] then return end
+    if left then left = left - 1 end
     local inherited = false
     for _, heir in ipairs(heirs[one.topic] or {}) do
       if call('ZSCORE', held(heir), offset) then inherited = true break end
@@ -127,6 +134,7 @@ local function empty(group, topics, reason, heirs, reports)
     lose(group, offset, one, reason)
   end)
   for topic, report in pairs(alone) do reports[#reports + 1] = {group, topic, report[1], report[2]} end
+  return more
 end
 
 local function forget(group)
@@ -143,7 +151,7 @@ end
 
 function F.groups()
   call('HDEL', OPERATIONS, '')
-  local reports, retired, changed = {}, {}, false
+  local reports, retired, changed, more = {}, {}, false, 0
   for _, group in ipairs(A.wanted) do
     call('HSET', NAMED, group.name, A.now)
     if call('HGET', GROUPS, group.name) ~= group.spec then
@@ -160,32 +168,36 @@ function F.groups()
   for _, group in ipairs(A.absent) do
     local named = call('HGET', NAMED, group.name) or '0'
     if A.retire_after and tonumber(A.now) - tonumber(named) >= A.retire_after then
-      empty(group.name, set(group.removed), 'group_dropped', group.heirs, reports)
-      forget(group.name)
-      retired[#retired + 1] = group.name
-      changed = true
+      if more == 1 or empty(group.name, set(group.removed), 'group_dropped', group.heirs, reports, SLICE) then
+        more = 1
+      else
+        forget(group.name)
+        retired[#retired + 1] = group.name
+        changed = true
+      end
     end
   end
   if changed then total('groups', 1) end
-  return done({'ok', 0, reports, retired})
+  return done({'ok', 0, reports, retired, more})
 end
 
 function F.reset()
   call('HDEL', OPERATIONS, '')
+  local up_to, more = A.up_to ~= '' and A.up_to or text(tonumber(call('HGET', META, 'next')) - 1), 0
   if A.oldest then
     refill(A.group, set(A.topics))
-  else
-    empty(A.group, set(A.topics), 'group_reset', {}, {})
+  elseif empty(A.group, set(A.topics), 'group_reset', {}, {}, SLICE, up_to) then
+    more = 1
   end
-  return done({'ok', 0})
+  return done({'ok', 0, more, up_to})
 end
 
 function F.drop()
   call('HDEL', OPERATIONS, '')
-  empty(A.group, set(A.topics), 'group_dropped', {}, {})
+  if empty(A.group, set(A.topics), 'group_dropped', {}, {}, SLICE) then return done({'ok', 0, 1}) end
   forget(A.group)
   total('groups', 1)
-  return done({'ok', 0})
+  return done({'ok', 0, 0})
 end
 
 -- dead letters, by whoever is asked

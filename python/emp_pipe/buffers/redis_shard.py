@@ -144,21 +144,36 @@ class RedisShard(ShardLife):
         wanted = self.wanted = list(groups)
         now = self.clock.unix_nano()
 
-        def take(reply: list[Any], taking: Taking) -> None:
-            tell_of_groups(reply, wanted)
+        reports: list[Any] = []
 
-        await self._submit(Operation(lambda: self.calls.groups(wanted, now, self.config.retire_after_s), take))
+        def take(reply: list[Any], taking: Taking) -> bool:
+            reports.append(reply)
+            return bool(reply[4])
+
+        while await self._submit(Operation(lambda: self.calls.groups(wanted, now, self.config.retire_after_s), take)):
+            pass  # a slice at a time
+        tell_of_groups(reports, wanted)
         await self.look(whole=True)
 
     async def reset_group(self, group: str, start: Literal["oldest", "newest"]) -> None:
         self._check_open()
         ledger = self.ledger.groups[group]
         now = self.clock.unix_nano()
-        operation = Operation(lambda: self.calls.reset(group, now, oldest=start == "oldest"), lambda reply, taking: None)
-        future = self._submit(operation)
+        up_to = ""
+
+        def take(reply: list[Any], taking: Taking) -> bool:
+            nonlocal up_to
+            up_to = reply[3].decode()
+            return bool(reply[2])
+
+        def next_slice() -> asyncio.Future[bool]:
+            return self._submit(Operation(lambda: self.calls.reset(group, now, oldest=start == "oldest", up_to=up_to), take))
+
+        future = next_slice()
         self.ledger.rewind(ledger, ledger.last, now)  # nothing more is read until it is decided
         try:
-            await future
+            while await future:
+                future = next_slice()
             await self.look(whole=True)
         finally:
             self.ledger.rewind(ledger, 0, ledger.oldest_unix_nano() or now)
@@ -169,7 +184,8 @@ class RedisShard(ShardLife):
         if group not in self.ledger.groups:
             raise ValueError(f"the log has no group {group!r}")
         now = self.clock.unix_nano()
-        await self._submit(Operation(lambda: self.calls.drop(group, now), lambda reply, taking: None))
+        while await self._submit(Operation(lambda: self.calls.drop(group, now), lambda reply, taking: bool(reply[2]))):
+            pass  # a slice at a time
         await self.look(whole=True)
 
     # dead letters
