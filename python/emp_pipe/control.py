@@ -94,11 +94,15 @@ class ControlServer:
             if handler is None:
                 raise EmpPipeError(ErrorKind.CONFIG_INVALID, place="control", detail=f"there is no question {asked.get('ask')!r}")
             async for line in handler(asked):
+                if writer.is_closing():  # who asked has gone: uvloop says it by a RuntimeError
+                    return
                 writer.write(line)
                 await writer.drain()
         except OSError:
             return
-        except (EmpPipeError, ValueError, AttributeError) as error:
+        except (EmpPipeError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            if writer.is_closing():
+                return
             writer.write(json.dumps({"error": str(error)}).encode() + b"\n")
         with contextlib.suppress(OSError):
             await writer.drain()

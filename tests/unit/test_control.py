@@ -103,3 +103,34 @@ def test_a_data_directory_that_cannot_be_made_is_an_error_with_advice(tmp_path: 
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="--data-dir"), data_dir.owned(tmp_path / "file" / "d"):
         pass
+
+
+async def number(asked: dict[str, Any]) -> AsyncIterator[bytes]:
+    yield json_line(number=int(asked["number"]))
+
+
+@pytest.mark.parametrize("question", [b'{"ask": "number", "number": 1e400}', b'{"ask": "number", "number": [1]}', 60_000 * b"["])
+async def test_a_question_that_nobody_understands_is_told_so(tmp_path: Path, question: bytes) -> None:
+    server = ControlServer(tmp_path, {"number": number})
+    await server.start()
+    reader, writer = await asyncio.open_unix_connection(str(tmp_path / NAME))
+    writer.write(question + b"\n")
+    assert "error" in json.loads(await asyncio.wait_for(reader.readline(), 20))
+    writer.close()
+    await server.stop()
+
+
+async def test_who_goes_before_the_answer_is_not_written_to(tmp_path: Path) -> None:
+    class Gone:
+        def is_closing(self) -> bool:
+            return True
+
+        def write(self, data: bytes) -> None:
+            raise RuntimeError("the handler is closed")  # as uvloop says it
+
+        async def drain(self) -> None:
+            pass
+
+    server = ControlServer(tmp_path, {"echo": echo, "refuse": refuse})
+    for question in (b'{"ask": "echo", "word": "hm"}', b'{"ask": "nonsense"}'):
+        await server._answer(question, Gone())  # type: ignore[arg-type]  # all that is asked of a writer
