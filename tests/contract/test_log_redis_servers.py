@@ -272,3 +272,30 @@ async def test_a_group_is_emptied_a_slice_at_a_time_and_one_that_was_cut_short_i
             assert (books.appended, books.held, books.dropped) == (700, 0, {reason: 700})
             assert len(await read(second, "b")) == 700, "another group lost something by it"
             await check_books(second)
+
+
+async def test_what_is_appended_while_a_group_is_reset_to_the_newest_stays_with_it(tmp_path: Path) -> None:
+    with RedisServer(appendfsync="no") as server:
+        async with logs_of(server.url, ManualClock(), tmp_path) as make:
+            log = make()
+            await log.open([group("a")])
+            await log.append(Append([block([number]) for number in range(300)]))
+            submit, appends = log.shard._submit, list[asyncio.Task[object]]()
+
+            def submit_after_an_append(operation: Operation) -> asyncio.Future[object]:
+                if operation.size_bytes:
+                    return submit(operation)
+                first_slice = not appends
+                future = submit(operation) if first_slice else None
+                appends.append(asyncio.ensure_future(log.append(Append([block([1000 + len(appends)])]))))
+                return future or asyncio.ensure_future(after(appends[0], operation))
+
+            async def after(append: asyncio.Task[object], operation: Operation) -> object:
+                await append
+                return await submit(operation)
+
+            log.shard._submit = submit_after_an_append  # type: ignore[method-assign]
+            await log.reset_group("a", "newest")
+            await asyncio.gather(*appends)
+            assert delivered(await read(log, "a")) == [1000, 1001]
+            await check_books(log)
