@@ -308,6 +308,9 @@ class Pipeline:
         failpoints.hit("pipeline.drain")
         derivers = self.derivers
         left_s = max(drain_until_s - self.clock.monotonic_s(), 0.0)
+        leave = getattr(self.log, "leave", None)
+        if leave is not None:  # other replicas go on with it at once, while what is held never ends under their traffic
+            await leave(self.clock.monotonic_s() + left_s / 2)
         await deriving.drain(derivers, drain_until_s - left_s * _EXPORTERS_SHARE)
         await deriving.stop(derivers.values(), drain_until_s - left_s * _EXPORTERS_SHARE / 2)
         loops = [slot.loop for slot in self.exporters.values()]

@@ -175,6 +175,8 @@ async def test_another_process_appends_and_the_owner_delivers_and_counts_it(make
 async def take_over(first: RedisLog, second: RedisLog) -> None:
     """The first owner hangs and says nothing; the second waits for its lease to end."""
     first.shard.lease.ask = lambda: asyncio.Event().wait()  # type: ignore[method-assign,assignment,return-value]
+    assert first._sharing is not None
+    first._sharing.cancel()
     async with asyncio.timeout(30):
         await second.shard.owned.wait()
 
@@ -220,7 +222,7 @@ async def test_nothing_is_derived_from_state_that_was_read_under_an_earlier_leas
     log = make()
     await log.open([group("a")])
     await log.state_items("a")
-    log.shard._lost_lease("another")
+    log.shard.lost_lease("another")
     async with asyncio.timeout(30):
         await log.shard.owned.wait()
     log.shard.view.epoch = b"99"

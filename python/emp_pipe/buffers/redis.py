@@ -1,6 +1,6 @@
 """The durable log on Redis: what several replicas share, or what keeps it where a process has no disk of its own.
 
-This file is its face: settings, and the log over its shards. The rest is split by what it is about: `redis_shard.py` (one shard, all of
+This file is its face: the log over its shards. The rest is split by what it is about: `redis_shard.py` (one shard, all of
 the protocol), `redis_queue.py` (how operations get there, exactly once), `redis_lease.py` (who owns a shard), `redis_calls.py` and
 `redis_script_*.lua` (what is written), `redis_effects.py` and `redis_snapshot.py` (what the ledger is told), `redis_client.py` (the
 connection). The data model and its reasons: docs/decisions/010-redis-log.md.
@@ -12,17 +12,16 @@ import asyncio
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
-
-from emp_pipe.buffers.redis_client import RedisClientConfig, connect
-from emp_pipe.buffers.redis_link import Wait, end_tasks
-from emp_pipe.buffers.redis_placement import MOST_SHARDS, ShardPart, by_shard, plan, shard_of_name, shard_of_offset
+from emp_pipe.buffers.redis_client import connect
+from emp_pipe.buffers.redis_link import end_tasks
+from emp_pipe.buffers.redis_placement import ShardPart, by_shard, plan, shard_of_name, shard_of_offset
 from emp_pipe.buffers.redis_process import name_of_this
-from emp_pipe.buffers.redis_server import RedisStated
+from emp_pipe.buffers.redis_settings import DEFAULT_SHARDS, RedisConfig
 from emp_pipe.buffers.redis_shard import RedisShard
-from emp_pipe.buffers.redis_spool import SpoolConfig, SpooledLog
+from emp_pipe.buffers.redis_share import Share, hand_over
+from emp_pipe.buffers.redis_spool import SpooledLog
 from emp_pipe.buffers.redis_watch import ServerWatch
 from emp_pipe.buffers.redis_whole import Whole, group_books_of, receiver_books_of, usage_of, wait_counted
 from emp_pipe.component import Context
@@ -47,55 +46,6 @@ if TYPE_CHECKING:
     from emp_pipe._core import Block
 
 
-DEFAULT_SHARDS = 1
-
-
-class RedisConfig(RedisClientConfig):
-    """Settings of the buffer in Redis."""
-
-    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")] = Field("emp-pipe", description="What all keys begin with.")
-    shards: Annotated[int, Field(ge=1, le=MOST_SHARDS)] | None = Field(
-        None,
-        description="Into how many parts the buffer is cut, each read by one replica at a time: what replicas share. Fixed once the buffer "
-        f"is made. Default: {DEFAULT_SHARDS}.",
-    )
-    max_bytes: PositiveInt = Field(8 << 30, description="What the buffer may hold; 15 % of it is kept for draining.")
-    maxmemory_share: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.7, description="Receivers wait while Redis uses more than this share of its `maxmemory`; the rest is kept for draining."
-    )
-    dead_max_bytes: PositiveInt = Field(256 << 20, description="What dead letters may take; the oldest go first.")
-    dead_max_age_s: PositiveFloat = Field(7 * 86400.0, description="How long dead letters are kept.")
-    lease_s: PositiveFloat = Field(10.0, description="How long a shard waits for an owner that is silent before another takes it over.")
-    retire_after_s: NonNegativeFloat = Field(
-        86400.0, description="A group that no replica's configuration has named for so long is given up, with what it holds."
-    )
-    patience_s: PositiveFloat = Field(5.0, description="How long an append waits for a Redis that is away before its sender is told.")
-    wait_replicas: Annotated[int, Field(ge=0)] = Field(
-        0, description="So many replicas must have what is acknowledged (WAIT), so that a failover loses nothing."
-    )
-    wait_aof: bool = Field(
-        False,
-        description="Redis must have synced what is acknowledged to its append-only file (WAITAOF, Redis 7.2 and later).",
-    )
-    wait_timeout_s: PositiveFloat = Field(
-        2.0, description="How long `wait_replicas` and `wait_aof` wait before nothing more is taken from senders."
-    )
-    spool: SpoolConfig = Field(SpoolConfig.model_validate({}), description="Where what is received goes while Redis is away.")
-    stated: RedisStated = Field(
-        RedisStated.model_validate({}), description="What is known of a Redis that does not let itself be asked (CONFIG GET)."
-    )
-
-    @property
-    def waits(self) -> Sequence[Wait]:
-        """What follows each pipeline of operations."""
-        timeout_ms = int(self.wait_timeout_s * 1000)
-        if self.wait_aof:
-            return [
-                Wait(["WAITAOF", 1, self.wait_replicas, timeout_ms], [1, self.wait_replicas], "append-only files, here and at replicas,")
-            ]
-        return [Wait(["WAIT", self.wait_replicas, timeout_ms], [self.wait_replicas], "replicas")] if self.wait_replicas else []
-
-
 class RedisLog:
     """A `Log` in Redis: the face over its shards. Who derives goes to the shards themselves (`parts`)."""
 
@@ -114,6 +64,12 @@ class RedisLog:
         """By group: the shard that a read begins with."""
         self.shards: list[RedisShard] = []
         self._make_shards(config.shards or DEFAULT_SHARDS)
+        self.share = Share(self.owner, context.machine_id, config.lease_s, lambda: self.shards)
+        self._sharing: asyncio.Task[None] | None = None
+        owned = context.metrics.gauge("buffer_owned", unit="shards", help="Parts of the buffer that this replica reads.")
+        owned.set_function(lambda: float(sum(shard.ours for shard in self.shards)))
+        replicas = context.metrics.gauge("buffer_sharing", unit="replicas", help="Replicas that share the buffer, this one included.")
+        replicas.set_function(lambda: float(len(self.share.replicas)))
 
     def _make_shards(self, count: int) -> None:
         whole = Whole(count)
@@ -152,7 +108,8 @@ class RedisLog:
     def details(self) -> Mapping[str, Any]:
         """For `/readyz`, under `buffer`."""
         shards = [{"shard": shard.number, "owned": shard.ours, "away": shard.away} for shard in self.shards]
-        return {**self._watch.details, "shards": shards}
+        replicas = [{"machine": one.machine, "version": one.version} for one in self.share.replicas]
+        return {**self._watch.details, "shards": shards, "replicas": replicas}
 
     async def wait_counted(self) -> None:
         """Return when what was appended from here is in the books: a look may be due for that."""
@@ -174,28 +131,49 @@ class RedisLog:
                 await shard.close(self._clock.monotonic_s())
             await self._client.aclose()
             raise
-        self._watching = asyncio.get_running_loop().create_task(self._watch.run(), name=f"{self.id}: server")
+        loop = asyncio.get_running_loop()
+        self._watching = loop.create_task(self._watch.run(), name=f"{self.id}: server")
+        self._sharing = loop.create_task(self.share.run(), name=f"{self.id}: sharing")
 
     async def _open_shards(self, groups: Groups | None) -> None:
         await self.shard.find()
         if self.shard.stored_shards != len(self.shards):
             self._make_shards(self.shard.stored_shards)
+        await self.share.begin()
         for shard in self.shards:
             await shard.open(None)
         if callable(groups):
             stored = {spec.name: spec for shard in reversed(self.shards) for spec in shard.view.specs.values()}
-            groups = await asyncio.to_thread(groups, list(stored.values()))
+            own = {spec.name for spec in await asyncio.to_thread(groups, [])}
+            live = self.share.named_elsewhere - own  # what they hold is theirs to end
+            groups = await asyncio.to_thread(groups, [spec for spec in stored.values() if spec.name not in live])
         if groups is not None:
             await self.set_groups(groups)
 
     async def set_groups(self, groups: Sequence[GroupSpec]) -> None:
+        await self.share.name(groups)
         for shard in self.shards:
             await shard.set_groups(groups)
 
+    async def leave(self, deadline_monotonic_s: float) -> None:
+        """Where other replicas live: let them have all shards, as soon as what is being sent has ended."""
+        if len(self.share.replicas) < 2 or self.away:
+            return
+        if self._sharing is not None:
+            await end_tasks([self._sharing])
+        await self.share.leave()
+        left_s = max(deadline_monotonic_s - self._clock.monotonic_s(), 0.0)
+        handing = [asyncio.ensure_future(hand_over(shard)) for shard in self.shards if shard.view.epoch]
+        if handing:
+            await asyncio.wait(handing, timeout=left_s)
+        await end_tasks(handing)
+
     async def close(self, deadline_monotonic_s: float) -> None:
+        await end_tasks([task for task in (self._sharing, self._watching) if task is not None])
+        was_open = not self.shard.closing
         await asyncio.gather(*(shard.close(deadline_monotonic_s) for shard in self.shards))
-        if self._watching is not None:
-            await end_tasks([self._watching])
+        if was_open and not self.shard.away:
+            await self.share.leave()
         await self._client.aclose()
 
     # appending

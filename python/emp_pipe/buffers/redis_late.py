@@ -68,6 +68,12 @@ class LateLog:
     def ours(self) -> bool:
         return self.opened.is_set() and self.remote.ours
 
+    async def leave(self, deadline_monotonic_s: float) -> None:
+        """Let other replicas have what this one reads, where there are any."""
+        leave = getattr(self.remote, "leave", None)
+        if leave is not None and self.opened.is_set():
+            await leave(deadline_monotonic_s)
+
     # what a subclass says of it
 
     async def _came(self, *, late: bool) -> None:

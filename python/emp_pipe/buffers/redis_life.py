@@ -34,8 +34,8 @@ from emp_pipe.log.reading import Fetched, Reading, Row
 from emp_pipe.logs import get_logger
 
 if TYPE_CHECKING:
-    from emp_pipe.buffers.redis import RedisConfig
     from emp_pipe.buffers.redis_client import Client
+    from emp_pipe.buffers.redis_settings import RedisConfig
 
 _log = get_logger("redis")
 _MOST_UNSEEN = 2000
@@ -79,6 +79,10 @@ class ShardLife:
         """Checkpoints that were written under a higher one stay."""
         self.stored_shards = 0
         """How many there are, as the shard itself says."""
+        self.holder = ""  # whose the shard was when it was last asked for; empty: nobody's
+        self.yielding = False  # it is about to be another's: nothing more is read from it
+        self.read_on = asyncio.Event()
+        self.read_on.set()
         self._named = False
         """Whether this instance of the shard knows our groups."""
         self._behind = False
@@ -138,6 +142,7 @@ class ShardLife:
         """Find or make the shard, ask for the lease, load the ledger. Raises LogError."""
         await self.find()
         standing = await self.lease.ask()
+        self.holder = standing.owner
         lost_lease = standing.epoch != self.view.epoch
         self.view.epoch = standing.epoch
         look = await self._look_until_known()
@@ -255,7 +260,7 @@ class ShardLife:
             self.queue.suspect(RedisLogError(Trouble.OTHER, place=self.place, detail="Redis has data of an earlier moment"))
             return False
         if status == b"stale":
-            self._lost_lease(reply[1].decode())
+            self.lost_lease(reply[1].decode())
         operation.error = refusal(status, reply, self.id)
         return True
 
@@ -335,16 +340,17 @@ class ShardLife:
         if standing.gone:
             self.queue.suspect(RedisLogError(Trouble.OTHER, place=self.place, detail="Redis does not have this buffer any more"))
             return
+        self.holder = standing.owner
         self.space.measured(standing)
         if standing.epoch and standing.epoch != self.view.epoch:
             self.view.epoch = standing.epoch
             self.queue.put(self._look_operation(whole=True, acquire=standing.epoch))
         elif not standing.epoch and self.view.epoch:
-            self._lost_lease(standing.owner)
+            self.lost_lease(standing.owner)
         elif standing.operations > self.view.operations or standing.groups_version != self.view.groups_version:
             self._request_look()
 
-    def _lost_lease(self, owner: str) -> None:
+    def lost_lease(self, owner: str) -> None:
         if not self.view.epoch:
             return
         self.view.epoch = b""

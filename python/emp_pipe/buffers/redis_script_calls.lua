@@ -253,6 +253,28 @@ function F.expire()
   return done({'ok', 0, removed})
 end
 
+-- who shares the log: each process says once a second that it lives, and forgets those that were silent for too long
+
+function F.replicas()
+  local replicas, about = KEYS[11], KEYS[12]
+  local time = call('TIME')
+  local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  call('HDEL', OPERATIONS, '')
+  for _, silent in ipairs(call('ZRANGEBYSCORE', replicas, '-inf', text(now - A.silent_ms))) do
+    call('ZREM', replicas, silent)
+    call('HDEL', about, silent)
+  end
+  if A.leaves then
+    call('ZREM', replicas, A.owner)
+    call('HDEL', about, A.owner)
+  else
+    local since = string.match(call('HGET', about, A.owner) or '', '^%d+') or text(now)
+    call('ZADD', replicas, text(now), A.owner)
+    call('HSET', about, A.owner, since .. '\31' .. A.about)
+  end
+  return {'ok', 0, call('HGETALL', about)}
+end
+
 -- the shard itself
 
 function F.create()

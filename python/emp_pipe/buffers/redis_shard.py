@@ -213,7 +213,7 @@ class RedisShard(ShardLife):
 
     async def read(self, group: str, max_bytes: int, owner: str = "") -> list[Delivery]:
         self._check_open()
-        if not self.owned.is_set() or not await self.is_certain():
+        if not self.owned.is_set() or self.yielding or not await self.is_certain():
             return []
         return await self.reading.read(group, max_bytes)
 
@@ -235,8 +235,9 @@ class RedisShard(ShardLife):
     async def wait_readable(self, group: str) -> None:
         while True:
             await self.owned.wait()
+            await self.read_on.wait()
             await self.ledger.wait_readable(group)
-            if self.owned.is_set() and self.queue.trouble is None:
+            if self.owned.is_set() and not self.yielding and self.queue.trouble is None:
                 return
             await self.wait_here()
 

@@ -1,0 +1,101 @@
+"""The command as several centrals on one Redis: what each says of its shards, and what a deploy with two versions does."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.command import free_port, run, running, until
+from tests.support.command_bench import Bench, rows_in, send
+from tests.support.redis_cluster import ask
+from tests.support.redis_server import RedisServer, needs_redis
+
+pytestmark = needs_redis
+SHARDS = 4
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    with RedisServer(maxmemory_bytes=512 << 20) as started:
+        yield started
+
+
+def central(directory: Path, server: RedisServer, **parts: Any) -> Bench:
+    directory.mkdir(exist_ok=True)
+    bench = Bench(directory)
+    bench.write(buffer=f'{{type: redis, url: "{server.url}", shards: {SHARDS}, lease_s: 2}}', **parts)
+    return bench
+
+
+def shards_of(bench: Bench) -> list[int]:
+    buffer = json.loads(bench.get("/readyz")[1])["buffer"]
+    return [one["shard"] for one in buffer["shards"] if one["owned"]]
+
+
+def test_readyz_and_metrics_say_which_shards_a_replica_reads_and_sigterm_gives_them_away(tmp_path: Path, server: RedisServer) -> None:
+    first, second = central(tmp_path / "1", server), central(tmp_path / "2", server)
+    with ExitStack() as stack:
+        one = stack.enter_context(running(*first.arguments))
+        assert shards_of(first) == [0, 1, 2, 3]
+        stack.enter_context(running(*second.arguments))
+        until(lambda: len(shards_of(first)) == len(shards_of(second)) == 2, "an even share")
+        assert sorted(shards_of(first) + shards_of(second)) == [0, 1, 2, 3]
+        assert first.metric("emp_pipe_buffer_owned_shards") == 2
+        assert first.metric("emp_pipe_buffer_sharing_replicas") == 2
+        for number, bench in enumerate((first, second)):
+            send(bench.port, 100, start=100 * number)
+        out = [tmp_path / "1" / "data" / "records", tmp_path / "2" / "data" / "records"]
+        until(lambda: sum(len(rows_in(directory)) for directory in out if directory.exists()) == 200, "all records at one of the two")
+        assert all(rows_in(directory) for directory in out), "both send"
+        until(
+            lambda: first.metric("emp_pipe_group_records_total", group="file", topic="logs", outcome="acked") == 200,
+            "books of the whole log",
+        )
+        assert first.groups()["file"]["held_records"] == 0
+        one.signal(signal.SIGTERM)
+        assert one.wait() == 0
+        until(lambda: shards_of(second) == [0, 1, 2, 3], "all shards with the one that is left")
+
+
+def test_a_group_that_only_one_of_two_versions_names_is_kept(tmp_path: Path, server: RedisServer) -> None:
+    never = 'otlp_http: {endpoint: "http://127.0.0.1:9", retry_max_s: 1}'
+    newer, older = central(tmp_path / "1", server, exporters=f"{{file: , {never}}}"), central(tmp_path / "2", server)
+    with running(*newer.arguments), running(*older.arguments) as other:
+        send(newer.port, 50)
+        send(older.port, 50, start=50)
+        until(lambda: older.groups()["otlp_http"]["held_records"] == 100, "the group that it does not name, held for the other")
+        assert not [line for line in other.messages() if "retired" in line or "given up" in line]
+
+
+def test_a_replica_that_does_not_know_the_format_refuses_to_start(tmp_path: Path, server: RedisServer) -> None:
+    newer, older = central(tmp_path / "1", server), central(tmp_path / "2", server)
+    with running(*newer.arguments):
+        ask(server, "HSET", "{emp-pipe.0}:meta", "format", "2")
+        result = run(*older.arguments)
+        assert result.returncode != 0
+        assert "start the emp-pipe that wrote it" in result.stderr
+
+
+def test_shards_appear_in_print_config_and_another_number_is_warned_of(tmp_path: Path, server: RedisServer) -> None:
+    bench = central(tmp_path / "1", server)
+    printed = run(*bench.arguments, "--print-config")
+    assert "shards: 4" in printed.stdout
+    with running(*bench.arguments) as process:
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0
+    with running(*bench.arguments, "--set", "buffer.shards=2") as process:
+        assert len(json.loads(bench.get("/readyz")[1])["buffer"]["shards"]) == SHARDS
+        assert any("was made with 4" in line for line in process.messages())
+
+
+def test_the_central_role_takes_its_shards_from_a_setting(tmp_path: Path, server: RedisServer) -> None:
+    listen = f"receivers.forward.listen=127.0.0.1:{free_port()}"
+    arguments = ("central", "--data-dir", str(tmp_path), "--set", "buffer.shards=3", "--set", listen)
+    with running(*arguments, EMP_BUFFER_REDIS_URL=server.url, PORT=str(free_port())):
+        assert [ask(server, "HGET", f"{{emp-pipe.{shard}}}:meta", "shards") for shard in range(4)] == [b"3", b"3", b"3", None]
