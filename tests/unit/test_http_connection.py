@@ -132,11 +132,17 @@ async def test_a_peer_that_reads_no_answers_is_not_read_either_and_closed_in_the
             peer.setblocking(False)
             requests, [connection] = head("/nowhere", {}, "GET") * 1000, await _connections(server, 1)
             unread_bytes = connection._transport.get_write_buffer_size
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.5):
-                    while unread_bytes() < MIB:
-                        await asyncio.get_running_loop().sock_sendall(peer, requests)
-            assert 0 < unread_bytes() < MIB // 4, "its answers pile up here"
+
+            async def send_for_ever() -> None:
+                while unread_bytes() < MIB:
+                    await asyncio.get_running_loop().sock_sendall(peer, requests)
+
+            sending = asyncio.create_task(send_for_ever())
+            await until(lambda: connection.answers_unread or sending.done(), "its answers are stuck")
+            assert not sending.done(), "its answers pile up here"
+            assert 0 < unread_bytes() < MIB // 4
+            sending.cancel()
+            await asyncio.wait([sending])
             await until(lambda: not server.receiver._service.connections, "it is closed, though its answers cannot be written")
 
 
