@@ -138,7 +138,7 @@ asan: $(VENV)/.ready ## The Rust property tests under AddressSanitizer (needs a 
 	cargo +nightly test --quiet --locked --target $$(rustc -vV | sed -n 's/^host: //p') -p emp-core
 
 .PHONY: chaos
-chaos: build ## The long form of the chaos tests (CHAOS_ROUNDS=40 kills beyond the short form)
+chaos: build ## The long form of the chaos tests (CHAOS_ROUNDS=40 kills beyond the short form, CHAOS_OUTAGE_S=120)
 	@tools/redis.sh $(VENV)
 	@echo "== chaos, seed $(SEED) (repeat with  make chaos SEED=$(SEED))"
 	@CHAOS_ROUNDS=$(or $(CHAOS_ROUNDS),40) $(PY) -m pytest -q -s --timeout=1800 tests/chaos
