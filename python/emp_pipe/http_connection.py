@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 from enum import Enum, auto
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from emp_pipe.accepting import AcceptedProtocol
 from emp_pipe.http_body import SizedBody, first_grant_bytes
 from emp_pipe.http_chunks import ChunkedBody
 from emp_pipe.http_head import BadRequest, RequestHead, parse_head
-from emp_pipe.http_reply import reply_head
+from emp_pipe.http_reply import Response, reply_head
 
 if TYPE_CHECKING:
     from emp_pipe._core import Body, BodyPool
@@ -33,15 +33,6 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _END_OF_HEAD = b"\r\n\r\n"
 
 _scratch = memoryview(bytearray(65_536))
-
-
-class Response(NamedTuple):
-    """What a peer gets. `headers` are whole lines, each with its line end."""
-
-    status: HTTPStatus
-    body: bytes = b""
-    content_type: str = ""
-    headers: str = ""
 
 
 class Service(Protocol):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from http import HTTPStatus
+from typing import NamedTuple
 
 from emp_pipe.http_head import BadRequest, read_fields, read_length
 
@@ -19,6 +20,15 @@ _DATE_LINE = re.compile(rb"\r\n[Dd]ate: [\x20-\x7e]*(?=\r\n|\Z)")
 _BODILESS = frozenset({204, 304})
 _MOST_KNOWN = 64
 _MOST_KNOWN_BYTES = 1024
+
+
+class Response(NamedTuple):
+    """What a peer gets of ours. `headers` are whole lines, each with its line end."""
+
+    status: HTTPStatus
+    body: bytes = b""
+    content_type: str = ""
+    headers: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from emp_pipe.component import ComponentConfig
-from emp_pipe.http_connection import Response
+from emp_pipe.http_reply import Response
 
 _ALWAYS_ALLOWED = ("authorization", "content-encoding", "content-type")
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s,]+", re.IGNORECASE)

@@ -21,8 +21,9 @@ from emp_pipe.clock import Clock
 from emp_pipe.component import Context, Intake
 from emp_pipe.done import DONE_HEADER, Done
 from emp_pipe.http_body import first_grant_bytes
-from emp_pipe.http_connection import HttpConnection, Response, State
+from emp_pipe.http_connection import HttpConnection, State
 from emp_pipe.http_head import BadRequest, RequestHead
+from emp_pipe.http_reply import Response
 from emp_pipe.listening import (
     Listen,
     close_all,
