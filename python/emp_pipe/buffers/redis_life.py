@@ -180,15 +180,8 @@ class ShardLife:
     async def find(self) -> None:
         """Find or make the shard. Raises LogError."""
         await self.link.load()
-        call = Call(
-            "create",
-            {
-                "new_id": secrets.token_hex(8),
-                "format": str(FORMAT),
-                "shards": str(self.whole.count),
-                "at_least": str(self.effects.known_offset + 1),
-            },
-        )
+        new = {"new_id": secrets.token_hex(8), "format": str(FORMAT), "shards": str(self.whole.count)}
+        call = Call("create", {**new, "at_least": str(self.effects.known_offset + 1)})
         state, found, version, shards = await self.link.ask(call)
         if int(version) > FORMAT:
             raise LogError(
