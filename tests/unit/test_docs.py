@@ -39,7 +39,7 @@ def test_every_path_of_a_test_that_a_page_names_exists(page: Path) -> None:
 
 
 def test_every_variable_in_the_readme_is_read_by_the_code() -> None:
-    code = (ROOT / "python/emp_pipe/environment.py").read_text()
+    code = "".join((ROOT / f"python/emp_pipe/{name}.py").read_text() for name in ("environment", "environment_redis"))
     code += "".join(path.read_text() for path in sorted((ROOT / "python/emp_pipe/roles").glob("*.py")))
     named = set(re.findall(r"\b((?:EMP|FLUENTD|DASH0|OTEL|MACHINE)_[A-Z0-9_]+)", (ROOT / "README.md").read_text()))
     assert named
