@@ -30,7 +30,7 @@ OWN_NAMES = {
     "RAILWAY_VOLUME_MOUNT_PATH",
 }
 # Two processes on one machine cannot both have the usual ports.
-OTLP_ANYWHERE = {"EMP_OTLP_GRPC_LISTEN": "127.0.0.1:0", "EMP_OTLP_HTTP_LISTEN": "127.0.0.1:0"}
+OTLP_ANYWHERE = {"EMP_OTLP_GRPC_LISTEN": "127.0.0.1:0", "EMP_OTLP_HTTP_LISTEN": "127.0.0.1:0", "EMP_HTTP_JSON_LISTEN": "127.0.0.1:0"}
 
 
 class ProcessError(Exception):

@@ -181,6 +181,27 @@ class OtlpDecoder:
         ...
 
 @final
+class HttpJsonDecoder:
+    """The decoder of a receiver of records in JSON; any number of threads may use it."""
+
+    def __new__(cls, normalizer: Normalizer, *, max_inflated_bytes: int = 67108864) -> HttpJsonDecoder: ...
+    def decode(
+        self,
+        data: Buffer | Body,
+        *,
+        coding: Literal["none", "gzip", "zstd", "deflate"] = "none",
+        form: Literal["json", "lines", "urlencoded"] = "json",
+        tag: bytes,
+        time: bytes,
+        now_unix_nano: int,
+    ) -> OtlpRead:
+        """Read the body of one request: an object, an array of them, or one after another. What is no record is set aside.
+
+        CoreError: body_invalid (with the offset) where nothing of it can be used or an array cannot be followed, too_large where it,
+        inflated, is over the limit."""
+        ...
+
+@final
 class OtlpRead:
     """What an export request held. Offsets of rejected items count from the request's first byte, inflated."""
 

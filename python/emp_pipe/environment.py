@@ -158,6 +158,20 @@ def put_otlp_receivers(layer: Layer, environment: Environment, role: str) -> Non
             put(layer, (*at, "tls", "key_file"), environment, "EMP_TLS_KEY_FILE")
 
 
+def put_http_json(layer: Layer, environment: Environment, role: str) -> None:
+    """Put the HTTP JSON receiver: on loopback, or for everybody who has its token where one is set. `off` leaves it out."""
+    at = ("receivers", "http_json")
+    listen, name = first(environment, "EMP_HTTP_JSON_LISTEN")
+    if listen.lower() == _OFF:
+        return
+    layer.put((*at, "listen"), listen or "9880", place=f"environment {name}" if name else f"role {role}")
+    _put_allowance(layer, at, environment)
+    if first(environment, "EMP_HTTP_JSON_TOKEN")[0]:
+        layer.put((*at, "token", "env"), "EMP_HTTP_JSON_TOKEN", place="environment EMP_HTTP_JSON_TOKEN")
+        if role == "central" and put(layer, (*at, "tls", "cert_file"), environment, "EMP_TLS_CERT_FILE"):
+            put(layer, (*at, "tls", "key_file"), environment, "EMP_TLS_KEY_FILE")
+
+
 def _put_allowance(layer: Layer, at: KeyPath, environment: Environment) -> None:
     if flag(environment, "EMP_ALLOW_UNAUTHENTICATED", False):
         layer.put((*at, "allow_unauthenticated"), True, place="environment EMP_ALLOW_UNAUTHENTICATED")

@@ -44,6 +44,8 @@ class RequestHead:
     chunked: bool
     keep_alive: bool
     expects_continue: bool
+    query: str = ""
+    """What stands behind the path's question mark, as it came."""
 
 
 _known: dict[bytes, RequestHead] = {}
@@ -58,7 +60,7 @@ def parse_head(data: bytes) -> RequestHead:
     rest = data[: length.start()] + data[length.end() :]
     head = _known.get(rest)
     if head is not None:  # its rest is good, and has no other length: so is this one, wherever the line stands
-        return RequestHead(head.method, head.path, head.headers, int(length[1]), False, head.keep_alive, head.expects_continue)
+        return RequestHead(head.method, head.path, head.headers, int(length[1]), False, head.keep_alive, head.expects_continue, head.query)
     head = _read_head(data)
     if len(rest) <= _MOST_KNOWN_BYTES:
         if len(_known) >= _MOST_KNOWN:
@@ -82,14 +84,16 @@ def _read_head(data: bytes) -> RequestHead:
     content_length, chunked = _framing(headers, is_1_0)
     headers.pop("content-length", None)
     wished = headers.get("connection", "").lower()
+    path, query = _path_and_query(target)
     return RequestHead(
         method,
-        _path(target),
+        path,
         headers,
         content_length,
         chunked,
         "keep-alive" in wished if is_1_0 else "close" not in wished,
         not is_1_0 and headers.get("expect", "").lower() == "100-continue",
+        query,
     )
 
 
@@ -129,7 +133,8 @@ def _framing(headers: Mapping[str, str], is_1_0: bool) -> tuple[int, bool]:
     return (0 if length is None else read_length(length)), False
 
 
-def _path(target: str) -> str:
+def _path_and_query(target: str) -> tuple[str, str]:
     if not target.startswith("/") and (absolute := _ABSOLUTE.match(target)) is not None:
         target = target[absolute.end() :] or "/"
-    return target.partition("?")[0]
+    path, _, query = target.partition("?")
+    return path, query

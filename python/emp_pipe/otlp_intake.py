@@ -14,10 +14,10 @@ import copy
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
@@ -32,9 +32,9 @@ from emp_pipe.otlp_answers import DONE, Code, Encoding, Outcome, Signal
 from emp_pipe.tls import TlsServerConfig
 
 if TYPE_CHECKING:
-    from emp_pipe._core import Body, GrpcMessage, OtlpDecoder, OtlpRead, Rejected
+    from emp_pipe._core import Body, GrpcMessage, Normalizer, OtlpRead, Rejected
 
-Codec = Literal["none", "gzip", "zstd"]
+Codec = Literal["none", "gzip", "zstd", "deflate"]
 SIGNALS: tuple[Signal, ...] = ("logs", "traces", "metrics")
 
 _INLINE_BYTES = 512 << 10
@@ -104,8 +104,11 @@ class Counts:
 class OtlpIntake:
     """The shared middle of an OTLP receiver. `answer` callbacks run on the event loop, once for each request."""
 
+    prefix = "otlp"
+    """What the names of its metrics begin with."""
+
     def __init__(self, receiver: str, config: OtlpReceiverConfig, context: Context, intake: Intake) -> None:
-        from emp_pipe._core import Normalizer, OtlpDecoder  # on use: a configuration is checked without the native core
+        from emp_pipe._core import Normalizer  # on use: a configuration is checked without the native core
 
         self.receiver = receiver
         self.stopping = False
@@ -120,15 +123,17 @@ class OtlpIntake:
         self._published = Counts()
         normalizer = context.normalizer if context.normalizer is not None else Normalizer()
 
-        def decoders(limit_bytes: int) -> dict[Signal, OtlpDecoder]:
-            return {signal: OtlpDecoder(normalizer, signal=signal, max_inflated_bytes=limit_bytes) for signal in SIGNALS}
-
-        self._decoders = decoders(self._max_request_bytes)
-        self._small_decoders = decoders(min(_INLINE_BYTES, self._max_request_bytes))
+        self._decoders = self._make_decoders(normalizer, self._max_request_bytes)
+        self._small_decoders = self._make_decoders(normalizer, min(_INLINE_BYTES, self._max_request_bytes))
         self._pool = ThreadPoolExecutor(_DECODE_THREADS, "otlp-decode")
         self._loop = asyncio.get_running_loop()
         self._idle: asyncio.Future[None] | None = None
         self._under_way: set[_Request] = set()
+
+    def _make_decoders(self, normalizer: Normalizer, limit_bytes: int) -> Mapping[Signal, Any]:
+        from emp_pipe._core import OtlpDecoder
+
+        return {signal: OtlpDecoder(normalizer, signal=signal, max_inflated_bytes=limit_bytes) for signal in SIGNALS}
 
     # --- room ---------------------------------------------------------------------------------------
 
@@ -195,8 +200,11 @@ class OtlpIntake:
         peer: str = "",
         done: Done = NOTHING_DONE,
         reserved_bytes: int = 0,
+        how: Any = None,
     ) -> None:
-        """Take a request that has come whole; `answer` is called when it is durable, or refused. May call it at once."""
+        """Take a request that has come whole; `answer` is called when it is durable, or refused. May call it at once.
+
+        `how`: what a `_decode` of another kind needs to know."""
         self.held_bytes -= reserved_bytes
         refusal = self.refusal(len(body))
         if refusal is not None:
@@ -205,7 +213,7 @@ class OtlpIntake:
         if not body and encoding == "protobuf":  # an empty request succeeds
             self._answer(signal, DONE, answer)
             return
-        request = _Request(self, signal, codec, encoding, peer, done, answer, len(body))
+        request = _Request(self, signal, codec, encoding, peer, done, answer, len(body), how)
         self.counts.bytes += len(body)
         self.held_bytes += request.held_bytes
         self._under_way.add(request)
@@ -224,8 +232,9 @@ class OtlpIntake:
         future = self._loop.run_in_executor(self._pool, self._decode, self._decoders[signal], request, body)
         future.add_done_callback(request.decoded)
 
-    def _decode(self, decoder: OtlpDecoder, request: _Request, body: bytes | Body | GrpcMessage) -> OtlpRead:
-        return decoder.decode(body, codec=request.codec, encoding=request.encoding, now_unix_nano=self._clock.unix_nano())
+    def _decode(self, decoder: Any, request: _Request, body: bytes | Body | GrpcMessage) -> OtlpRead:
+        read: OtlpRead = decoder.decode(body, codec=request.codec, encoding=request.encoding, now_unix_nano=self._clock.unix_nano())
+        return read
 
     def _submit(self, request: _Request, read: OtlpRead) -> None:
         batch = read.batch
@@ -312,9 +321,9 @@ class OtlpIntake:
         """Hand the counts to the metrics."""
         counts, before = self.counts, self._published
         requests = self._metrics.counter(
-            "otlp_received_requests",
+            f"{self.prefix}_received_requests",
             unit="requests",
-            help="OTLP requests answered, by the code of the answer.",
+            help="Requests answered, by the code of the answer.",
             labels=("component", "signal", "code"),
         )
         for (signal, code), count in counts.requests.items():
@@ -329,17 +338,19 @@ class OtlpIntake:
                 "Records whose identity stayed on the record because the request had too many resources.",
             ),
         ):
-            self._metrics.counter(f"otlp_received_{name}", unit=unit, help=text, labels=("component",)).labels(self.receiver).inc(gained)
+            self._metrics.counter(f"{self.prefix}_received_{name}", unit=unit, help=text, labels=("component",)).labels(self.receiver).inc(
+                gained
+            )
         for what, now, then, text in (
-            ("received", counts.items, before.items, "Log records, spans and data points received, the invalid ones included."),
+            ("received", counts.items, before.items, "Records, spans and data points received, the invalid ones included."),
             ("rejected", counts.rejected, before.rejected, "Items that were refused in a partial success and became dead letters."),
         ):
-            counter = self._metrics.counter(f"otlp_{what}_items", unit="items", help=text, labels=("component", "signal"))
+            counter = self._metrics.counter(f"{self.prefix}_{what}_items", unit="items", help=text, labels=("component", "signal"))
             for signal, count in now.items():
                 if gained := count - then[signal]:
                     counter.labels(self.receiver, signal).inc(gained)
         self._metrics.gauge(
-            "otlp_held_bytes", unit="bytes", help="Bytes of requests that are not yet durable.", labels=("component",)
+            f"{self.prefix}_held_bytes", unit="bytes", help="Bytes of requests that are not yet durable.", labels=("component",)
         ).labels(self.receiver).set(self.held_bytes)
         self._published = copy.deepcopy(counts)
 
@@ -347,7 +358,7 @@ class OtlpIntake:
 class _Request:
     """A request under way: what is needed to answer it."""
 
-    __slots__ = ("answer", "codec", "done", "encoding", "held_bytes", "owner", "peer", "refused", "rejected_items", "signal")
+    __slots__ = ("answer", "codec", "done", "encoding", "held_bytes", "how", "owner", "peer", "refused", "rejected_items", "signal")
 
     def __init__(
         self,
@@ -359,7 +370,9 @@ class _Request:
         done: Done,
         answer: Callable[[Outcome], None],
         held_bytes: int,
+        how: Any,
     ) -> None:
+        self.how = how
         self.owner = owner
         self.signal: Signal = signal
         self.codec: Codec = codec

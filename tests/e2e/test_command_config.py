@@ -222,6 +222,8 @@ _VARIABLES: list[tuple[str, str, dict[str, str], str]] = [
     ("EMP_TLS_CLIENT_CA_FILE", "/cca.pem", _SECURE, "client_ca_file: /cca.pem"),
     ("EMP_OTLP_TOKEN", "secret", {}, "token: "),
     ("EMP_OTLP_GRPC_LISTEN", "127.0.0.1:5317", {}, 'listen: ["127.0.0.1:5317"]'),
+    ("EMP_HTTP_JSON_LISTEN", "127.0.0.1:5880", {}, 'listen: ["127.0.0.1:5880"]'),
+    ("EMP_HTTP_JSON_TOKEN", "hunter2", {}, "EMP_HTTP_JSON_TOKEN"),
     ("EMP_OTLP_HTTP_LISTEN", "127.0.0.1:5318", {}, 'listen: ["127.0.0.1:5318"]'),
     ("EMP_TRACES_METRICS_TO", "direct", {"FLUENTD_HOST": "c", "DASH0_AUTH_TOKEN": "t"}, "signals: [traces, metrics]"),
     ("EMP_CENTRAL_OTLP_ENDPOINT", "https://otlp.example", {"FLUENTD_HOST": "c"}, '  endpoint: "https://otlp.example"'),

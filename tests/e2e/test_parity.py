@@ -150,7 +150,7 @@ class Subject:
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Subject]:
     directory = tmp_path_factory.mktemp("parity")
-    ports, columns = Ports(free_port(), free_port(), free_port()), directory / "columns.jsonl"
+    ports, columns = Ports(*(free_port() for _ in range(4))), directory / "columns.jsonl"
     with in_a_thread(OtlpEndpoint()) as endpoint:
         file = directory / "emp.yaml"
         file.write_text(
@@ -162,6 +162,7 @@ receivers:
   forward: {{listen: "127.0.0.1:{ports.forward}"}}
   otlp_grpc: {{listen: "127.0.0.1:{ports.otlp_grpc}"}}
   otlp_http: {{listen: "127.0.0.1:{ports.otlp_http}"}}
+  http_json: {{listen: "127.0.0.1:{ports.http_json}"}}
 processors:
   tests.support.parity:ColumnsProcessor: {{file: "{columns}"}}
 exporters:

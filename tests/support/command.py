@@ -98,7 +98,8 @@ def running(*arguments: str, ready: str = "health: ", **variables: str) -> Itera
 
     A role's OTLP listeners get free ports unless told otherwise: there may be a Collector on the usual ones, or a second role."""
     if arguments[0] in ("edge", "central"):
-        variables = {"EMP_OTLP_GRPC_LISTEN": "127.0.0.1:0", "EMP_OTLP_HTTP_LISTEN": "127.0.0.1:0", **variables}
+        anywhere = dict.fromkeys(("EMP_OTLP_GRPC_LISTEN", "EMP_OTLP_HTTP_LISTEN", "EMP_HTTP_JSON_LISTEN"), "127.0.0.1:0")
+        variables = {**anywhere, **variables}
     process = subprocess.Popen(
         [sys.executable, "-m", "emp_pipe", *arguments],
         env=environment(**variables),

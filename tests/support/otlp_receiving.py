@@ -24,6 +24,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
 
 from emp_pipe.component import Arrival
+from emp_pipe.receivers.http_json import HttpJsonConfig, HttpJsonReceiver
 from emp_pipe.receivers.otlp_grpc import OtlpGrpcConfig, OtlpGrpcReceiver
 from emp_pipe.receivers.otlp_http import OtlpHttpConfig, OtlpHttpReceiver
 from emp_pipe.self_metrics import Metrics
@@ -33,7 +34,7 @@ from tests.support.telemetry import log_record, log_request, metric_request, spa
 Signal = Literal["logs", "traces", "metrics"]
 Codec = Literal["none", "gzip", "zstd"]
 Encoding = Literal["protobuf", "json"]
-Transport = Literal["http", "grpc"]
+Transport = Literal["http", "grpc", "http_json"]
 SIGNALS: tuple[Signal, ...] = ("logs", "traces", "metrics")
 METHODS = {
     "logs": "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
@@ -130,6 +131,8 @@ async def running(
     receiver: Any
     if transport == "grpc":
         receiver = OtlpGrpcReceiver("otlp_grpc", OtlpGrpcConfig(**settings), context)
+    elif transport == "http_json":
+        receiver = HttpJsonReceiver("http_json", HttpJsonConfig(**settings), context)
     else:
         receiver = OtlpHttpReceiver("otlp_http", OtlpHttpConfig(**settings), context)
     intake = intake or RecordingIntake()
@@ -258,7 +261,7 @@ def _delay_s(status: Status) -> float:
 async def connected(server: Running, *, token: str = "", headers: Sequence[tuple[str, str]] = (), **tls: Any) -> AsyncIterator[Any]:
     """Connect a client of the server's transport that sends the headers with each request."""
     sent = [("authorization", f"Bearer {token}"), *headers] if token else [*headers]
-    if server.transport == "http":
+    if server.transport != "grpc":
         reader, writer = await asyncio.open_connection(*server.address, **tls)
         try:
             yield HttpClient(reader, writer, dict(sent))

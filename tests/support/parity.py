@@ -59,6 +59,7 @@ class Ports:
     forward: int
     otlp_grpc: int
     otlp_http: int
+    http_json: int
 
 
 # --- ways in ------------------------------------------------------------------------------------------
@@ -92,8 +93,18 @@ def call(port: int, signal: str, request: Message) -> None:
         assert channel.unary_unary(METHODS[signal])(request.SerializeToString(), timeout=20.0) == b""
 
 
+def by_http_json(ports: Ports, case: Case) -> None:
+    """The tag is the path and the time is in the query, as Fluentd's `in_http` has them."""
+    seconds, nanoseconds = divmod(T0_NS, 10**9)
+    address = f"http://127.0.0.1:{ports.http_json}/app/web?time={seconds}.{nanoseconds:09}"
+    body = json.dumps({**case.record, **case.resource}, ensure_ascii=False).encode()
+    with urllib.request.urlopen(urllib.request.Request(address, data=body), timeout=20.0) as answer:
+        assert json.load(answer) == {"refused": 0}
+
+
 WAYS: dict[str, Callable[[Ports, Case], None]] = {
     "forward": by_forward,
+    "http_json": by_http_json,
     "otlp_grpc": lambda ports, case: call(ports.otlp_grpc, "logs", case.request()),
     "otlp_http": lambda ports, case: post(ports.otlp_http, "logs", case.request(), "protobuf"),
     "otlp_http_json": lambda ports, case: post(ports.otlp_http, "logs", case.request(), "json"),

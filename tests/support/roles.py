@@ -49,6 +49,7 @@ class Role:
         }
         arguments = [part for key, value in wanted.items() for part in ("--set", f"{key}={value}")]
         otlp = {"EMP_OTLP_GRPC_LISTEN": f"127.0.0.1:{self.grpc_port}", "EMP_OTLP_HTTP_LISTEN": f"127.0.0.1:{self.otlp_port}"}
+        otlp["EMP_HTTP_JSON_LISTEN"] = "127.0.0.1:0"
         with running(
             self.name, "--data-dir", str(self.directory), *arguments, **{**otlp, "MACHINE_ID": f"gpu-{self.name}", **variables}
         ) as process:

@@ -30,6 +30,7 @@ def test_an_edge_listens_on_loopback_only() -> None:
         "forward": {"listen": "127.0.0.1:24224"},
         "otlp_grpc": {"listen": "4317"},  # a port alone: loopback, for nobody has to show anything
         "otlp_http": {"listen": "4318"},
+        "http_json": {"listen": "9880"},
     }
 
 
@@ -52,6 +53,15 @@ def test_the_otlp_ports_can_be_moved_and_switched_off(role: Any) -> None:
     receivers = role.expand({"EMP_OTLP_GRPC_LISTEN": "127.0.0.1:5317", "EMP_OTLP_HTTP_LISTEN": "off"}).values["receivers"]
     assert receivers["otlp_grpc"] == {"listen": "127.0.0.1:5317"}
     assert "otlp_http" not in receivers
+
+
+@pytest.mark.parametrize("role", [edge, central])
+def test_http_json_has_a_token_and_an_address_of_its_own(role: Any) -> None:
+    guarded = role.expand({"EMP_HTTP_JSON_TOKEN": "hunter2"}).values["receivers"]["http_json"]
+    assert guarded == {"listen": "9880", "token": {"env": "EMP_HTTP_JSON_TOKEN"}}
+    moved = role.expand({"EMP_HTTP_JSON_LISTEN": "127.0.0.1:9881"}).values["receivers"]["http_json"]
+    assert moved == {"listen": "127.0.0.1:9881"}
+    assert "http_json" not in role.expand({"EMP_HTTP_JSON_LISTEN": "off"}).values["receivers"]
 
 
 def test_an_edge_sends_everything_to_central_where_its_host_and_key_are_set() -> None:

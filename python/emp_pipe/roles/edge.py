@@ -36,6 +36,7 @@ def _put_receivers(layer: Layer, environment: env.Environment) -> None:
     if key:
         env.put_secure_forward(layer, environment, key_name=name)
     env.put_otlp_receivers(layer, environment, "edge")
+    env.put_http_json(layer, environment, "edge")
 
 
 def _put_exporters(layer: Layer, environment: env.Environment, way: str, why: str) -> None:

@@ -11,6 +11,7 @@ pub mod error;
 pub mod fluent;
 pub mod grpc;
 mod hash;
+pub mod http_json;
 pub mod json_lines;
 pub mod landing;
 pub mod limits;

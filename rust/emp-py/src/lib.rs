@@ -14,6 +14,7 @@ mod forward_frame;
 mod grpc_client;
 mod grpc_input;
 mod grpc_server;
+mod http_json_decoder;
 mod limits;
 mod normalizer;
 mod otlp_decoder;
@@ -62,6 +63,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<grpc_server::PyGrpcNoMessage>()?;
     module.add_class::<grpc_server::PyGrpcServerConnection>()?;
     module.add_class::<grpc_server::PyGrpcWants>()?;
+    module.add_class::<http_json_decoder::PyHttpJsonDecoder>()?;
     module.add_class::<limits::PyDestinationLimits>()?;
     module.add_class::<limits::PyLimited>()?;
     module.add_class::<redactor::PyRedactor>()?;

@@ -92,7 +92,7 @@ pub struct PyOtlpRead {
 }
 
 impl PyOtlpRead {
-    fn new(py: Python<'_>, read: Read) -> PyResult<Self> {
+    pub fn new(py: Python<'_>, read: Read) -> PyResult<Self> {
         Ok(Self {
             batch: read.batch.map(|batch| Py::new(py, PyBatch::from(batch))).transpose()?,
             rejected: read.rejected.into_iter().map(|rejected| Py::new(py, PyRejected(rejected))).collect::<PyResult<_>>()?,

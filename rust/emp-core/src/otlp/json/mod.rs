@@ -9,11 +9,11 @@
 //! protobuf's own names of fields are read too, as protobuf's parsers do.
 
 mod attribute;
-mod escape;
-mod fault;
+pub(crate) mod escape;
+pub(crate) mod fault;
 mod fields;
 mod numbers;
-mod text;
+pub(crate) mod text;
 
 use super::descriptors::{self, Descriptor, Kind, inner};
 use super::fields::{metric, request, resource_rows, scope_rows};

@@ -160,6 +160,24 @@ impl<'a> Text<'a> {
         self.escaped_string(start)
     }
 
+    /// The same for a string of any bytes.
+    #[inline(always)]
+    pub fn string_of_any_bytes(&mut self) -> Result<Str<'a>> {
+        let start = self.at + 1;
+        match self.string() {
+            Err(fault) if !fault.broken => {
+                let raw = &self.bytes[start..self.at - 1];
+                Ok(Str { raw, escaped: memchr::memchr(b'\\', raw).is_some(), offset: start })
+            }
+            string => string,
+        }
+    }
+
+    /// Whether all of the text is UTF-8.
+    pub fn is_utf8(&self) -> bool {
+        self.is_utf8
+    }
+
     #[inline(never)]
     fn escaped_string(&mut self, start: usize) -> Result<Str<'a>> {
         loop {
