@@ -200,6 +200,29 @@ async def test_a_shard_is_taken_over_when_its_owner_is_silent_and_what_that_stil
     await check_books(second)
 
 
+@pytest.mark.parametrize("whose", ["an earlier lease of its own", "a lease that another has"])
+async def test_the_script_itself_refuses_a_commit_whose_epoch_or_owner_is_not_that_of_the_lease(make: Make, whose: str) -> None:
+    first, second = make(lease_s=3600.0), make(lease_s=3600.0)
+    await first.open([SAMPLER, OUT])
+    await second.open([SAMPLER, OUT])
+    await first.append(Append([block([1], topic="traces.in")]))
+    ending = first.shard.ledger.endings("sampler", await read(first, "sampler"), (), {}, derives=True)
+    sender, epoch = (first, first.shard.view.epoch) if whose.startswith("an earlier") else (second, first.shard.view.epoch)
+    if sender is first:
+        await first.shard.lease.release()
+        first.shard._stands(await first.shard.lease.ask())
+        await first.shard.queue.wait_idle()
+        assert first.shard.view.epoch not in (epoch, b"")
+    sent = sender.shard.calls.commit("sampler", 1, ending, [block([100], topic="traces")], {"k": b"v"}, None, ())
+    sent.arguments["epoch"] = epoch
+    (reply,) = await sender.shard.link.send([sender.shard.link.command(sent, sender.shard.queue.next_number())])
+    assert reply[0] == b"stale"
+    assert delivered(await read(first, "sampler")) == [1]
+    assert await first.shard.held_by("out", range(10)) == set()
+    assert await first.state_items("sampler") == {}
+    await check_books(first)
+
+
 async def test_an_owner_that_renews_its_lease_keeps_the_shard(make: Make) -> None:
     first, second = make(lease_s=0.6), make(lease_s=0.6)
     await first.open([group("a")])
