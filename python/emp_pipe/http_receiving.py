@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -262,6 +263,13 @@ class HttpService:
 
     def release(self, granted_bytes: int) -> None:
         self.otlp.release(granted_bytes)
+
+    def client_of(self, connection: HttpConnection, headers: Mapping[str, str]) -> str | None:
+        """Return the name of who asks; None without a valid token, which counts against the address whatever is asked for."""
+        client = self._tokens.client_of(headers.get("authorization", ""))
+        if client is None and self.places.strike(connection.address):  # on this connection it would go on
+            connection.last = True
+        return client
 
     def peer_of(self, connection: HttpConnection, client: str) -> str:
         """Return who sends, as dead letters say it: the token's name, else the certificate's, and the address."""

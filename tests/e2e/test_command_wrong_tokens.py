@@ -27,7 +27,7 @@ def command(tmp_path: Path) -> Iterator[Running]:
     config = {
         "data_dir": str(tmp_path / "data"),
         "http": {"listen": "127.0.0.1:0", "key": {"env": "TOKEN"}, "max_refusals_per_address_per_s": 2},
-        "receivers": {"otlp_http": listener, "otlp_grpc": listener},
+        "receivers": {"otlp_http": listener, "otlp_grpc": listener, "http_json": listener},
         "exporters": {"noop": {}},
     }
     file = tmp_path / "emp.yaml"
@@ -43,6 +43,14 @@ def ask(peer: socket.socket, token: str) -> bytes:
         return peer.recv(65_536).partition(b"\r\n")[0]
     except ConnectionError:
         return b""
+
+
+def all_of(peer: socket.socket) -> bytes:
+    """Return what comes until the server closes."""
+    answers = bytearray()
+    while data := peer.recv(65_536):
+        answers += data
+    return bytes(answers)
 
 
 def test_wrong_tokens_by_otlp_http_close_the_connection_and_then_the_door_for_seconds_only(command: Running) -> None:
@@ -64,6 +72,27 @@ def test_wrong_tokens_by_otlp_http_close_the_connection_and_then_the_door_for_se
             return ask(neighbour, "right") == b"HTTP/1.1 200 OK"
 
     until(gets_in, "the address is let in again")
+
+
+@pytest.mark.parametrize(
+    ("component", "line"),
+    [("otlp_http", "GET /nothing"), ("otlp_http", "POST /nothing"), ("otlp_http", "GET /v1/logs"), ("http_json", "GET /app")],
+)
+def test_requests_for_what_is_not_there_count_as_wrong_tokens_unless_they_show_a_right_one(
+    command: Running, component: str, line: str
+) -> None:
+    port = listening(command, component)
+    wrong = f"{line} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    right = wrong[:-2] + b"Authorization: Bearer right\r\n\r\n"
+    with connected(port) as good:
+        good.sendall(right * MOST_WRONG + wrong[:-2] + b"Connection: close\r\n\r\n")
+        assert all_of(good).count(b"HTTP/1.1 40") == MOST_WRONG + 1
+    with connected(port) as stranger:
+        stranger.sendall(wrong * MOST_WRONG)  # at once: a pipeline
+        answers = all_of(stranger).count(b"HTTP/1.1 40")
+    assert 0 < answers < MOST_WRONG, "it goes on on the same connection"
+    with connected(port) as again:
+        assert ask(again, "right") == b"", "the address is let in"
 
 
 def test_wrong_tokens_by_otlp_grpc_close_the_connection_and_then_the_door(command: Running) -> None:

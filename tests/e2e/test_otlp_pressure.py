@@ -17,6 +17,7 @@ from emp_pipe.receivers import otlp_grpc_turns
 from emp_pipe.receivers.otlp_http import OtlpHttpConfig
 from tests.support.forward import PATIENCE_S, RecordingIntake, turns
 from tests.support.otlp_receiving import METHODS, Running, Transport, connected, encoded, head, request, running
+from tests.support.telemetry import log_record, log_request
 
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
 GOOD = encoded(request("logs"))
@@ -231,6 +232,23 @@ async def test_calls_that_never_send_their_message_have_their_turns_only_while_n
             assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             assert "while others wait" in await call.details()
         for call in idle:
+            call.cancel()
+
+
+async def test_stalled_calls_of_one_connection_hold_up_a_long_message_of_another_by_a_turn_or_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(otlp_grpc_turns, "TURN_S", 0.2)
+    long_message = encoded(log_request([log_record("x" * (2 << 20))]))
+    async with (
+        running("grpc", tmp_path, request_timeout_s=3600, max_concurrent_reads=1) as server,
+        connected(server) as stalled,
+        connected(server) as client,
+    ):
+        calls = [stalled.channel.stream_unary(METHODS["logs"])(_never_a_message(asyncio.Event())) for _ in range(500)]
+        await until(lambda: sum(len(one.calls) for one in server.receiver._service.connections) == 500, "all are under way")
+        assert (await client.send("logs", long_message)).code == "OK"  # all of their turns would take longer than it waits
+        for call in calls:
             call.cancel()
 
 

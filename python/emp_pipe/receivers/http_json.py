@@ -109,17 +109,15 @@ class _Service(HttpService):
 
     def begin(self, connection: HttpConnection, head: RequestHead) -> Response | None:
         headers = head.headers
+        client = self.client_of(connection, headers)
         if "origin" in headers:  # a page could else write into the log of whoever looks at it: bodies of text need no permission
             self.otlp.count("logs", Outcome(Code.UNAUTHENTICATED))
             return _response(Outcome(Code.UNAUTHENTICATED, "web pages may not send here"))._replace(status=HTTPStatus.FORBIDDEN)
         if head.method not in ("POST", "PUT"):
             outcome = Outcome(Code.UNIMPLEMENTED, "only POST and PUT are answered here")
             return self._refused(outcome)._replace(status=HTTPStatus.METHOD_NOT_ALLOWED, headers="Allow: POST, PUT\r\n")
-        client = self._tokens.client_of(headers.get("authorization", ""))
         if client is None:
             self.otlp.log.warning("token", "%s: refused, no valid token", connection.peer)
-            if self.places.strike(connection.address):  # on this connection it would go on
-                connection.last = True
             outcome = Outcome(Code.UNAUTHENTICATED, "no valid token; send the header Authorization: Bearer <token>")
             return self._refused(outcome)._replace(headers="WWW-Authenticate: Bearer\r\n")
         content_type = headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -1,5 +1,7 @@
 """Turns at receiving: so many messages come at once, and who begins one and does not send it has a turn for long only while nobody waits.
 
+Connections have their turns one after another, however many calls each has: a thousand of one peer's hold up another's by one turn.
+
 A call sends 1 MiB without one (the window of its stream): what is whole by then waits for nobody. The rest of a longer one needs a turn.
 
 Not here: what a call is (`otlp_grpc.py`), what a message may hold (`otlp_intake.py`).
@@ -8,6 +10,7 @@ Not here: what a call is (`otlp_grpc.py`), what a message may hold (`otlp_intake
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable
 from typing import Protocol
 
 TURN_S = 5.0
@@ -19,6 +22,11 @@ class Waiting(Protocol):
 
     own_timeout_s: float
     """What it has told of its own time; infinite where it has not."""
+
+    @property
+    def connection(self) -> Hashable:
+        """Whose call it is."""
+        ...
 
     def has_turn(self) -> None:
         """Its turn has come. May end it."""
@@ -36,8 +44,8 @@ class Turns:
         self._most = most
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[Waiting, None] = {}
-        """In the order in which they came."""
+        self._waiting: dict[Hashable, dict[Waiting, None]] = {}
+        """By connection, the one whose turn is next first; the calls of each in the order in which they came."""
         self._until_s: dict[Waiting, float] = {}
         """Of those who have a turn."""
         self._fair_s: dict[Waiting, float] = {}
@@ -51,7 +59,7 @@ class Turns:
         return len(self._until_s)
 
     def ask(self, call: Waiting) -> None:
-        self._waiting[call] = None
+        self._waiting.setdefault(call.connection, {})[call] = None
         if len(self._until_s) >= self._most:
             for other, fair_s in self._fair_s.items():
                 self._until_s[other] = min(self._until_s[other], fair_s)
@@ -64,8 +72,10 @@ class Turns:
             del self._fair_s[call]
             if self._waiting:
                 self._hand_on()
-        else:
-            self._waiting.pop(call, None)
+        elif calls := self._waiting.get(call.connection):
+            calls.pop(call, None)
+            if not calls:
+                del self._waiting[call.connection]
 
     def close(self) -> None:
         if self._timer is not None:
@@ -77,8 +87,7 @@ class Turns:
         self._is_handing_on = True
         try:
             while self._waiting and len(self._until_s) < self._most:
-                call = next(iter(self._waiting))
-                del self._waiting[call]
+                call = self._next()
                 now_s = self._loop.time()
                 self._fair_s[call] = fair_s = now_s + TURN_S
                 until_s = now_s + min(self._timeout_s, call.own_timeout_s)
@@ -88,6 +97,16 @@ class Turns:
                 call.has_turn()
         finally:
             self._is_handing_on = False
+
+    def _next(self) -> Waiting:
+        """Take the first call of the connection that is next, which then comes after all others."""
+        connection, calls = next(iter(self._waiting.items()))
+        del self._waiting[connection]
+        call = next(iter(calls))
+        del calls[call]
+        if calls:
+            self._waiting[connection] = calls
+        return call
 
     def _look_again(self) -> None:
         if self._until_s:

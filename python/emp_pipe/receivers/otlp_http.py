@@ -108,17 +108,15 @@ class _Service(HttpService):
         encoding = _ENCODINGS.get(content_type)
         shown: Encoding = encoding or "json"
         signal = _PATHS.get(head.path)
+        client = self.client_of(connection, headers)
         if signal is None:
             return self._refused("", Outcome(Code.NOT_FOUND, "there are /v1/logs, /v1/traces and /v1/metrics"), shown)
         if head.method != "POST":
             outcome = Outcome(Code.UNIMPLEMENTED, "only POST is answered here")
             return self._refused(signal, outcome, shown)._replace(status=HTTPStatus.METHOD_NOT_ALLOWED, headers="Allow: POST\r\n")
-        client = self._tokens.client_of(headers.get("authorization", ""))
         if client is None:
             outcome = Outcome(Code.UNAUTHENTICATED, "no valid token; send the header Authorization: Bearer <token>")
             self.otlp.log.warning("token", "%s: refused, no valid token", connection.peer)
-            if self.places.strike(connection.address):  # on this connection it would go on
-                connection.last = True
             return self._refused(signal, outcome, shown)._replace(headers="WWW-Authenticate: Bearer\r\n")
         if encoding is None:
             outcome = Outcome(Code.UNIMPLEMENTED, "the content type must be application/x-protobuf or application/json")
