@@ -7,7 +7,7 @@ and metrics. Its config class is frozen and stands beside it, in the same file. 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -52,6 +52,8 @@ class Context:
     normalizer: Normalizer | None = None
     """The rules of this process, for every receiver the same; None: the defaults, `Normalizer()`."""
     wiring: Wiring = Wiring()
+    log_name: Callable[[], str] = lambda: ""
+    """What the log is called that several processes share; empty where it is this one's alone, or not known yet."""
 
 
 class Signal(StrEnum):

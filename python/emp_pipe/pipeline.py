@@ -99,7 +99,10 @@ class Pipeline:
         rules = config.normalize
         normalizer = Normalizer(stamp=dict(rules.stamp), unfold=rules.unfold, aliases=dict(rules.aliases))
         data_dir, wiring = config.data_dir.absolute(), deriving.wiring_of(config.processors)
-        return Context(self.clock, self.metrics, data_dir, config.machine_id, config.role, normalizer, wiring)
+        return Context(self.clock, self.metrics, data_dir, config.machine_id, config.role, normalizer, wiring, self._log_name)
+
+    def _log_name(self) -> str:
+        return str(getattr(self.log, "shared_name", ""))
 
     # building
 

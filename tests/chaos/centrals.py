@@ -31,8 +31,9 @@ class Centrals(Chain):
     """Not started yet."""
 
     @classmethod
-    def on_redis(cls, directory: Path, sink_url: str, redis_url: str) -> Centrals:
-        chain = Chain.configure(directory, sink_url, buffer=in_redis(redis_url, shards=SHARDS))
+    def on_redis(cls, directory: Path, sink_url: str, redis_url: str, **settings: Any) -> Centrals:
+        buffer = in_redis(redis_url, shards=SHARDS, **settings)
+        chain = Chain.configure(directory, sink_url, buffer=buffer)
         file = yaml.safe_load(chain.central.config_file.read_text())
         first = file["receivers"]["forward/secure"]
         ports = [int(first["listen"].rpartition(":")[2]), *(free_port() for _ in range(3))]
@@ -44,9 +45,8 @@ class Centrals(Chain):
                     "receivers": {"forward/secure": {**first, "listen": f"127.0.0.1:{port}"}},
                     "processors": file["processors"],
                     "exporters": file["exporters"],
-                    "machine_id": "gpu-central",  # one peer to the last one: what a central sends again for another is known there
                 },
-                in_redis(redis_url, shards=SHARDS),
+                buffer,
             )
             for number, port in enumerate(ports[1:], 2)
         ]
@@ -94,6 +94,13 @@ class Centrals(Chain):
         await sender.wait_acked(sender.acked_records + 100)
         await victim.start()
         await victim.wait_ready()
+
+    async def roll_one(self, rolled: Member, sender: Sender) -> None:
+        """Stop one of the centrals in order and start it again, in traffic, as a deploy does."""
+        await sender.wait_acked(sender.acked_records + 100)
+        await rolled.stop()
+        await rolled.start()
+        await rolled.wait_ready()
 
     async def add_one(self) -> None:
         joining = self.spare.pop()

@@ -73,6 +73,22 @@ def test_a_group_that_only_one_of_two_versions_names_is_kept(tmp_path: Path, ser
         assert not [line for line in other.messages() if "retired" in line or "given up" in line]
 
 
+def test_what_a_replica_sends_again_for_one_that_died_is_known_to_the_next_emp_pipe(tmp_path: Path, server: RedisServer) -> None:
+    keyed, last_port = "shared_key: k", free_port()
+    last = Bench(tmp_path)
+    last.write(receivers=f'{{forward: {{listen: "127.0.0.1:{last_port}", {keyed}}}}}')
+    onward = f'{{forward/onward: {{endpoint: "127.0.0.1:{last_port}", {keyed}}}}}'
+    first, second = (central(tmp_path / name, server, exporters=onward) for name in "12")
+    with running(*last.arguments), running(*first.arguments, "--set", "machine_id=gpu-1", EMP_PIPE_FAILPOINT="delivery.send:1") as dies:
+        send(first.port, 1)
+        assert dies.wait() == -signal.SIGKILL, "the last one has acknowledged it, and Redis does not know that"
+        assert last.metric("emp_pipe_receiver_records_total", outcome="appended") == 1
+        with running(*second.arguments, "--set", "machine_id=gpu-2"):
+            until(lambda: second.groups()["forward/onward"]["held_records"] == 0, "what the first one left is sent")
+        assert last.metric("emp_pipe_receiver_records_total", outcome="appended") == 1
+        assert last.metric("emp_pipe_receiver_records_total", outcome="duplicate") == 1
+
+
 def test_a_replica_that_does_not_know_the_format_refuses_to_start(tmp_path: Path, server: RedisServer) -> None:
     newer, older = central(tmp_path / "1", server), central(tmp_path / "2", server)
     with running(*newer.arguments):

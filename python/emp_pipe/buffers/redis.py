@@ -89,6 +89,11 @@ class RedisLog:
         return any(shard.ours for shard in self.shards)
 
     @property
+    def shared_name(self) -> str:
+        """The same in all processes that have this log; empty before it was opened."""
+        return f"log-{self.shard.view.id.decode(errors='replace')}" if self.shard.view.id else ""
+
+    @property
     def durability(self) -> str:
         return self._watch.durability
 

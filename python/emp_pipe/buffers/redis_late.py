@@ -65,6 +65,10 @@ class LateLog:
         return self.remote.parts
 
     @property
+    def shared_name(self) -> str:
+        return str(getattr(self.remote, "shared_name", ""))
+
+    @property
     def ours(self) -> bool:
         return self.opened.is_set() and self.remote.ours
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
@@ -43,7 +44,10 @@ class ForwardExporterConfig(ExporterConfig):
     username: str = Field("", description="The user, where the peer asks for one.")
     password: Secret | None = Field(None, description="The user's password.")
     self_hostname: str | None = Field(
-        None, min_length=1, max_length=200, description="The name in the handshake; made of the machine's id."
+        None,
+        min_length=1,
+        max_length=200,
+        description="The name in the handshake; made of the machine's id, or of the buffer's where replicas share one.",
     )
     compression: Literal["none", "gzip", "zstd"] = Field(
         "gzip", description="For peers that are no emp-pipe; Fluent Bit understands gzip, fluentd 1.19 zstd too. Blocks go as they lie."
@@ -145,7 +149,7 @@ class ForwardExporter:
         """Read secrets and certificates. Connects to nobody: a peer that is down must not stop a start. Raises ConfigError."""
         config, place = self.config, self.id
         self._identity = Identity(
-            config.self_hostname or f"{self._context.machine_id}.{self._context.role}"[:200],
+            config.self_hostname or "",
             config.shared_key.reveal(f"{place}: shared_key") if config.shared_key is not None else "",
             config.username,
             config.password.reveal(f"{place}: password") if config.password is not None else "",
@@ -307,7 +311,7 @@ class ForwardExporter:
         endpoint, tls = self._endpoints[index], self.config.tls
         link = await Link.open(
             endpoint,
-            self._identity,
+            replace(self._identity, hostname=self._identity.hostname or self._own_name()),
             tls=self._tls.current() if self._tls is not None and not endpoint.path else None,
             server_name=(tls.server_name if tls is not None else None) or endpoint.host,
             connect_timeout_s=self.config.connect_timeout_s,
@@ -315,6 +319,11 @@ class ForwardExporter:
         )
         self._links = {other for other in self._links if not other.is_closed} | {link}
         return link
+
+    def _own_name(self) -> str:
+        """Whoever sends from one log is one sender: what another replica sent before is known to the peer when it comes again."""
+        context = self._context
+        return f"{context.log_name() or context.machine_id}.{context.role}"[:200]
 
     def _use(self, index: int) -> None:
         if index != self._current:
