@@ -105,6 +105,22 @@ def test_wrong_tokens_by_otlp_grpc_close_the_connection_and_then_the_door(comman
         assert export(good, token="right") is grpc.StatusCode.OK, "who was there before is turned away"
 
 
+def test_calls_of_what_is_not_there_count_as_wrong_tokens_unless_they_show_a_right_one(command: Running) -> None:
+    def call(opened: grpc.Channel, *metadata: tuple[str, str]) -> grpc.StatusCode:
+        with pytest.raises(grpc.RpcError) as told:
+            opened.unary_unary("/no.such.Service/Method")(b"", timeout=30, metadata=metadata)
+        return told.value.code()
+
+    port = listening(command, "otlp_grpc")
+    with channel(port) as good, channel(port) as stranger:
+        told = {call(good, ("authorization", "Bearer right")) for _ in range(MOST_WRONG)}
+        assert told == {grpc.StatusCode.UNIMPLEMENTED}
+        answers = [call(stranger) for _ in range(MOST_WRONG)]
+        assert answers[0] is grpc.StatusCode.UNIMPLEMENTED
+        assert grpc.StatusCode.UNAVAILABLE in answers, "it goes on on the same connection"
+        assert export(good, token="right") is grpc.StatusCode.OK, "who was there before is turned away"
+
+
 def test_wrong_keys_at_the_http_port_get_nothing_but_health_for_a_while(command: Running) -> None:
     url = health(command)
     assert get(f"{url}/metrics", **RIGHT)[0] == 200

@@ -305,7 +305,7 @@ async def test_after_answers_that_are_not_taken_nothing_of_the_same_read_is_look
 async def test_calls_without_a_message_hold_up_none_that_is_whole(tmp_path: Path) -> None:
     async with running("grpc", tmp_path, max_concurrent_reads=2) as server, h2_client(server) as client:
         client.write(*(headers(stream) for stream in range(1, 1999, 2)))
-        await until(lambda: len(server.receiver._service.turns._waiting) == 997)
+        await until(lambda: server.receiver._service.turns.waiting == 997)
         await takes_good_requests(server)
         assert server.receiver._service.turns.reading == 2, "nobody's time was over"
 

@@ -35,6 +35,8 @@ _METHODS: dict[str, Signal] = {
 }
 _HTTP_STATUSES = {"method": 405, "content type": 415}
 """Of calls that are none of gRPC."""
+_CUT_OFF = "metadata"
+"""The problem of a call with too much of it: a token may be in what was not kept."""
 _ENHANCE_YOUR_CALM = 11
 _CUT_OF_WORDS = {"too_many_pings": Cut.TOO_MANY_PINGS, "answers are not taken": Cut.ANSWERS_UNREAD}
 _TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])")
@@ -161,7 +163,13 @@ class Service:
     # --- the way of a call --------------------------------------------------------------------------
 
     def begin(self, connection: GrpcConnection, head: GrpcCall) -> None:
-        """Judge a call by its headers."""
+        """Judge a call by its headers. One without a valid token counts against the address, whatever it calls."""
+        client = "" if self._tokens.is_open else self._tokens.client_of(head.header("authorization"))
+        self._judge(connection, head, client)
+        if client is None and head.problem != _CUT_OFF and self.places.strike(connection.address):  # on this connection it would go on
+            connection.drain()
+
+    def _judge(self, connection: GrpcConnection, head: GrpcCall, client: str | None) -> None:
         otlp, stream = self.otlp, head.stream
         signal = _METHODS.get(head.path)
         problem = head.problem
@@ -175,16 +183,11 @@ class Service:
         if signal is None:
             self._fail(connection, stream, "", Outcome(Code.UNIMPLEMENTED, "there is Export of logs, traces and metrics"))
             return
-        client: str | None = ""
-        if not self._tokens.is_open:
-            client = self._tokens.client_of(head.header("authorization"))
-            if client is None:
-                otlp.log.warning("token", "%s: refused, no valid token", connection.peer)
-                why = "no valid token; send `authorization: Bearer <token>`"
-                self._fail(connection, stream, signal, Outcome(Code.UNAUTHENTICATED, why))
-                if self.places.strike(connection.address):  # on this connection it would go on
-                    connection.drain()
-                return
+        if client is None:
+            otlp.log.warning("token", "%s: refused, no valid token", connection.peer)
+            why = "no valid token; send `authorization: Bearer <token>`"
+            self._fail(connection, stream, signal, Outcome(Code.UNAUTHENTICATED, why))
+            return
         if not client and self._knows_clients:
             client = common_name(connection.certificate())
         call = _Call(self, connection, head, signal, f"{client} ({connection.peer})" if client else connection.peer)

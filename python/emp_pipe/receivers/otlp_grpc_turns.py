@@ -58,6 +58,11 @@ class Turns:
         """Messages that are being received."""
         return len(self._until_s)
 
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a turn."""
+        return sum(len(calls) for calls in self._waiting.values())
+
     def ask(self, call: Waiting) -> None:
         self._waiting.setdefault(call.connection, {})[call] = None
         if len(self._until_s) >= self._most:
