@@ -72,12 +72,13 @@ class Centrals(Chain):
         return tuple(books)
 
     async def wait_shared(self) -> list[int]:
-        """Return how many shards each central has, once all have one owner and nobody has more than its share."""
+        """Return how many shards each central has, once all have one owner and nobody has more or less than its share: one that
+        has just started, and whose log comes late, gets its part a moment later."""
         counts: list[int] = []
-        most = -(-SHARDS // len(self.centrals))
+        least, most = SHARDS // len(self.centrals), -(-SHARDS // len(self.centrals))
         try:
             async with asyncio.timeout(PATIENCE_S):
-                while sum(counts) != SHARDS or max(counts) > most:
+                while sum(counts) != SHARDS or max(counts) > most or min(counts) < least:
                     counts = [await owned_by(one) for one in self.centrals]
                     await asyncio.sleep(0.1)
         except TimeoutError:
