@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from secrets import token_hex
@@ -11,6 +12,7 @@ from typing import Any
 import pyarrow
 import pytest
 
+from emp_pipe import deriving
 from emp_pipe.buffers.redis import RedisConfig, RedisLog
 from emp_pipe.buffers.redis_placement import plan, shard_of_name, shard_of_offset
 from emp_pipe.buffers.redis_share import fair_share
@@ -297,6 +299,47 @@ async def test_a_group_that_only_another_live_replica_names_is_kept_and_not_hand
     await older.open(groups)
     assert told == ["a"], "what a live replica names is not the other's to end"
     assert {usage.spec.name for usage in older.usage().groups} == {"a", "b"}
+
+
+async def test_where_a_live_replica_names_a_sampler_one_without_it_hands_nothing_on_unsampled(make: Make, clock: ManualClock) -> None:
+    sampler, out = group("tail_sample", Topic.TRACES_IN), group("out", Topic.TRACES)
+    stopped, without, lives = make(), make(), make()
+    await stopped.open([sampler, out])
+    await lives.open([sampler, out])
+    await stopped.append(Append([spans_block(*(span() for _ in range(64)))]))
+    await stopped.close(clock.monotonic_s() + 10)
+    assert await deriving.open_log(without, [out], {}, lambda: False)
+    assert without.ours, "it reads a part, and could hand on what lies there"
+    held = {usage.spec.name: usage.held_blocks for usage in without.usage().groups}
+    assert held["out"] == 0
+    assert held["tail_sample"] >= len(without.shards)
+
+
+async def test_a_replica_that_starts_names_its_groups_before_another_can_take_them_for_left_behind(make: Make, clock: ManualClock) -> None:
+    stopped, starting, older = make(), make(), make()
+    await stopped.open([group("a"), group("b")])
+    await stopped.close(clock.monotonic_s() + 10)
+    asked, go_on = threading.Event(), threading.Event()
+    told: list[str] = []
+
+    def slowly(stored: Any) -> Any:
+        if stored:
+            asked.set()
+            assert go_on.wait(30)
+        return [group("a"), group("b")]
+
+    def groups(stored: Any) -> Any:
+        told.extend(spec.name for spec in stored)
+        return [group("a")]
+
+    opening = asyncio.create_task(starting.open(slowly))
+    await asyncio.to_thread(asked.wait, 30)
+    try:
+        await older.open(groups)
+    finally:
+        go_on.set()
+        await opening
+    assert told == ["a"]
 
 
 async def test_the_shards_of_a_log_lie_on_several_nodes_of_a_cluster(clock: ManualClock, tmp_path: Path) -> None:

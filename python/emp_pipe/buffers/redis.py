@@ -144,13 +144,13 @@ class RedisLog:
         await self.shard.find()
         if self.shard.stored_shards != len(self.shards):
             self._make_shards(self.shard.stored_shards)
-        await self.share.begin()
+        own = await asyncio.to_thread(groups, []) if callable(groups) else groups or ()
+        await self.share.begin(own)
         for shard in self.shards:
             await shard.open(None)
         if callable(groups):
             stored = {spec.name: spec for shard in reversed(self.shards) for spec in shard.view.specs.values()}
-            own = {spec.name for spec in await asyncio.to_thread(groups, [])}
-            live = self.share.named_elsewhere - own  # what they hold is theirs to end
+            live = self.share.named_elsewhere - self.share.groups  # what they hold is theirs to end
             groups = await asyncio.to_thread(groups, [spec for spec in stored.values() if spec.name not in live])
         if groups is not None:
             await self.set_groups(groups)

@@ -63,9 +63,10 @@ class Share:
         """Groups that the configuration of another live replica names."""
         return frozenset().union(*(one.groups for one in self.replicas if one.owner != self.owner))
 
-    async def begin(self) -> None:
-        """Count who lives, before the shards are opened: this process asks for its share and no more. Raises LogError."""
-        await self._beat()
+    async def begin(self, groups: Sequence[GroupSpec]) -> None:
+        """Count who lives, before the shards are opened: this process asks for its share and no more. From the first beat on the others
+        know which groups it names, and end none of them. Raises LogError."""
+        await self.name(groups)
         self.settle()
 
     async def name(self, groups: Sequence[GroupSpec]) -> None:
