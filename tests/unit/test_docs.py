@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,14 @@ def test_every_variable_in_the_readme_is_read_by_the_code() -> None:
     named = set(re.findall(r"\b((?:EMP|FLUENTD|DASH0|OTEL|MACHINE)_[A-Z0-9_]+)", (ROOT / "README.md").read_text()))
     assert named
     assert {name for name in named if name not in code} == set()
+
+
+def test_every_extra_that_a_page_or_an_advice_names_can_be_installed() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys()
+    sources = [*PAGES, *(path for path in tracked_files() if path.suffix == ".py" and path.parts[0] == "python")]
+    named = {name for page in sources for name in re.findall(r"(?:emp-pipe|\.whl\))\[([a-z]+)\]", text_of(page))}
+    assert "central" in named
+    assert named - extras == set()
 
 
 def test_the_protocol_page_names_every_receiver_and_exporter() -> None:
