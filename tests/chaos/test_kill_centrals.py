@@ -59,7 +59,7 @@ async def test_a_rolling_restart_in_traffic_loses_nothing_and_leaves_nothing_beh
     with RedisServer(maxmemory_bytes=512 << 20) as server:
         async with OtlpEndpoint(keep=False, on_received=sink.take) as endpoint:
             chain = Centrals.on_redis(tmp_path, endpoint.url, server.url, spool=SPOOLS[spool])
-            sender = chain.sender(chance.getrandbits(32), busy_pace_s=0.02)
+            sender = chain.sender(chance.getrandbits(32), busy_pace_s=0.05)
             async with cleaned_up(chain):
                 await chain.start()
                 async with asyncio.TaskGroup() as tasks:
