@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from emp_pipe.buffers.redis_calls import Calls, DeadLimits
 from emp_pipe.buffers.redis_client import RedisLogError, Trouble, log_error
 from emp_pipe.buffers.redis_effects import Effects, refusal
+from emp_pipe.buffers.redis_file import write_anew
 from emp_pipe.buffers.redis_keys import FORMAT, Keys, View
 from emp_pipe.buffers.redis_lease import Lease, Standing
 from emp_pipe.buffers.redis_link import Call, Link, end_tasks
@@ -145,6 +146,7 @@ class ShardLife:
         self.holder = standing.owner
         lost_lease = standing.epoch != self.view.epoch
         self.view.epoch = standing.epoch
+        await write_anew(self.link)
         look = await self._look_until_known()
         went_back = look.operations < self.view.operations
         if went_back:
@@ -153,7 +155,7 @@ class ShardLife:
             call = self.calls.groups(self.wanted, self.clock.unix_nano(), self.config.retire_after_s)
             await self.link.ask(call, self.queue.next_number())
             look = await self._look_until_known()
-        self._named = self.wanted is not None
+        self._named = self._named or self.wanted is not None
         self._load(look)
         if lost_lease or went_back:
             self._rewind()

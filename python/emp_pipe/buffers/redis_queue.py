@@ -187,6 +187,7 @@ class Queue:
                 self._fail(operation, failure)
         if not commands:
             return
+        in_doubt = {id(operation) for operation in batch if operation.asked}
         for operation in batch:
             operation.asked = True
         if any(operation.size_bytes for operation in batch):
@@ -204,6 +205,7 @@ class Queue:
                 (decided if self._told(operation, reply) else again).append(operation)
                 continue
             error = log_error(reply, self._link.place)
+            operation.asked = id(operation) in in_doubt  # this time it was not done; the time before it may have been
             if unknown_script(reply):
                 script_is_unknown = True
                 again.append(operation)

@@ -142,6 +142,7 @@ class RedisShard(ShardLife):
     async def set_groups(self, groups: Sequence[GroupSpec]) -> None:
         self._check_open()
         wanted = self.wanted = list(groups)
+        self._named = True  # by an operation that waits for its turn: named beside it, the numbers before that one would be old
         now = self.clock.unix_nano()
 
         reports: list[Any] = []
