@@ -74,7 +74,7 @@ async def test_what_a_process_held_that_was_killed_on_this_machine_is_read_at_on
     with RedisServer(appendfsync="always") as server:
         async with logs_of(server.url, ManualClock(), tmp_path, lease_s=3600.0) as make:
             first, second, third = make(), make(), make()
-            first.shard.link.owner = name_said(other)
+            first.shard.link.owner = first.share.owner = name_said(other)
             await first.open([group("a")])
             await first.append(Append([block([1])]))
             await second.open([group("a")])

@@ -3,7 +3,8 @@
     beat (once a second, in shard 0) ──▶ who lives, oldest first ──▶ too many held: hand some over     too few: ask for free ones
 
 Only a lease says whose a shard is; what stands here decides who asks for one. A replica that is silent for a lease's time is forgotten, as
-its leases end. Not here: the lease itself (`redis_lease.py`), what is lost and found with it (`redis_life.py`).
+its leases end; one that is seen to be dead, at once. Not here: the lease (`redis_lease.py`), what is lost and found with it
+(`redis_life.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from emp_pipe import __version__
 from emp_pipe.buffers.redis_client import RedisLogError
 from emp_pipe.buffers.redis_link import Call, end_tasks
+from emp_pipe.buffers.redis_process import is_dead
 from emp_pipe.buffers.redis_shard import RedisShard
 from emp_pipe.buffers.redis_snapshot import pairs
 from emp_pipe.errors import LogError
@@ -101,7 +103,7 @@ class Share:
         reply = await first.link.ask(Call("replicas", arguments, [f"{first.keys.base}replicas", f"{first.keys.base}about"]))
         if reply[0] != b"ok":
             return  # the shard is begun anew by its own task
-        found = [_parse(owner, text) for owner, text in pairs(reply[2])]
+        found = [one for owner, text in pairs(reply[2]) if (one := _parse(owner, text)).owner == self.owner or not is_dead(one.owner)]
         self.replicas = sorted(found, key=lambda one: (one.since_ms, one.owner))
 
     def settle(self) -> None:
