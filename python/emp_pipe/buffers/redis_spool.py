@@ -4,7 +4,7 @@
     away      append ──▶ spool                                          (Redis did not take it in time)
     draining  append ──▶ spool ──▶ Redis, in order, until it is empty   (for its last part appends wait: then `here` again)
 
-Every append has a token, which Redis remembers with it for an hour: so the same append may be tried on Redis, be spooled because no answer
+Every append has an id of its own, which Redis remembers with it for an hour: so the same append may be tried on Redis, be spooled because no answer
 came, and drain, and is there once. Without a spool (no disk that outlives the process) receivers wait, and whoever sends holds on.
 Processors and exporters wait in both cases. Reasons: docs/decisions/015-spool.md. Not here: the spool's content (`redis_spool_store.py`),
 draining (`redis_spool_drain.py`), Redis itself (`redis.py`).
@@ -42,7 +42,7 @@ from emp_pipe.log.protocol import (
 )
 
 _PEER = "emp-pipe append"
-"""What tokens are filed under, among the chunks of peers."""
+"""What ids are filed under, among the chunks of peers."""
 _EPOCH = "emp-pipe epoch"
 """The checkpoint that holds the highest epoch in use."""
 _LOOK_S = 0.25
@@ -188,21 +188,21 @@ class SpooledLog(LateLog):
             return await self.remote.append(append)
         if self.full:
             raise LogError(ErrorKind.LOG_FULL, place=self.id, detail=self.remote.usage().reason)
-        token = ChunkKey(_PEER, secrets.token_bytes(12))
+        append_id = ChunkKey(_PEER, secrets.token_bytes(12))
         if self._goes_to_spool and self.drain.flowing and self.spool.held_bytes < _LAST_PART_BYTES:
             await self._wait_for_the_last_part()
         unproven, why = False, self.away
         if not self._goes_to_spool:
-            first = asyncio.get_running_loop().create_task(self.remote.append(self._known_by(append, token)))
+            first = asyncio.get_running_loop().create_task(self.remote.append(self._known_by(append, append_id)))
             try:
                 async with asyncio.timeout(self._config.after_s):
                     return await asyncio.shield(first)
             except TimeoutError:
                 unproven, why = True, self.away or f"no answer within {self._config.after_s:g} s"
-                self.drain.tried[token] = first
-                first.add_done_callback(lambda done: self._first_try_ended(token, done))
+                self.drain.tried[append_id] = first
+                first.add_done_callback(lambda done: self._first_try_ended(append_id, done))
             except LogError as error:
-                if error.fields.get("seen") and token in await self.remote.seen([token]):
+                if error.fields.get("seen") and append_id in await self.remote.seen([append_id]):
                     return Appended([-1] * len(append.blocks))
                 if not is_away(error):
                     raise
@@ -211,7 +211,7 @@ class SpooledLog(LateLog):
             self._spooling = True
             self._epoch += 1
             self.says.spooling(why)
-        await self.spool.put(append, token, epoch=self._epoch, log=self._name, unproven=unproven)
+        await self.spool.put(append, append_id, epoch=self._epoch, log=self._name, unproven=unproven)
         self.says.spooled_records += sum(books.received for books in append.books)
         self.drain.wake(unproven=unproven)
         return Appended([-1] * len(append.blocks))
@@ -232,15 +232,15 @@ class SpooledLog(LateLog):
     def _goes_to_spool(self) -> bool:
         return self._spooling or (self.spool is not None and self.spool.holds_something) or bool(self.away)
 
-    def _known_by(self, append: Append, token: ChunkKey) -> Append:
+    def _known_by(self, append: Append, append_id: ChunkKey) -> Append:
         checkpoints = append.checkpoints
         if checkpoints:
             checkpoints = {**checkpoints, _EPOCH: str(self._epoch).encode()}
-        return replace(append, checkpoints=checkpoints, chunks=[*append.chunks, token], epoch=self._epoch)
+        return replace(append, checkpoints=checkpoints, chunks=[*append.chunks, append_id], epoch=self._epoch)
 
-    def _first_try_ended(self, token: ChunkKey, done: asyncio.Task[Appended]) -> None:
+    def _first_try_ended(self, append_id: ChunkKey, done: asyncio.Task[Appended]) -> None:
         if self.drain is not None:
-            self.drain.tried.pop(token, None)
+            self.drain.tried.pop(append_id, None)
         if not done.cancelled():
             done.exception()
 

@@ -1,8 +1,8 @@
 """How what was spooled gets to Redis: whole appends, in their order, each exactly once as long as Redis remembers it.
 
-    entries of the spool ──▶ marked as tried ──▶ appended to Redis, with their tokens ──▶ taken out of the spool, next ones marked
+    entries of the spool ──▶ marked as tried ──▶ appended to Redis, with their ids ──▶ taken out of the spool, next ones marked
 
-An append is known in Redis by its token for an hour, from whichever side it came: from the first try, whose answer was lost, or from a
+An append is known in Redis by its id for an hour, from whichever side it came: from the first try, whose answer was lost, or from a
 drain that a SIGKILL cut short. What may be there already is asked for before it is appended. Where more than an hour has passed nobody
 knows any more: it is appended, and counted as `unproven`. Not here: what is spooled and when (`redis_spool.py`).
 """
@@ -26,7 +26,7 @@ from emp_pipe.logs import RateLimitedLogger, get_logger
 _MOST_ENTRIES = 256
 _MOST_BYTES = 8 << 20
 _REMEMBERED_NS = 3600 * 1_000_000_000
-"""How long Redis knows a token."""
+"""How long Redis knows an id."""
 _MARKED_AGAIN_NS = 60 * 1_000_000_000
 _FIRST_RETRY_S = 0.05
 _COUNTED_AGAIN_S = 0.005
@@ -67,7 +67,7 @@ class Drain:
         self._in_both: dict[int, Sequence[ReceiverBooks]] = {}
         """Books of entries that Redis has and the spool has still."""
         self.tried: dict[ChunkKey, asyncio.Task[Appended]] = {}
-        """First tries that have not been decided yet, by token."""
+        """First tries that have not been decided yet, by id."""
         self.counts = Drained()
         self.trouble = ""
         """Why it does not get on; empty while it does."""
@@ -138,7 +138,7 @@ class Drain:
             return False
         window = await self._deliverable(entries)
         self._quiet.clear()
-        for tried in [self.tried[entry.token] for entry in window if entry.token in self.tried]:
+        for tried in [self.tried[entry.append_id] for entry in window if entry.append_id in self.tried]:
             await asyncio.wait([tried])
         known = await self._known(window)
         results = await asyncio.gather(*(self._move(entry, known) for entry in window), return_exceptions=True)
@@ -176,25 +176,25 @@ class Drain:
         return window
 
     async def _known(self, window: Sequence[Spooled]) -> set[ChunkKey]:
-        """Return the tokens that Redis has already, and mark the window as tried."""
+        """Return the ids that Redis has already, and mark the window as tried."""
         before, now = self._spool.window, self._clock.unix_nano()
         tried_before = before.up_to if before is not None else 0
         asked = [entry for entry in window if entry.unproven or entry.number <= tried_before]
         known: set[ChunkKey] = set()
         if asked:
-            known = await self._log.seen([entry.token for entry in asked])
+            known = await self._log.seen([entry.append_id for entry in asked])
         last = window[-1].number
         if before is None or last > before.up_to or (last == before.up_to and now - before.since_unix_nano > _MARKED_AGAIN_NS):
             await self._spool.mark(Window(last, now))
         for entry in asked:
             since = before.since_unix_nano if before is not None and entry.number <= before.up_to else entry.spooled_unix_nano
-            if entry.token not in known and now - since > _REMEMBERED_NS:
+            if entry.append_id not in known and now - since > _REMEMBERED_NS:
                 self.counts.unproven += entry.records
         return known
 
     async def _move(self, entry: Spooled, known: set[ChunkKey]) -> None:
         """Let Redis have an append. Raises LogError where it has it not."""
-        if entry.token in known:
+        if entry.append_id in known:
             self.counts.known += entry.records
         else:
             blocks = [self._held[offset].block for offset in entry.offsets if offset in self._held]
@@ -208,7 +208,7 @@ class Drain:
                     if not error.fields.get("seen"):
                         raise
                     seen = await self._log.seen(append.chunks)
-                    if entry.token in seen:
+                    if entry.append_id in seen:
                         self.counts.known += entry.records
                         break
                     fewer = without_repeats(append, seen)
@@ -238,11 +238,11 @@ class Drain:
     async def _hand_over_dead_letters(self) -> None:
         """Blocks that could not be read back have become dead letters of the spool: the log shall have them."""
         while letters := await self._spool.dead_letters(_MOST_ENTRIES):
-            tokens = [ChunkKey(self._spool.id, b"%d %d" % (letter.time_unix_nano, id)) for id, letter in letters]
-            known = await self._log.seen(tokens)
-            left = [(token, letter) for token, (_, letter) in zip(tokens, letters, strict=True) if token not in known]
+            append_ids = [ChunkKey(self._spool.id, b"%d %d" % (letter.time_unix_nano, id)) for id, letter in letters]
+            known = await self._log.seen(append_ids)
+            left = [(append_id, letter) for append_id, (_, letter) in zip(append_ids, letters, strict=True) if append_id not in known]
             if left:
-                await self._log.append(Append((), dead=[letter for _, letter in left], chunks=[token for token, _ in left]))
+                await self._log.append(Append((), dead=[letter for _, letter in left], chunks=[append_id for append_id, _ in left]))
             await self._spool.delete_dead_letters([id for id, _ in letters])
 
 

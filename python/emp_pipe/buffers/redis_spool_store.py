@@ -1,7 +1,7 @@
 """The spool on disk: a SQLite log with one group, `drain`, that keeps whole appends until Redis has them.
 
 An append lies in it as it was to go to Redis: its blocks in the log, all else of it (checkpoints, books, dead letters, chunks, its
-token) in an entry of the group's state, in one transaction. `end` takes an append out: its blocks, its entry and its share of the books,
+id) in an entry of the group's state, in one transaction. `end` takes an append out: its blocks, its entry and its share of the books,
 again in one. So the books in here are those of appends that Redis has not got yet, and the books of both stores added count each record
 once. Not here: when something is spooled (`redis_spool.py`), how it gets to Redis (`redis_spool_drain.py`), files and threads
 (`sqlite.py`).
@@ -44,7 +44,7 @@ class Spooled:
     """An append that waits in the spool; its blocks are read as deliveries at `offsets`."""
 
     number: int
-    token: ChunkKey
+    append_id: ChunkKey
     """What the append is known by in Redis, beside its own chunks."""
     epoch: int
     log: str
@@ -62,7 +62,7 @@ class Spooled:
 
     def append(self, blocks: Sequence[Block]) -> Append:
         """Return the append as it was."""
-        chunks = [*self.rest.chunks, self.token]
+        chunks = [*self.rest.chunks, self.append_id]
         return Append(blocks, self.rest.checkpoints, self.rest.books, self.rest.dead, chunks, epoch=self.epoch)
 
 
@@ -132,7 +132,7 @@ class Spool(SqliteLog):
 
     # in
 
-    async def put(self, append: Append, token: ChunkKey, *, epoch: int, log: str, unproven: bool) -> int:
+    async def put(self, append: Append, append_id: ChunkKey, *, epoch: int, log: str, unproven: bool) -> int:
         """Keep an append; return its number when it is on stable storage. Raises LOG_FULL, LOG_IO: then it is not kept."""
         if not self.admitting:
             kind = ErrorKind.LOG_IO if self._disk_error else ErrorKind.LOG_FULL
@@ -146,7 +146,7 @@ class Spool(SqliteLog):
             number = store.next_offset
             store.next_offset += 1
             effects = store.append(Append(append.blocks, append.checkpoints, append.books, (), append.chunks), now)
-            entry = _pack(append, token, epoch, log, now, effects.offsets, unproven=unproven)
+            entry = _pack(append, append_id, epoch, log, now, effects.offsets, unproven=unproven)
             store.execute("INSERT INTO state VALUES (?,?,?,NULL)", (DRAIN.name, _key(number), entry))
             numbers.append(number)
             sizes.append(len(entry))
@@ -242,7 +242,7 @@ def _negative(books: ReceiverBooks) -> ReceiverBooks:
     return ReceiverBooks(books.receiver, *(-getattr(books, what) for what in BOOKS))
 
 
-def _pack(append: Append, token: ChunkKey, epoch: int, log: str, now: int, offsets: Sequence[int], *, unproven: bool) -> bytes:
+def _pack(append: Append, append_id: ChunkKey, epoch: int, log: str, now: int, offsets: Sequence[int], *, unproven: bool) -> bytes:
     letters = [
         [
             letter.component,
@@ -260,7 +260,7 @@ def _pack(append: Append, token: ChunkKey, epoch: int, log: str, now: int, offse
     ]
     books = [[one.receiver, *(getattr(one, what) for what in BOOKS)] for one in append.books]
     chunks = [list(chunk) for chunk in append.chunks]
-    entry = [_VERSION, list(token), epoch, log, now, unproven, list(offsets), dict(append.checkpoints), books, letters, chunks]
+    entry = [_VERSION, list(append_id), epoch, log, now, unproven, list(offsets), dict(append.checkpoints), books, letters, chunks]
     return bytes(msgpack.packb(entry))
 
 
@@ -268,7 +268,7 @@ def _unpack(key: str, value: bytes) -> Spooled:
     fields: list[Any] = msgpack.unpackb(value)
     if fields[0] > _VERSION:
         raise LogError(ErrorKind.LOG_NEWER, place="spool", detail="what waits in the spool was written by a newer emp-pipe")
-    _, token, epoch, log, spooled, unproven, offsets, checkpoints, books, letters, chunks = fields
+    _, append_id, epoch, log, spooled, unproven, offsets, checkpoints, books, letters, chunks = fields
     rest = Append(
         (),
         checkpoints,
@@ -276,4 +276,4 @@ def _unpack(key: str, value: bytes) -> Spooled:
         [DeadLetter(one[0], DeadReason(one[1]), *one[2:]) for one in letters],
         [ChunkKey(*chunk) for chunk in chunks],
     )
-    return Spooled(int(key.removeprefix(_FIRST_KEY)), ChunkKey(*token), epoch, log, spooled, unproven, offsets, rest)
+    return Spooled(int(key.removeprefix(_FIRST_KEY)), ChunkKey(*append_id), epoch, log, spooled, unproven, offsets, rest)
