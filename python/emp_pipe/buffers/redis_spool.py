@@ -4,7 +4,7 @@
     away      append ──▶ spool                                          (Redis did not take it in time)
     draining  append ──▶ spool ──▶ Redis, in order, until it is empty   (for its last part appends wait: then `here` again)
 
-Every append has an id of its own, which Redis remembers with it for an hour: so the same append may be tried on Redis, be spooled because no answer
+Every append has an id, which Redis remembers with it for an hour: so the same append may be tried on Redis, be spooled because no answer
 came, and drain, and is there once. Without a spool (no disk that outlives the process) receivers wait, and whoever sends holds on.
 Processors and exporters wait in both cases. Reasons: docs/decisions/015-spool.md. Not here: the spool's content (`redis_spool_store.py`),
 draining (`redis_spool_drain.py`), Redis itself (`redis.py`).
