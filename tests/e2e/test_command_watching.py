@@ -218,8 +218,8 @@ def test_own_metrics_reach_their_endpoint_and_do_not_pass_the_pipeline(bench: Be
     server.server_close()
 
 
-@pytest.mark.parametrize(("grpc_listen", "used"), [("off", set()), ("127.0.0.1:0", {"grpc"})])
-def test_an_idle_edge_imports_no_heavy_library_that_it_does_not_use(grpc_listen: str, used: set[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("grpc_listen", ["off", "127.0.0.1:0"])
+def test_an_idle_edge_imports_no_heavy_library(grpc_listen: str, tmp_path: Path) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "emp_pipe", "edge"]
     variables = environment(
         FLUENTD_HOST="127.0.0.1",
@@ -242,7 +242,7 @@ def test_an_idle_edge_imports_no_heavy_library_that_it_does_not_use(grpc_listen:
     packages = {name.partition(".")[0] for name in imported}
     assert {"emp_pipe", "asyncio", "pydantic"} <= packages  # the list is read right
     heavy = {"aiohttp", "pyarrow", "numpy", "pandas", "grpc", "google", "opentelemetry", "yaml", "rich", "cryptography"}
-    assert packages & heavy == used
+    assert not packages & heavy
     assert "emp_pipe.exporters.otlp_http" not in imported
 
 

@@ -138,14 +138,15 @@ async def test_over_tls_a_large_request_waits_unencrypted_until_there_is_room_an
     async with talking(authority.server(), authority.config) as (server, client):
         await client.good(server)
         server.script(reads_late)
-        task = asyncio.create_task(client.post(LARGE))
+        larger = memoryview(bytes(LARGE) * 4)  # more than any kernel takes unread
+        task = asyncio.create_task(client.post(larger))
         await until(lambda: len(server.requests) == 2)
         (link,) = client.http._links
         await until(lambda: link._is_full)
         assert len(link._rest) > 1 << 20, "what the sockets do not take has not been encrypted yet"
         reads_on.set()
         assert (await task).status == 200
-        assert server.requests[-1].body == LARGE
+        assert server.requests[-1].body == larger
         assert await client.good(server) == 1
 
 
