@@ -40,7 +40,8 @@ shows every setting with where it came from. `emp-pipe validate FILE` checks a f
 - `${VAR}` and `${VAR:-default}` are filled in from the environment, `$$` is a dollar sign.
 - A secret is taken from an environment variable or a file when its component starts: `{env: NAME}`, `{file: /path}`. It is never printed. One that is written out works and is warned of at every start.
 - A key that does not exist, or that stands twice, is an error that names file, line, key and the nearest valid key.
-- SIGHUP reads everything again: components whose settings (and secrets) are the same stay up; a file with an error changes nothing.
+- SIGHUP reads everything again: components whose settings (and secrets) are the same stay up; a file with an error changes nothing,
+  nor do other exporters or derivers while Redis is away: reload again when it is here.
 """
 
 _ENVIRONMENT = """## Environment

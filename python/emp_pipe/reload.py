@@ -13,17 +13,20 @@ from emp_pipe import deriving
 from emp_pipe.component import ComponentConfig
 from emp_pipe.config import PipelineConfig, revealed_secrets
 from emp_pipe.deriving import DeriverSlot
+from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.protocol import GroupSpec, Topic
 from emp_pipe.logs import get_logger
 from emp_pipe.pipeline import Pipeline
 
 _RESTART_ONLY = ("role", "data_dir", "machine_id", "http", "buffer_type", "buffer", "self_metrics")
 _STOPPING_S = 5.0
+_NOT_WITHOUT_BUFFER = "exporters and derivers are groups of it, which cannot be changed while it is away: reload again when it is here"
 _logger = get_logger("pipeline")
 
 
 async def reload(pipeline: Pipeline, config: PipelineConfig) -> None:
-    """Make the pipeline what `config` says. Raises ConfigError, without effect, when a new component cannot be built."""
+    """Make the pipeline what `config` says. Raises ConfigError, without effect, when a new component cannot be built, and LogError when
+    groups would change in a buffer that is away."""
     before = pipeline.config
     waiting = [name for name in _RESTART_ONLY if getattr(before, name) != getattr(config, name)]
     if waiting:
@@ -51,6 +54,13 @@ async def reload(pipeline: Pipeline, config: PipelineConfig) -> None:
         }
         exporters = {name: new_exporters.get(name) or pipeline.exporters[name] for name in config.exporters}
         derivers = pipeline.build_derivers(config, pipeline.derivers, exporters)
+        gone_receivers = [name for name in pipeline.receivers if name in new_receivers or name not in config.receivers]
+        gone_exporters = [name for name in pipeline.exporters if name in new_exporters or name not in config.exporters]
+        gone_derivers = {name: slot for name, slot in pipeline.derivers.items() if derivers.get(name) is not slot}
+        new_derivers = {name: slot for name, slot in derivers.items() if pipeline.derivers.get(name) is not slot}
+        regrouped = bool(gone_exporters or new_exporters or gone_derivers or new_derivers)
+        if regrouped and (away := getattr(pipeline.log, "away", "")):
+            raise LogError(ErrorKind.LOG_IO, place="the buffer", detail=away, advice=_NOT_WITHOUT_BUFFER)
         for name, slot in pipeline.receivers.items():
             if name not in new_receivers and name in config.receivers and slot.secrets != (now := revealed_secrets(slot.config, name)):
                 await getattr(slot.receiver, "reload")()  # noqa: B009 — not every receiver has keys to read again
@@ -58,10 +68,6 @@ async def reload(pipeline: Pipeline, config: PipelineConfig) -> None:
     except BaseException:
         pipeline.context = old_context
         raise
-    gone_receivers = [name for name in pipeline.receivers if name in new_receivers or name not in config.receivers]
-    gone_exporters = [name for name in pipeline.exporters if name in new_exporters or name not in config.exporters]
-    gone_derivers = {name: slot for name, slot in pipeline.derivers.items() if derivers.get(name) is not slot}
-    new_derivers = {name: slot for name, slot in derivers.items() if pipeline.derivers.get(name) is not slot}
     deadline_s = pipeline.clock.monotonic_s() + min(_STOPPING_S, config.shutdown.deadline_s)
     for name in gone_receivers:
         await pipeline.receivers.pop(name).receiver.stop(deadline_s)
@@ -76,7 +82,7 @@ async def reload(pipeline: Pipeline, config: PipelineConfig) -> None:
     pipeline.derivers = derivers
     if gone_derivers:
         await _flush(pipeline, gone_derivers, read_before & pipeline.topics(), groups_before, deadline_s)
-    if gone_exporters or new_exporters or gone_derivers or new_derivers:
+    if regrouped:
         await pipeline.log.set_groups(pipeline.groups())
         pipeline.writer.set_topics(pipeline.topics(), pipeline.codecs())
     for deriver in new_derivers.values():

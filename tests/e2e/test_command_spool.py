@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.acked_send import send_acked
-from tests.support.command import run, running, until
+from tests.support.command import free_port, run, running, until
 from tests.support.command_bench import rows_in, send, wait_for_rows
 from tests.support.redis_command import LIMIT_BYTES, NEVER
 from tests.support.redis_server import RedisServer, needs_redis
@@ -184,6 +184,31 @@ def test_a_stop_while_spooling_is_quick_and_the_next_start_drains(central: Centr
     assert rows["drain"]["held_records"] == 20, listed
     with running(*central.arguments):
         wait_for_rows(central.data_dir, 20)
+
+
+@pytest.mark.parametrize("gone", ["in_traffic", "at_start"])
+def test_a_reload_of_exporters_while_redis_is_away_is_refused_whole_and_taken_when_it_is_here(central: Central, gone: str) -> None:
+    if gone == "at_start":
+        central.server.kill()
+    central.set_up("after_s: 0.3")
+    with running(*central.arguments) as process:
+        if gone == "in_traffic":
+            central.server.kill()
+        until(lambda: central.metric("emp_pipe_redis_away") == 1, "it is seen that Redis is away")
+        before, central.otlp_port = central.otlp_port, free_port()
+        central.set_up("after_s: 0.3", exporters="{file: , noop: }")
+        process.signal(signal.SIGHUP)
+        assert "reload again when it is here" in process.wait_for("was not reloaded")
+        after, central.otlp_port = central.otlp_port, before
+        assert central.post(1)[0] == 200, "the receiver that the reload changes still takes records"
+        central.server.start()
+        wait_for_rows(central.data_dir, 1)
+        until(lambda: central.metric("emp_pipe_redis_away") == 0, "Redis is here")
+        process.signal(signal.SIGHUP)
+        process.wait_for("reloaded: started noop; changed otlp_http")
+        central.otlp_port = after
+        assert central.post(2)[0] == 200
+        wait_for_rows(central.data_dir, 2)
 
 
 def test_a_start_without_redis_listens_and_acknowledges_from_the_spool(central: Central) -> None:
