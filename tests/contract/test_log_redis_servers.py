@@ -203,6 +203,28 @@ async def test_an_append_that_no_replica_has_is_not_acknowledged_and_is_there_on
             assert held == 3, "what was acknowledged was not at the replica"
 
 
+async def test_a_chunk_that_no_replica_has_is_not_said_to_be_known(tmp_path: Path) -> None:
+    """Whoever hears that it is known acknowledges it, or forgets it: a failover would lose it then."""
+    chunk, other = ChunkKey("peer", b"1"), ChunkKey("peer", b"2")
+    with RedisPair(appendfsync="always") as pair:
+        async with logs_of(pair.primary.url, ManualClock(), tmp_path, wait_replicas=1, wait_timeout_s=0.2, patience_s=0.5) as make:
+            first, second = make(), make()
+            await first.open([group("a")])
+            await second.open([group("a")])
+            pair.replica.pause()
+            with pytest.raises(LogError, match="0 of 1 replicas"):
+                await first.append(Append([block([1])], chunks=[chunk]))
+            with pytest.raises(LogError, match="0 of 1 replicas"):
+                await second.seen([chunk])
+            assert await second.seen([other]) == set()
+            pair.replica.resume()
+            async with asyncio.timeout(30):
+                await first.wait_admitting()
+            assert await second.seen([chunk, other]) == {chunk}
+            pair.fail_over()
+            assert ask(pair.replica, "EXISTS", first.shard.keys.chunk(chunk)) == 1
+
+
 @needs_waitaof
 async def test_what_is_acknowledged_is_on_the_disk_where_waitaof_is_asked_for(tmp_path: Path) -> None:
     def asked(server: RedisServer) -> int:

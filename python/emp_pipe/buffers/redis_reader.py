@@ -31,10 +31,10 @@ class Reader:
         self._link = link
         self._calls = calls
 
-    async def _commands(self, *commands: Sequence[Any]) -> list[Any]:
+    async def _commands(self, *commands: Sequence[Any], durable: bool = False) -> list[Any]:
         if not commands:
             return []
-        replies = await self._link.send(commands)
+        replies = await self._link.send(commands, durable=durable)
         for reply in replies:
             if isinstance(reply, Exception):
                 raise log_error(reply, self._link.place)
@@ -77,7 +77,13 @@ class Reader:
 
     async def seen(self, chunks: Sequence[ChunkKey], now: int) -> set[ChunkKey]:
         times = await self._commands(*(("GET", self._calls.keys.chunk(chunk)) for chunk in chunks))
-        return {chunk for chunk, time in zip(chunks, times, strict=True) if time is not None and now - int(time) < CHUNK_MEMORY_NS}
+        known = [chunk for chunk, time in zip(chunks, times, strict=True) if time is not None and now - int(time) < CHUNK_MEMORY_NS]
+        if not self._link.waits:
+            return set(known)
+        # Whoever hears that it is known forgets it: so it must be as safe as what is acknowledged. A wait covers what its connection wrote.
+        memory_s = CHUNK_MEMORY_NS // 1_000_000_000
+        kept = await self._commands(*(("EXPIRE", self._calls.keys.chunk(chunk), memory_s) for chunk in known), durable=True)
+        return {chunk for chunk, still_there in zip(known, kept, strict=True) if still_there}
 
     async def state(self, group: str, key: str, now: int) -> bytes | None:
         return _alive(await self._command("HGET", self._calls.keys.state(group), key), now)
