@@ -202,6 +202,12 @@ async def test_a_success_that_cannot_be_read_is_a_success(endpoint: OtlpEndpoint
     assert (await send(endpoint, answers=(Answer(body=b"\xff\xfe[{" * 100, content_type=content_type),))).rejected_records == 0
 
 
+@pytest.mark.parametrize("count", ["1e999", "-1e999", "NaN", "true", "null", "[]", '"x"'])
+async def test_a_success_with_a_count_that_is_none_is_not_sent_again(endpoint: OtlpEndpoint, count: str) -> None:
+    in_json = Answer(body=b'{"partialSuccess": {"rejectedLogRecords": %s}}' % count.encode(), content_type="application/json")
+    assert (await send(endpoint, answers=(in_json,))).rejected_records in (0, 1)
+
+
 async def test_a_web_page_is_no_success(endpoint: OtlpEndpoint) -> None:
     error = await refusal(endpoint, Answer(body=b"<html>hello</html>", content_type="text/html"))
     assert error.retry is Retry.AFTER_CONFIG_CHANGE

@@ -150,7 +150,7 @@ def _partial_success(content_type: str, body: bytes) -> tuple[int, str]:
         partial = json.loads(body).get("partialSuccess") or {} if body else {}
         rejected = next((int(value) for key, value in partial.items() if key.startswith("rejected")), 0)
         return max(rejected, 0), printable(str(partial.get("errorMessage", "")))
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, OverflowError, TypeError, AttributeError, RecursionError):  # 1e999 is a number that no integer is
         return 0, unreadable_answer(body)
 
 
