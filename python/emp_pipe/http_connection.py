@@ -223,13 +223,13 @@ class HttpConnection(AcceptedProtocol):
         self._send(response, last=True)
         self._linger()
 
-    def drain(self, refusal: Response) -> None:
-        """The receiver stops: a request that is whole gets its answer, one that is not is refused, and then the connection ends."""
+    def drain(self) -> bool:
+        """The receiver stops: the connection ends after the answer to a request that is whole. Return whether one is not: refuse it."""
         self.last = True
         if self.is_idle or self.state is State.DISCARD:
             self.close()
-        elif self.state in (State.HEAD, State.BODY, State.CHUNKS):
-            self.refuse(refusal)
+            return False
+        return self.state in (State.HEAD, State.BODY, State.CHUNKS)
 
     # --- the way of a request -----------------------------------------------------------------------
 

@@ -219,6 +219,9 @@ class HttpService:
             self._cut_while_waiting_for_a_head(connection, waited_s)
         elif state is not State.BUSY and waited_s >= config.request_timeout_s:
             self.cut.count(Cut.REQUEST_TIMED_OUT)
+            if state is State.DISCARD:  # it has its answer: another one would be taken for that to its next request
+                connection.close()
+                return
             message = f"the request did not come whole within {config.request_timeout_s:g} s"
             connection.refuse(self._early_refusal(connection, Outcome(Code.DEADLINE_EXCEEDED, message)))
 
@@ -241,7 +244,8 @@ class HttpService:
 
     def drain(self, connection: HttpConnection) -> None:
         """The receiver stops: see `HttpConnection.drain`."""
-        connection.drain(self._early_refusal(connection, self.otlp.stopping_refusal()))
+        if connection.drain():
+            connection.refuse(self._early_refusal(connection, self.otlp.stopping_refusal()))
 
     def _early_refusal(self, connection: HttpConnection, outcome: Outcome) -> Response:
         """Return the answer to a request of which at most the head has come."""

@@ -369,3 +369,11 @@ async def test_a_body_in_chunks_and_one_that_is_sent_in_pieces_arrive(tmp_path: 
             await client.write(bytes([byte]))
         assert (await client.answer())[0] == 200
         assert bodies_of(server.intake.arrivals) == ["one", "two"]
+
+
+async def test_a_stop_counts_no_refusal_of_what_nobody_asked(tmp_path: Path) -> None:
+    async with running("http_json", tmp_path) as server, connected(server) as silent:
+        assert (await silent.post("/x", ONE, SENT))[0] == 200
+        await server.receiver.stop(server.receiver._context.clock.monotonic_s() + 3600)
+        assert await silent.closed() == b""
+        assert server.otlp.counts.requests == {("logs", "OK"): 1}

@@ -167,6 +167,17 @@ async def test_a_body_that_comes_too_slowly_is_told_so_and_its_memory_is_free(tm
         assert server.otlp.held_bytes == 0
 
 
+@pytest.mark.parametrize("kind", ["http", "http_json"])
+async def test_a_request_whose_refused_body_does_not_come_is_answered_and_counted_once(tmp_path: Path, kind: Transport) -> None:
+    async with running(kind, tmp_path, request_timeout_s=0.05) as server, connected(server) as client:
+        await client.write(head("/v1/logs", {"Content-Type": "application/msgpack", "Content-Length": "1000"}) + b"a part")
+        status, headers, _ = await client.answer()
+        assert (status, headers.get("connection")) == (415, None), "the connection goes on, as far as can be seen"
+        assert await client.closed() == b"", "a second answer would be taken for the next request's"
+        assert server.metric("cut_connections_total", reason="request_timed_out") == 1
+        assert sum(server.otlp.counts.requests.values()) == 1
+
+
 async def _drip(client: Any, data: bytes) -> None:
     for at in range(len(data)):
         await client.write(data[at : at + 1])
@@ -376,6 +387,8 @@ async def test_a_stop_closes_what_is_silent_and_refuses_what_has_not_come_whole(
             assert (status, headers["connection"]) == (503, "close")
             assert "retry-after" in headers
             client.writer.close()
+        assert server.metric("otlp_received_requests_total", signal="logs", code="UNAVAILABLE") == 1
+        assert server.metric("otlp_received_requests_total", signal="", code="UNAVAILABLE") == 1, "whose head said not yet of what"
         assert await silent.closed() == b""
         async with asyncio.timeout(PATIENCE_S):
             await stopping

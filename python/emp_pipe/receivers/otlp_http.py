@@ -86,7 +86,7 @@ class _Service(HttpService):
         """Return the answer to a request of which at most the head has come."""
         wanted = connection.request if connection.state in (State.BODY, State.CHUNKS) else None
         if wanted is None:
-            return _response(outcome, "logs", "json")
+            return self._refused("", outcome, "json")
         return self._refused(wanted.signal, outcome, wanted.encoding, wanted.cors)
 
     # --- requests -----------------------------------------------------------------------------------
