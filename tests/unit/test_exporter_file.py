@@ -7,6 +7,7 @@ import errno
 import gzip
 import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,31 @@ async def test_lines_are_synced_before_the_send_returns(tmp_path: Path, monkeypa
     size_bytes = (tmp_path / "logs-000001.jsonl").stat().st_size
     assert size_bytes > 0
     assert synced[-1] == size_bytes
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022])
+async def test_what_it_makes_is_its_owners_whatever_the_umask_full_files_too(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        exporter = make(tmp_path / "kept" / "records", max_file_bytes=1024)
+        await exporter.open()
+        await send(exporter, *("x" * 100 for _ in range(30)))
+    finally:
+        os.umask(before)
+    made = tmp_path / "kept" / "records"
+    assert {".gz", ".jsonl"} == {path.suffix for path in files(made)}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files(made)} == {0o600}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (made, made.parent)} == {0o700}
+
+
+async def test_a_directory_that_was_there_keeps_its_permissions(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o2750)
+    exporter = make(shared)
+    await exporter.open()
+    await send(exporter, "a")
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o2750
 
 
 async def test_files_rotate_below_their_size_and_no_line_is_split(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
     records/logs-000001.jsonl.gz  records/logs-000002.jsonl  records/traces-000001.jsonl  …
 
 A record is acknowledged when its line is in the file and on stable storage. A line is never split over two files. After a restart the last
-file is continued, without the torn line that a power cut may have left (its record was not acknowledged, and comes again).
+file is continued, without the torn line that a power cut may have left (its record was not acknowledged, and comes again). Like the buffer,
+what is made here is its owner's alone; a directory that was there keeps its permissions.
 Not here: how a record is written as JSON (the core, `Batch.to_json_lines`).
 """
 
@@ -21,7 +22,7 @@ from pydantic import Field
 
 from emp_pipe.component import Context, ExporterConfig, Parcel, Sent
 from emp_pipe.delivery.blocking import OneWriteAtATime
-from emp_pipe.directory import WILL_PASS, make_synced, sync_directory
+from emp_pipe.directory import WILL_PASS, make_private, open_private, sync_directory
 from emp_pipe.errors import ConfigError, DeliveryError, ErrorKind
 from emp_pipe.logs import get_logger
 
@@ -32,7 +33,7 @@ _TAIL_BYTES = 1 << 16
 class FileConfig(ExporterConfig):
     """Where the files are, how large they get, how many are kept."""
 
-    directory: Path | None = Field(None, description="Default: `records` under the data directory.")
+    directory: Path | None = Field(None, description="Default: `records` under the data directory. Made 0700, its files 0600.")
     max_file_bytes: Annotated[int, Field(ge=1024)] = Field(64 << 20, description="A new file is begun before one gets larger.")
     max_files: Annotated[int, Field(ge=1)] = Field(16, description="How many files are kept of each signal; the oldest go first.")
     gzip_old: bool = Field(True, description="Compress files that are full.")
@@ -104,8 +105,8 @@ class _Series:
             newest = max(files, default=0)
             self._number = newest if newest and files[newest].suffix != ".gz" else newest + 1
         self._path = path = self._directory / f"{self._signal}-{self._number:06}.jsonl"
-        make_synced(self._directory)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        make_private(self._directory)
+        descriptor = open_private(path, os.O_APPEND)
         try:
             self._size_bytes = _whole_lines(descriptor)
             os.ftruncate(descriptor, self._size_bytes)
@@ -154,7 +155,7 @@ def _compress(path: Path) -> None:
     """Replace a file by its compressed form; the file stays until the other is on stable storage."""
     unfinished = path.with_name(f"{path.name}.gz.tmp")
     try:
-        with path.open("rb") as source, unfinished.open("wb") as target:
+        with path.open("rb") as source, os.fdopen(open_private(unfinished, os.O_TRUNC), "wb") as target:
             with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=target, mtime=0) as packed:
                 shutil.copyfileobj(source, packed, 1 << 20)
             target.flush()
@@ -191,7 +192,7 @@ class FileExporter:
     async def open(self) -> None:
         """Make the directory. Raises ConfigError where that cannot be; a disk that is full or read-only now is waited for, as in `send`."""
         try:
-            make_synced(self.directory)
+            make_private(self.directory)
             for unfinished in self.directory.glob("*.jsonl.gz.tmp"):
                 unfinished.unlink()
         except OSError as error:
