@@ -110,8 +110,11 @@ class HttpServer:
     async def _readyz(self, request: Request) -> Response:
         readiness = self._observed.readiness()
         body: dict[str, Any] = {"ready": readiness.ready}
-        if not self._strikes.is_out(request.address) and self._allowed(request):
-            body |= {"reason": readiness.reason} | await self._observed.state()
+        if not self._strikes.is_out(request.address):
+            if self._allowed(request):
+                body |= {"reason": readiness.reason} | await self._observed.state()
+            elif self._key is not None and "authorization" in request.headers:  # a guess, while a probe shows none
+                self._strikes.strike(request.address)
         return _json(body, 200 if readiness.ready else 503)
 
     def _allowed(self, request: Request) -> bool:

@@ -121,6 +121,18 @@ def test_calls_of_what_is_not_there_count_as_wrong_tokens_unless_they_show_a_rig
         assert export(good, token="right") is grpc.StatusCode.OK, "who was there before is turned away"
 
 
+def test_wrong_keys_shown_to_readyz_count_too_and_a_probe_without_any_does_not(command: Running) -> None:
+    """Its answer says whether a key was right."""
+    url = health(command)
+    for _ in range(MOST_WRONG):
+        assert json.loads(get(f"{url}/readyz")[1]) == {"ready": True}
+    assert "reason" in json.loads(get(f"{url}/readyz", **RIGHT)[1])
+    for _ in range(MOST_WRONG):
+        assert json.loads(get(f"{url}/readyz", Authorization="Bearer wrong")[1]) == {"ready": True}
+    assert json.loads(get(f"{url}/readyz", **RIGHT)[1]) == {"ready": True}, "a guess is looked at"
+    assert get(f"{url}/metrics", **RIGHT)[0] == 429
+
+
 def test_wrong_keys_at_the_http_port_get_nothing_but_health_for_a_while(command: Running) -> None:
     url = health(command)
     assert get(f"{url}/metrics", **RIGHT)[0] == 200
