@@ -61,8 +61,16 @@ class Traffic:
 
     def send(self, edge: Role, *, token: str = "") -> None:
         """Send all: spans of a trace in several requests, half of the traces by gRPC, logs by Forward."""
-        requests = [*self.normal, *(part for request in self.failed for part in _apart(request)), *self.sums]
-        Random(1).shuffle(requests)
+        self._send_apart([*self.normal, *self.sums], edge, token)
+        # together and last: a trace that takes longer to come than a decision waits for it is decided by the part that is there
+        self._send_apart([part for request in self.failed for part in _apart(request)], edge, token)
+        client = sender.FluentSender("app", host="127.0.0.1", port=edge.forward_port, timeout=20.0)
+        for number in range(LOGS):
+            assert client.emit(None, {"message": f"record {number}", "level": "info"})
+        client.close()
+
+    def _send_apart(self, requests: list[Any], edge: Role, token: str) -> None:
+        requests = Random(1).sample(requests, len(requests))
         by_grpc = [request for request in requests if isinstance(request, ExportTraceServiceRequest)][::2]
         for request in requests:
             if not any(request is other for other in by_grpc):
@@ -72,10 +80,6 @@ class Traffic:
             call = channel.unary_unary(METHODS["traces"])
             for request in by_grpc:
                 assert call(request.SerializeToString(), metadata=metadata, timeout=20) == b""
-        client = sender.FluentSender("app", host="127.0.0.1", port=edge.forward_port, timeout=20.0)
-        for number in range(LOGS):
-            assert client.emit(None, {"message": f"record {number}", "level": "info"})
-        client.close()
 
 
 def _failed_trace(chance: Random, now: int) -> Any:
