@@ -233,7 +233,7 @@ def _sends_and_never_reads_until_closed(port: int, data: bytes) -> socket.socket
 def test_who_sends_and_does_not_take_what_is_answered_is_closed_and_counted(strict: Running, open_strict: Running, kind: str) -> None:
     command = open_strict if kind == "forward" else strict
     requests = {
-        "forward": b"".join(message_frame(number, chunk=f"{number:0100}") for number in range(1000)),
+        "forward": b"".join(message_frame(number, chunk=f"{number:01500}") for number in range(1000)),
         "otlp_http": b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n" * 1000,  # shorter than its answer: answers get stuck first
         "http": b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 1000,
     }
