@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.protocol import DeadLetter, DeadReason
@@ -118,6 +119,38 @@ async def test_a_start_without_redis_can_be_stopped(server: RedisServer, tmp_pat
     with pytest.raises(LogError) as refused:
         await waiting
     assert refused.value.kind is ErrorKind.LOG_CLOSED
+
+
+def spoil_groups(central: Central, text: str) -> str:
+    """Let what stands there for a group be something else; return what stood there."""
+    with Redis(port=central.server.port, decode_responses=True) as redis:
+        key = f"{{{central.prefix}.0}}:groups"
+        before = str(redis.hget(key, "a"))
+        redis.hset(key, "a", text)
+    return before
+
+
+async def test_a_log_that_another_program_has_written_to_ends_the_start_and_is_not_waited_for_in_silence(central: Central) -> None:
+    await central.stop()
+    spoil_groups(central, "not ours")
+    with pytest.raises(LogError, match="another program"):
+        await central.start()
+
+
+async def test_a_log_that_comes_late_and_cannot_be_opened_is_said_loudly_and_tried_again(
+    central: Central, caplog: pytest.LogCaptureFixture
+) -> None:
+    await central.stop()
+    before = spoil_groups(central, "not ours")
+    central.server.kill()
+    await central.start()
+    central.server.start()
+    await central.until(lambda: any(record.levelname == "ERROR" and "another program" in record.message for record in caplog.records))
+    assert "another program" in central.log.away
+    await central.append(1)
+    spoil_groups(central, before)
+    await central.until_drained()
+    assert await central.everything() == [1]
 
 
 # what an earlier life left

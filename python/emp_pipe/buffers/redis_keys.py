@@ -69,14 +69,15 @@ class View:
     """Groups by topic."""
 
     def set_groups(self, version: bytes, stored: Mapping[bytes, bytes]) -> None:
-        self.groups_version = version
-        self.places = {name.decode(): int(json.loads(spec).get("place", 0)) for name, spec in stored.items()}
-        ordered = sorted(stored, key=lambda name: (self.places[name.decode()], name))
-        self.specs = {name.decode(): parse_spec(name.decode(), stored[name]) for name in ordered}
-        self.readers = {}
-        for name, spec in self.specs.items():
+        """Know groups as they are stored. Raises, and knows what it knew before, where what stands there is no group."""
+        places = {name.decode(): int(json.loads(spec).get("place", 0)) for name, spec in stored.items()}
+        ordered = sorted(stored, key=lambda name: (places[name.decode()], name))
+        specs = {name.decode(): parse_spec(name.decode(), stored[name]) for name in ordered}
+        readers: dict[str, list[str]] = {}
+        for name, spec in specs.items():
             for topic in spec.topics:
-                self.readers.setdefault(topic.value, []).append(name)
+                readers.setdefault(topic.value, []).append(name)
+        self.groups_version, self.specs, self.places, self.readers = version, specs, places, readers
 
 
 def render_spec(spec: GroupSpec, place: int) -> str:

@@ -106,7 +106,8 @@ class LateLog:
         while True:
             try:
                 opened = await opener(self.remote)
-            except EmpPipeError as error:
+            except Exception as found:  # also what nobody expects, such as keys of another program: else it is waited for in silence
+                error = found if isinstance(found, EmpPipeError) else self._unexpected(found)
                 await self.remote.close(self._clock.monotonic_s())  # as far as it was opened
                 passing = bool(getattr(error, "passing", False))
                 if not passing and not known.done():
@@ -126,6 +127,14 @@ class LateLog:
             self.opened.set()
         if not known.done():
             known.set_result(opened)
+
+    def _unexpected(self, error: Exception) -> LogError:
+        detail = f"it cannot be opened ({type(error).__name__}: {error})"
+        found = LogError(
+            ErrorKind.LOG_IO, place=self.place, detail=detail, advice="see whether another program writes under `buffer.prefix`"
+        )
+        found.__cause__ = error
+        return found
 
     def _check_open(self) -> None:
         if self._closing:

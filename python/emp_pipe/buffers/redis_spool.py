@@ -181,10 +181,7 @@ class SpooledLog(LateLog):
         """Offsets are those in Redis; -1 for what went to the spool."""
         self._check_open()
         if self.spool is None or self.drain is None or not self.spools:
-            if self.away:  # nothing was tried: whoever sends may hold what it has and wait
-                raise LogError(
-                    ErrorKind.LOG_FULL, place=self.place, detail=self.away, advice="senders wait until Redis is back, and lose nothing"
-                )
+            self._check_takes()
             return await self.remote.append(append)
         if self.full:
             raise LogError(ErrorKind.LOG_FULL, place=self.id, detail=self.remote.usage().reason)

@@ -59,7 +59,7 @@ class Says(Collector):
     def not_here(self, error: EmpPipeError, *, first: bool) -> None:
         """It could not be opened. `first`: receivers begin now all the same."""
         of = self._of
-        if getattr(error, "passing", True) and not first:
+        if getattr(error, "passing", False) and not first:
             _limited.warning("not here", "%s", error)
         elif not first:
             _limited.log(40, "not usable", "%s It is tried again; emp-pipe goes on without it.", error)
