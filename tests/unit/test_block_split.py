@@ -42,3 +42,10 @@ def test_a_block_that_cannot_be_read_is_not_split() -> None:
     with pytest.raises(_core.CoreError) as raised:
         _core.Block(header, b"\x0a\xff").split(4)
     assert raised.value.kind == "block_invalid"
+
+
+def test_a_block_of_one_shard_is_its_part_without_a_copy() -> None:
+    whole = blocks.block(range(3))
+    payload = whole.payload(whole.codec)
+    [(_, part)] = _core.Block(whole.header, payload).split(1)
+    assert part.payload(whole.codec) is payload

@@ -4,8 +4,10 @@
 //! deriver has to see together lies in one shard, whoever received it. The number is the same in every process and every version: shards
 //! outlive both. Source: the sharding rules of `docs/decisions/001-log.md`.
 
+use std::borrow::Cow;
+
 use crate::aggregate::with_sorted_attributes;
-use crate::batch::{Batch, Signal};
+use crate::batch::{Batch, Signal, TableEntry};
 use crate::block::{Block, Header, MAX_OWN_BYTES, decode_block, encode_block};
 use crate::error::CoreError;
 use crate::otlp::decode::string_attribute;
@@ -17,11 +19,11 @@ const METRIC_NAME: u32 = 1;
 /// What a log record belongs to where it names no job.
 const IDENTITIES: [&[u8]; 2] = [b"worker_id", b"machine_id"];
 
-/// A part of a block: its shard, and the block, whose id is the whole's with `.<shard>` behind it.
-pub type Part = (u32, Block);
+/// A part of a block: its shard, its header, whose id is the whole's with `.<shard>` behind it, and its payload, which may be the whole's.
+pub type Part<'a> = (u32, Header, Cow<'a, [u8]>);
 
 /// A block in parts, one for each shard that has rows, by shard. A block whose rows all belong to one shard is that part as it lies.
-pub fn split(header: &Header, payload: &[u8], shards: u32) -> Result<Vec<Part>, CoreError> {
+pub fn split<'a>(header: &Header, payload: &'a [u8], shards: u32) -> Result<Vec<Part<'a>>, CoreError> {
     let batch = decode_block(header, payload, MAX_OWN_BYTES)?;
     let shard_of_row = shards_of(&batch, shards.max(1));
     let id = |shard: u32| format!("{}.{shard}", header.block_id);
@@ -30,47 +32,45 @@ pub fn split(header: &Header, payload: &[u8], shards: u32) -> Result<Vec<Part>, 
     used.dedup();
     if let [] | [_] = used[..] {
         let shard = used.first().copied().unwrap_or(0);
-        return Ok(vec![(shard, Block { header: Header { block_id: id(shard), ..header.clone() }, payload: payload.to_vec() })]);
+        return Ok(vec![(shard, Header { block_id: id(shard), ..header.clone() }, Cow::Borrowed(payload))]);
     }
     used.into_iter()
         .map(|shard| {
             let rows = batch.filter(|row| shard_of_row[row] == shard);
-            let mut block = encode_block(&[&rows], header.codec, 1, &header.topic, &id(shard))?;
-            block.header.decided = header.decided;
-            block.header.red_done = header.red_done;
-            block.header.aggregated = header.aggregated;
-            Ok((shard, block))
+            let Block { header: mut part, payload } = encode_block(&[&rows], header.codec, 1, &header.topic, &id(shard))?;
+            part.decided = header.decided;
+            part.red_done = header.red_done;
+            part.aggregated = header.aggregated;
+            Ok((shard, part, Cow::Owned(payload)))
         })
         .collect()
 }
 
 /// The shard of each row.
 fn shards_of(batch: &Batch, shards: u32) -> Vec<u32> {
-    // What the resource says is asked once for each, not for every row.
-    let of_resource: Vec<Vec<u8>> = match batch.signal {
-        Signal::Traces => Vec::new(),
-        Signal::Metrics => batch.resources.iter().map(|entry| with_sorted_attributes(&entry.message, resource::ATTRIBUTES)).collect(),
-        Signal::Logs => batch
-            .resources
-            .iter()
-            .map(|entry| {
-                let found = IDENTITIES.iter().find_map(|key| string_attribute(&entry.message, resource::ATTRIBUTES, key));
-                found.unwrap_or_default().to_vec()
-            })
-            .collect(),
+    let nothing = Hash::START.and(&[]);
+    // What the resource says is read and hashed once for each, not for every row.
+    let of_resource = |entry: &TableEntry| match batch.signal {
+        Signal::Traces => nothing,
+        Signal::Metrics => Hash::START.and(&with_sorted_attributes(&entry.message, resource::ATTRIBUTES)),
+        Signal::Logs => {
+            let found = IDENTITIES.iter().find_map(|key| string_attribute(&entry.message, resource::ATTRIBUTES, key));
+            Hash::START.and(found.unwrap_or_default())
+        }
     };
+    let of_resources: Vec<Hash> = batch.resources.iter().map(of_resource).collect();
     (0..batch.len())
         .map(|row| {
-            let shared = of_resource.get(batch.columns.resource[row] as usize).map_or(&[][..], Vec::as_slice);
+            let shared = of_resources.get(batch.columns.resource[row] as usize).copied().unwrap_or(nothing);
             let hash = match batch.signal {
-                Signal::Traces => hash_of(&[&batch.columns.trace_id[row]]),
-                Signal::Metrics => hash_of(&[shared, metric_name(batch.message(row))]),
+                Signal::Traces => Hash::START.and(&batch.columns.trace_id[row]),
+                Signal::Metrics => shared.and(metric_name(batch.message(row))),
                 Signal::Logs => match batch.view(batch.columns.job_id[row]) {
-                    Some(job_id) if !job_id.is_empty() => hash_of(&[job_id]),
-                    _ => hash_of(&[shared]),
+                    Some(job_id) if !job_id.is_empty() => Hash::START.and(job_id),
+                    _ => shared,
                 },
             };
-            (hash % u64::from(shards)) as u32
+            hash.shard(shards)
         })
         .collect()
 }
@@ -87,24 +87,31 @@ fn metric_name(message: &[u8]) -> &[u8] {
     name
 }
 
-/// FNV-1a of all parts, each with a byte behind it that ends it, mixed so that the low bits depend on all.
+/// FNV-1a of the parts so far, each with a byte behind it that ends it.
 /// Without a key: the number must be the same in every process. Who chooses ids that collide makes one shard busier, and no more.
-fn hash_of(parts: &[&[u8]]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for part in parts {
-        for &byte in part.iter().chain(&[0xff]) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
+#[derive(Clone, Copy)]
+struct Hash(u64);
+
+impl Hash {
+    const START: Self = Self(0xcbf2_9ce4_8422_2325);
+
+    fn and(self, part: &[u8]) -> Self {
+        let more = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        Self(part.iter().chain(&[0xff]).fold(self.0, more))
     }
-    hash ^= hash >> 33;
-    hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash ^ hash >> 33
+
+    /// Mixed first, so that the low bits depend on all.
+    fn shard(self, shards: u32) -> u32 {
+        let mut hash = self.0;
+        hash ^= hash >> 33;
+        hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
+        ((hash ^ hash >> 33) % u64::from(shards)) as u32
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::TableEntry;
     use crate::compress::Codec;
     use crate::otlp::fields::{log, span};
     use crate::otlp::value::{Scalar, put_key_value, put_scalar};
@@ -162,22 +169,31 @@ mod tests {
     }
 
     #[test]
+    fn the_shard_of_a_metric_and_of_a_log_record_is_the_same_for_ever_too() {
+        let resources = [resource_of(&[("service.name", "s"), ("a", "1")]), resource_of(&[("worker_id", "w1")]), TableEntry::default()];
+        let metrics: Vec<_> = (0..9).map(|row: u32| (row % 3, metric_of(&format!("m{row}")))).collect();
+        assert_eq!(shards_of(&batch_of(Signal::Metrics, &resources, &metrics), 1000), [935, 666, 931, 547, 829, 102, 618, 799, 710]);
+        let logs: Vec<_> = (0..6).map(|row: u32| (row % 3, log_of((row < 3).then_some("j")))).collect();
+        assert_eq!(shards_of(&batch_of(Signal::Logs, &resources, &logs), 1000), [907, 907, 907, 933, 794, 933]);
+    }
+
+    #[test]
     fn the_parts_of_a_block_are_its_rows_each_once_all_of_a_trace_together() {
         let rows: Vec<_> = (0..200).map(|row: u8| (0, span_of(row % 50))).collect();
         let batch = batch_of(Signal::Traces, &[TableEntry::default()], &rows);
         let mut whole = encode_block(&[&batch], Codec::Zstd, 1, "traces.in", "b").unwrap();
         whole.header.red_done = true;
         let parts = split(&whole.header, &whole.payload, 4).unwrap();
-        assert_eq!(parts.iter().map(|(shard, _)| *shard).collect::<Vec<_>>(), [0, 1, 2, 3]);
+        assert_eq!(parts.iter().map(|(shard, ..)| *shard).collect::<Vec<_>>(), [0, 1, 2, 3]);
         let mut seen = std::collections::HashMap::new();
-        for (shard, block) in &parts {
-            assert_eq!(block.header.block_id, format!("b.{shard}"));
-            assert!(block.header.red_done && !block.header.decided);
-            for trace_id in &decode_block(&block.header, &block.payload, MAX_OWN_BYTES).unwrap().columns.trace_id {
+        for (shard, header, payload) in &parts {
+            assert_eq!(header.block_id, format!("b.{shard}"));
+            assert!(header.red_done && !header.decided);
+            for trace_id in &decode_block(header, payload, MAX_OWN_BYTES).unwrap().columns.trace_id {
                 assert_eq!(*seen.entry(*trace_id).or_insert(*shard), *shard);
             }
         }
-        assert_eq!(parts.iter().map(|(_, block)| block.header.records).sum::<u64>(), 200);
+        assert_eq!(parts.iter().map(|(_, header, _)| header.records).sum::<u64>(), 200);
     }
 
     #[test]
@@ -185,8 +201,8 @@ mod tests {
         let batch = batch_of(Signal::Traces, &[TableEntry::default()], &[(0, span_of(1)), (0, span_of(1))]);
         let whole = encode_block(&[&batch], Codec::Gzip, 1, "traces.in", "b").unwrap();
         let parts = split(&whole.header, &whole.payload, 16).unwrap();
-        assert_eq!(parts.len(), 1);
-        assert_eq!((parts[0].1.payload.as_slice(), parts[0].1.header.codec), (whole.payload.as_slice(), Codec::Gzip));
+        let [(_, header, Cow::Borrowed(payload))] = &parts[..] else { panic!("its payload is copied: {parts:?}") };
+        assert_eq!((header.codec, payload.as_ptr(), payload.len()), (Codec::Gzip, whole.payload.as_ptr(), whole.payload.len()));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `Block`: a header and a payload that lies in Rust's memory or in the `bytes` it came in; neither is copied to be read.
 
+use std::borrow::Cow;
 use std::ffi::c_int;
 use std::sync::Arc;
 
@@ -270,7 +271,14 @@ impl PyBlock {
     /// The parts that belong to each of `shards` shards, by shard.
     fn split(&self, py: Python<'_>, shards: u32) -> PyResult<Vec<(u32, Self)>> {
         let parts = py.detach(|| emp_core::sharding::split(&self.header, &self.payload, shards)).map_err(to_py_err)?;
-        Ok(parts.into_iter().map(|(shard, part)| (shard, part.into())).collect())
+        let part = |(shard, header, payload)| {
+            let payload = match payload {
+                Cow::Borrowed(_) => self.payload.clone_ref(py), // the whole's
+                Cow::Owned(own) => Payload::Rust(Arc::new(own)),
+            };
+            (shard, Self { header, payload })
+        };
+        Ok(parts.into_iter().map(part).collect())
     }
 }
 
