@@ -183,6 +183,35 @@ class Door(Protocol):
         ...
 
 
+class LimitedDoor:
+    """The part of a `Door` that is the same for all who say nothing of their own before TLS: its limits, and what is counted and said."""
+
+    def __init__(self, places: Places, cut: CutConnections, log: RateLimitedLogger) -> None:
+        self.places = places
+        self.cut = cut
+        self.log = log
+
+    def admit(self, address: str) -> bool:
+        if self.places.take(address):
+            return True
+        if (why := self.places.why_not(address)) is not None:
+            self.cut.count(why)
+            self.log.warning(why, "%s: refused, %s", address, ADVICE[why])
+        return False
+
+    async def expects_tls(self, sock: socket.socket, address: str) -> bool:
+        return True
+
+    def timed_out(self, address: str, timeout_s: float) -> None:
+        self.cut.count(Cut.TLS_TIMED_OUT)
+        self.log.warning(Cut.TLS_TIMED_OUT, "%s: refused, no TLS handshake within %g s", address, timeout_s)
+
+    def tls_failed(self, address: str, reason: str) -> None:
+        self.cut.count(Cut.TLS_FAILED)
+        advice = "check the certificates and their authorities on both sides"
+        self.log.warning(Cut.TLS_FAILED, "%s: refused, TLS failed (%s); %s", address, reason, advice)
+
+
 class Acceptor:
     """Brings accepted sockets to their protocol. `accept` runs once for each listener; `close` ends the TLS handshakes under way.
 

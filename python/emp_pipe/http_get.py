@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 
-from emp_pipe.accepting import ADVICE, Acceptor, Cut, CutConnections, Places
+from emp_pipe.accepting import Acceptor, Cut, CutConnections, LimitedDoor, Places
 from emp_pipe.clock import Clock, SystemClock
 from emp_pipe.http_head import BadRequest, read_fields
 from emp_pipe.logs import RateLimitedLogger, get_logger
@@ -56,7 +56,7 @@ class GetLimits:
     """The time that TLS, a request, or taking its answer may take, each; and the silence between two requests."""
 
 
-class HttpGetServer:
+class HttpGetServer(LimitedDoor):
     """Serves one listening socket from `start` to `stop`; owns its connections' tasks. It is the acceptor's door too."""
 
     def __init__(
@@ -70,10 +70,9 @@ class HttpGetServer:
     ) -> None:
         self._answer = answer
         self.limits = limits or GetLimits()
-        self.places = Places(self.limits.max_connections, self.limits.max_connections_per_address)
-        self._log = RateLimitedLogger(get_logger("http"))
-        self._cut = CutConnections(metrics or Metrics(), "http")
-        self._acceptor = Acceptor(self, tls=tls, handshake_timeout_s=self.limits.timeout_s, clock=clock or SystemClock(), log=self._log)
+        places = Places(self.limits.max_connections, self.limits.max_connections_per_address)
+        super().__init__(places, CutConnections(metrics or Metrics(), "http"), RateLimitedLogger(get_logger("http")))
+        self._acceptor = Acceptor(self, tls=tls, handshake_timeout_s=self.limits.timeout_s, clock=clock or SystemClock(), log=self.log)
         self._accepting: asyncio.Task[None] | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -94,29 +93,8 @@ class HttpGetServer:
         if ending:
             await asyncio.wait(ending)
 
-    # --- the door -----------------------------------------------------------------------------------
-
-    def admit(self, address: str) -> bool:
-        if self.places.take(address):
-            return True
-        if (why := self.places.why_not(address)) is not None:
-            self._cut.count(why)
-            self._log.warning(why, "%s: refused, %s", address, ADVICE[why])
-        return False
-
     def open(self, address: str) -> _Connection:
         return _Connection(self, address)
-
-    async def expects_tls(self, sock: socket.socket, address: str) -> bool:
-        return True
-
-    def timed_out(self, address: str, timeout_s: float) -> None:
-        self._cut.count(Cut.TLS_TIMED_OUT)
-        self._log.warning(Cut.TLS_TIMED_OUT, "%s: refused, no TLS handshake within %g s", address, timeout_s)
-
-    def tls_failed(self, address: str, reason: str) -> None:
-        self._cut.count(Cut.TLS_FAILED)
-        self._log.warning(Cut.TLS_FAILED, "%s: refused, TLS failed (%s); check the certificates on both sides", address, reason)
 
     # --- a connection -------------------------------------------------------------------------------
 
@@ -149,10 +127,10 @@ class HttpGetServer:
             response = await self._answer(replace(request, address=str((writer.get_extra_info("peername") or ("",))[0])))
             keep = keep and not response.is_last
         except asyncio.LimitOverrunError:
-            self._cut.count(Cut.HEAD_TOO_LARGE)
+            self.cut.count(Cut.HEAD_TOO_LARGE)
             response = _of_status(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         except BadRequest as error:
-            self._cut.count(Cut.BODY_NOT_TAKEN if error.status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE else Cut.MALFORMED)
+            self.cut.count(Cut.BODY_NOT_TAKEN if error.status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE else Cut.MALFORMED)
             response = _of_status(error.status)
         await self._send(writer, response, head_only=method == "HEAD", keep=keep)
         return keep
@@ -163,7 +141,7 @@ class HttpGetServer:
             async with asyncio.timeout(self.limits.timeout_s):
                 return await reader.readuntil(b"\r\n\r\n")
         except TimeoutError:
-            self._cut.count(Cut.HEAD_TIMED_OUT)
+            self.cut.count(Cut.HEAD_TIMED_OUT)
             raise
 
     async def _send(self, writer: asyncio.StreamWriter, response: Response, *, head_only: bool, keep: bool) -> None:
@@ -176,7 +154,7 @@ class HttpGetServer:
             async with asyncio.timeout(self.limits.timeout_s):
                 await writer.drain()
         except TimeoutError:
-            self._cut.count(Cut.ANSWERS_UNREAD)
+            self.cut.count(Cut.ANSWERS_UNREAD)
             writer.transport.abort()  # closing would wait for the peer to take it
             raise
 

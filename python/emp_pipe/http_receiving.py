@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from emp_pipe.accepting import ADVICE, Acceptor, Cut, CutConnections, Places, Strikes
+from emp_pipe.accepting import Acceptor, Cut, CutConnections, LimitedDoor, Places, Strikes
 from emp_pipe.bearer import BearerTokens
 from emp_pipe.clock import Clock
 from emp_pipe.component import Context, Intake
@@ -53,7 +54,7 @@ class HttpReceiverConfig(OtlpReceiverConfig):
     idle_timeout_s: PositiveFloat = Field(180.0, description="A connection that is silent between requests for so long is closed.")
 
 
-class HttpReceiver:
+class HttpReceiver(ABC):
     """Takes requests by HTTP. `addresses` are those that it listens on, once started. A receiver says what serves them: `make_service`."""
 
     def __init__(self, id: str, config: HttpReceiverConfig, context: Context) -> None:
@@ -69,9 +70,9 @@ class HttpReceiver:
         self._finish = asyncio.Event()
         self._finished = asyncio.Event()
 
+    @abstractmethod
     def make_service(self, intake: Intake, tokens: BearerTokens, cut: CutConnections) -> HttpService:
         """Return what answers the requests."""
-        raise NotImplementedError
 
     async def run(self, intake: Intake, started: asyncio.Event) -> None:
         """Serve until `stop`. Raises ConfigError where a file, a secret or an address cannot be used."""
@@ -103,7 +104,7 @@ class HttpReceiver:
             tls=self._tls,
             handshake_timeout_s=self.config.head_timeout_s,
             clock=self._context.clock,
-            log=service.otlp.log,
+            log=service.log,
             places=service.places,
         )
         async with asyncio.TaskGroup() as tasks:
@@ -157,7 +158,7 @@ class HttpReceiver:
             service.otlp.publish()
 
 
-class HttpService:
+class HttpService(LimitedDoor, ABC):
     """What the connections share: their places, and how long each may take. It is the acceptor's door too.
 
     A receiver adds the rules by which a head is judged, and the answers."""
@@ -165,40 +166,17 @@ class HttpService:
     def __init__(self, config: HttpReceiverConfig, tokens: BearerTokens, otlp: OtlpIntake, cut: CutConnections, clock: Clock) -> None:
         from emp_pipe._core import BodyPool
 
+        strikes = Strikes(config.max_refusals_per_address_per_s, clock)
+        super().__init__(Places(config.max_connections, config.max_connections_per_address, strikes), cut, otlp.log)
         self.max_head_bytes = config.max_head_bytes
         self.bodies = BodyPool()
         self.now_s = clock.monotonic_s()
         self.otlp = otlp
-        self.cut = cut
         self.connections: set[HttpConnection] = set()
-        self.places = Places(
-            config.max_connections, config.max_connections_per_address, Strikes(config.max_refusals_per_address_per_s, clock)
-        )
         self._config = config
         self._tokens = tokens
 
     # --- connections --------------------------------------------------------------------------------
-
-    def admit(self, address: str) -> bool:
-        if self.places.take(address):
-            return True
-        if (why := self.places.why_not(address)) is not None:
-            self.cut.count(why)
-            self.otlp.log.warning(why, "%s: refused, %s", address, ADVICE[why])
-        return False
-
-    async def expects_tls(self, sock: socket.socket, address: str) -> bool:
-        return True
-
-    def timed_out(self, address: str, timeout_s: float) -> None:
-        self.cut.count(Cut.TLS_TIMED_OUT)
-        self.otlp.log.warning("tls time", "%s: refused, no TLS handshake within %.0f s", address, timeout_s)
-
-    def tls_failed(self, address: str, reason: str) -> None:
-        self.cut.count(Cut.TLS_FAILED)
-        self.otlp.log.warning(
-            "tls", "%s: refused, TLS failed (%s); check the certificates and their authorities on both sides", address, reason
-        )
 
     def open(self, address: str) -> HttpConnection:
         connection = HttpConnection(self, address)
@@ -232,12 +210,12 @@ class HttpService:
             if waited_s < (config.request_timeout_s if connection.is_idle else config.head_timeout_s):
                 return
             self.cut.count(Cut.ANSWERS_UNREAD)
-            self.otlp.log.warning(Cut.ANSWERS_UNREAD, "%s: closed, it did not take its answers", connection.peer)
+            self.log.warning(Cut.ANSWERS_UNREAD, "%s: closed, it did not take its answers", connection.peer)
             connection.close(at_once=True)
         elif not connection.is_idle:
             if waited_s >= config.head_timeout_s:
                 self.cut.count(Cut.HEAD_TIMED_OUT)
-                self.otlp.log.warning(Cut.HEAD_TIMED_OUT, "%s: closed, its headers did not come in time", connection.peer)
+                self.log.warning(Cut.HEAD_TIMED_OUT, "%s: closed, its headers did not come in time", connection.peer)
                 connection.close()
         elif waited_s >= config.idle_timeout_s:
             connection.close()
@@ -247,23 +225,23 @@ class HttpService:
         if connection.drain():
             connection.refuse(self._early_refusal(connection, self.otlp.stopping_refusal()))
 
+    @abstractmethod
     def _early_refusal(self, connection: HttpConnection, outcome: Outcome) -> Response:
         """Return the answer to a request of which at most the head has come."""
-        raise NotImplementedError
 
     # --- requests -----------------------------------------------------------------------------------
 
-    def begin(self, connection: HttpConnection, head: RequestHead) -> Response | None:
-        raise NotImplementedError
+    @abstractmethod
+    def begin(self, connection: HttpConnection, head: RequestHead) -> Response | None: ...
 
-    def grant(self, connection: HttpConnection, more_bytes: int) -> Response | None:
-        raise NotImplementedError
+    @abstractmethod
+    def grant(self, connection: HttpConnection, more_bytes: int) -> Response | None: ...
 
-    def complete(self, connection: HttpConnection, head: RequestHead, body: bytes | Body, granted_bytes: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def complete(self, connection: HttpConnection, head: RequestHead, body: bytes | Body, granted_bytes: int) -> None: ...
 
-    def malformed(self, connection: HttpConnection, error: BadRequest) -> Response:
-        raise NotImplementedError
+    @abstractmethod
+    def malformed(self, connection: HttpConnection, error: BadRequest) -> Response: ...
 
     def release(self, granted_bytes: int) -> None:
         self.otlp.release(granted_bytes)

@@ -99,7 +99,7 @@ class OtlpGrpcReceiver:
             tls=self._tls,
             handshake_timeout_s=self.config.head_timeout_s,
             clock=clock,
-            log=service.otlp.log,
+            log=service.log,
             places=service.places,
         )
         async with asyncio.TaskGroup() as tasks:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import math
 import re
-import socket
 from binascii import b2a_base64
 from typing import TYPE_CHECKING, Any
 
-from emp_pipe.accepting import ADVICE, Cut, CutConnections, Places, Strikes
+from emp_pipe.accepting import Cut, CutConnections, LimitedDoor, Places, Strikes
 from emp_pipe.bearer import BearerTokens
 from emp_pipe.clock import Clock
 from emp_pipe.done import DONE_HEADER, Done
@@ -66,17 +65,16 @@ class _Call:
         self._service.refuse(self, Outcome(Code.DEADLINE_EXCEEDED, f"the request did not come whole within {within}"))
 
 
-class Service:
+class Service(LimitedDoor):
     """What the connections share: their places, the rules by which a call is judged, and the answers. It is the acceptor's door too."""
 
     def __init__(self, config: OtlpGrpcConfig, tokens: BearerTokens, otlp: OtlpIntake, cut: CutConnections, clock: Clock) -> None:
+        strikes = Strikes(config.max_refusals_per_address_per_s, clock)
+        super().__init__(Places(config.max_connections, config.max_connections_per_address, strikes), cut, otlp.log)
         self.now_s = clock.monotonic_s()
         self.otlp = otlp
-        self.cut = cut
         self.timeout_s = config.request_timeout_s
         self.connections: set[GrpcConnection] = set()
-        strikes = Strikes(config.max_refusals_per_address_per_s, clock)
-        self.places = Places(config.max_connections, config.max_connections_per_address, strikes)
         self.turns = Turns(config.max_concurrent_reads, config.request_timeout_s)
         self._config = config
         self._clock = clock
@@ -94,27 +92,6 @@ class Service:
         config = self._config
         return GrpcServerConnection(
             max_concurrent_streams=config.max_streams_per_connection, min_ping_interval_s=config.min_ping_interval_s
-        )
-
-    def admit(self, address: str) -> bool:
-        if self.places.take(address):
-            return True
-        if (why := self.places.why_not(address)) is not None:
-            self.cut.count(why)
-            self.otlp.log.warning(why, "%s: refused, %s", address, ADVICE[why])
-        return False
-
-    async def expects_tls(self, sock: socket.socket, address: str) -> bool:
-        return True
-
-    def timed_out(self, address: str, timeout_s: float) -> None:
-        self.cut.count(Cut.TLS_TIMED_OUT)
-        self.otlp.log.warning("tls time", "%s: refused, no TLS handshake within %.0f s", address, timeout_s)
-
-    def tls_failed(self, address: str, reason: str) -> None:
-        self.cut.count(Cut.TLS_FAILED)
-        self.otlp.log.warning(
-            "tls", "%s: refused, TLS failed (%s); check the certificates and their authorities on both sides", address, reason
         )
 
     def open(self, address: str) -> GrpcConnection:
@@ -152,7 +129,7 @@ class Service:
 
     def _cut(self, connection: GrpcConnection, reason: Cut, why: str) -> None:
         self.cut.count(reason)
-        self.otlp.log.warning(f"{reason} {why}", "%s: closed, %s", connection.peer, why)
+        self.log.warning(f"{reason} {why}", "%s: closed, %s", connection.peer, why)
 
     def drain(self, connection: GrpcConnection) -> None:
         """The receiver stops: a call whose message is not whole is refused."""
@@ -184,7 +161,7 @@ class Service:
             self._fail(connection, stream, "", Outcome(Code.UNIMPLEMENTED, "there is Export of logs, traces and metrics"))
             return
         if client is None:
-            otlp.log.warning("token", "%s: refused, no valid token", connection.peer)
+            self.log.warning("token", "%s: refused, no valid token", connection.peer)
             why = "no valid token; send `authorization: Bearer <token>`"
             self._fail(connection, stream, signal, Outcome(Code.UNAUTHENTICATED, why))
             return
