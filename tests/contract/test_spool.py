@@ -154,6 +154,26 @@ async def test_a_redis_that_hangs_is_not_waited_for_longer_than_said(central: Ce
     await central.check_books()
 
 
+async def test_a_drain_that_fails_as_nobody_expected_says_so_and_goes_on(
+    central: Central, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    central.server.kill()
+    await central.until(lambda: bool(central.log.away))  # else its first try is on its way to Redis
+    await central.append(1)
+
+    async def failing(append: Append) -> Any:
+        raise ValueError("not to be stored")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(central.log.remote, "append", failing)
+        central.server.start()
+        await central.until(lambda: "not to be stored" in central.log.details["spool"]["trouble"])
+        assert "the spool waits: not to be stored" in caplog.text
+    await central.until_drained()
+    assert await central.everything() == [1]
+    await central.check_books()
+
+
 async def test_a_redis_that_came_back_empty_gets_all_that_the_spool_holds(central: Central) -> None:
     await central.append(1)
     assert await central.everything() == [1]

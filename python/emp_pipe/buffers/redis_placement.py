@@ -154,7 +154,7 @@ def _part(parts: dict[int, ShardPart], shard: int) -> ShardPart:
     return parts.setdefault(shard, ShardPart())
 
 
-def by_shard(offsets: Mapping[int, int] | Sequence[int]) -> dict[int, list[int]]:
+def by_shard(offsets: Sequence[int]) -> dict[int, list[int]]:
     """Return offsets by the shard that each lies in."""
     found: dict[int, list[int]] = {}
     for offset in offsets:

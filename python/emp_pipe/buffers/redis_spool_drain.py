@@ -102,13 +102,14 @@ class Drain:
             await self._log.wait_admitting()
             try:
                 moved = await self._window()
-            except LogError as error:
-                if error.kind is ErrorKind.LOG_CLOSED:
+            except Exception as error:  # also what nobody expects: what waits is not forgotten
+                if isinstance(error, LogError) and error.kind is ErrorKind.LOG_CLOSED:
                     return
                 failures += 1
                 self.flowing = False
-                self.trouble = error.detail or str(error)
-                _limited.warning("drain", "the spool waits: %s", error)
+                self.trouble = getattr(error, "detail", "") or f"{type(error).__name__}: {error}"
+                say = _limited.warning if isinstance(error, LogError) else _limited.exception
+                say(type(error).__name__, "the spool waits: %s", error)
                 await self._clock.sleep(self._backoff.wait_s(failures))
                 continue
             failures = 0
