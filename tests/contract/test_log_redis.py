@@ -131,6 +131,24 @@ async def test_while_redis_is_away_an_append_fails_in_time_and_nothing_is_lost_o
     assert delivered(await read(log, "a")) == [2]
 
 
+async def test_what_came_back_and_cannot_be_read_is_said_and_asked_again(make: Make, server: RedisServer) -> None:
+    log = make(prefix="spoiled")
+    await log.open([group("a")])
+    async with Redis.from_url(server.url) as client:
+        before = await client.hget("{spoiled.0}:meta", "format")
+        await client.hset("{spoiled.0}:meta", "format", "not ours")
+    server.kill()
+    await until(lambda: bool(log.away))
+    server.start()
+    await until(lambda: "not ours" in log.away)
+    async with Redis.from_url(server.url) as client:
+        await client.hset("{spoiled.0}:meta", "format", before)
+    async with asyncio.timeout(30):
+        await log.wait_admitting()
+    await log.append(Append([block([1])]))
+    assert delivered(await read(log, "a")) == [1]
+
+
 async def test_a_full_redis_refuses_an_append_whole_and_still_takes_a_commit_that_acks(make: Make, server: RedisServer) -> None:
     log = make()
     await log.open([SAMPLER, OUT])

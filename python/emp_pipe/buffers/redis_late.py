@@ -6,6 +6,7 @@ Not here: what is appended meanwhile (`redis_spool.py`), the log on the server (
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -41,7 +42,7 @@ class Remote(Log, Protocol):
     def details(self) -> Mapping[str, Any]: ...
 
 
-class LateLog:
+class LateLog(ABC):
     """What a `Log` does of which only the server knows. A subclass appends, answers for books and admission, and closes."""
 
     def __init__(self, id: str, remote: Remote, clock: Clock, place: str) -> None:
@@ -80,12 +81,13 @@ class LateLog:
 
     # what a subclass says of it
 
+    @abstractmethod
     async def _came(self, *, late: bool) -> None:
         """It is open now; `late`: nobody waits for that any more."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _is_not_here(self, error: EmpPipeError, *, first: bool) -> None:
-        raise NotImplementedError
+        """It could not be opened, and is tried again. `first`: whoever opens it goes on now without it."""
 
     # opening
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from emp_pipe import failpoints
 from emp_pipe.buffers.redis_client import RedisLogError, Trouble, log_error
 from emp_pipe.buffers.redis_link import Call, Link, unknown_script
-from emp_pipe.errors import EmpPipeError, ErrorKind, LogError
+from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.logs import RateLimitedLogger, get_logger
 
 _MOST_OPERATIONS = 256
@@ -245,7 +245,7 @@ class Queue:
                 await self._come_back()
             except RedisLogError as error:
                 self._away(error)
-            except EmpPipeError as error:  # what came back cannot hold the log
+            except Exception as error:  # what came back cannot hold the log, or is not ours
                 self._away(RedisLogError(Trouble.OTHER, place=self._link.place, detail=str(error).rstrip(".")))
             else:
                 self.trouble = None
