@@ -58,6 +58,11 @@ impl Decoder {
             }
             is_first = false;
         }
+        // A long field does not leave its memory behind with the connection.
+        for text in [&mut self.name, &mut self.value] {
+            text.clear();
+            text.shrink_to(MOST_TABLE_BYTES);
+        }
         Ok(())
     }
 

@@ -92,6 +92,15 @@ fn the_table_holds_4096_bytes_however_much_is_put_into_it() {
     assert_eq!(decoder.decode(&[0x80 | (61 + 31)], |_, _| {}), Err(BlockInvalid));
 }
 
+#[test]
+fn one_long_field_does_not_leave_its_memory_behind() {
+    let mut decoder = Decoder::default();
+    let mut block = Vec::new();
+    put_field(&mut block, &[b'n'; 30_000], &[b'v'; 30_000], false);
+    assert_eq!(decoder.decode(&block, |name, value| assert_eq!((name.len(), value.len()), (30_000, 30_000))), Ok(()));
+    assert!(decoder.held_bytes() <= 2 * 4096, "{}", decoder.held_bytes());
+}
+
 proptest! {
     #[test]
     fn what_is_written_is_read(fields in proptest::collection::vec((any::<Vec<u8>>(), any::<Vec<u8>>(), any::<bool>()), 0..8)) {
