@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,11 @@ from redis.exceptions import ConnectionError as LostConnection
 from redis.exceptions import NoScriptError
 
 from emp_pipe.buffers.redis import RedisLog
+from emp_pipe.buffers.redis_client import RedisLogError
 from emp_pipe.errors import LogError
 from emp_pipe.log.protocol import Append, ReceiverBooks, Topic
 from tests.contract.conftest import OpenLog, group
-from tests.contract.redis_logs import check_books, logs_of, read
+from tests.contract.redis_logs import check_books, logs_of, read, until
 from tests.support.blocks import block, delivered
 from tests.support.manual_clock import ManualClock
 from tests.support.redis_cluster import ask
@@ -24,6 +28,8 @@ from tests.support.redis_server import RedisServer, needs_redis
 
 pytestmark = needs_redis
 
+_A_TENTH_S = 100_000
+"""For each key, in the microseconds of `rdb-key-save-delay`: a file that takes its time."""
 AFTER_ITS_BLOCKS, AT_ITS_END = b"HINCRBY", b"PEXPIREAT"
 
 
@@ -47,7 +53,10 @@ def replace_next(log: RedisLog, exchange: Callable[[Any, Any], Any]) -> list[boo
 
 
 def die_while_writing(log: RedisLog, server: RedisServer, first: bytes, inside: bytes) -> list[bool]:
-    """Kill Redis in the middle of the script that begins with a command, while it writes another one of it; leave it dead."""
+    """Kill Redis in the middle of the script that begins with a command, while it writes another one of it; leave it dead. What is
+    returned is filled once it is."""
+
+    died = list[bool]()
 
     async def die(exchange: Any, commands: Any) -> Any:
         await exchange(commands)
@@ -55,9 +64,17 @@ def die_while_writing(log: RedisLog, server: RedisServer, first: bytes, inside: 
         (file,) = server.directory.rglob("*.incr.aof")
         written = file.read_bytes()
         file.write_bytes(written[: written.index(inside, written.rindex(first)) + 3])
+        died.append(True)
         raise LostConnection("killed")
 
-    return replace_next(log, die)
+    replace_next(log, die)
+    return died
+
+
+def child_of(server: RedisServer) -> int:
+    """Return the process that writes the file."""
+    (child,) = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    return int(child)
 
 
 async def check_stored(log: RedisLog, server: RedisServer) -> None:
@@ -106,7 +123,7 @@ async def test_an_ack_of_which_a_killed_redis_wrote_half_ends_nothing(tmp_path: 
             died = die_while_writing(first, server, b"ZREM\r", AFTER_ITS_BLOCKS)
             committing = asyncio.ensure_future(first.commit("a", acks=deliveries))
             async with asyncio.timeout(30):
-                while not died or server.running:  # noqa: ASYNC110 (the server's death)
+                while not died:  # noqa: ASYNC110 (the server's death)
                     await asyncio.sleep(0.01)
             await first.close(0)  # it dies too, before it could ask again
             await asyncio.wait([committing])
@@ -122,6 +139,59 @@ async def test_an_ack_of_which_a_killed_redis_wrote_half_ends_nothing(tmp_path: 
             assert delivered(await read(third, "a")) == list(range(11)), "what nobody has ended is gone"
             await check_books(third)
             await check_stored(third, server)
+
+
+async def test_nothing_is_done_before_the_file_has_been_written_anew_and_the_start_waits_for_it(tmp_path: Path, monkeypatch: Any) -> None:
+    clock = ManualClock()
+    with RedisServer(appendfsync="always") as server:
+        async with logs_of(server.url, clock, tmp_path) as make:
+            first, second = make(), make()
+            await first.open([group("a")])
+            await first.append(Append([block([1])]))
+            await first.close(clock.monotonic_s() + 5)
+            server.restart()
+            ask(server, "CONFIG", "SET", "rdb-key-save-delay", _A_TENTH_S)
+            monkeypatch.setattr("emp_pipe.buffers.redis_file._WITHIN_S", 0.05)
+            changes = ask(server, "INFO", "persistence")["rdb_changes_since_last_save"]
+            second.shard.link._sha = first.shard.link._sha  # as a process that did not hear of the restart
+            with pytest.raises(RedisLogError, match="writing its append-only file anew") as error:
+                await second.open([group("a")])
+            assert error.value.passing, "a start would not wait for it"
+            with pytest.raises(RedisLogError, match="started anew"):
+                await second.shard.lease.ask()
+            about = ask(server, "INFO", "persistence")
+            assert about["aof_rewrite_in_progress"], "it was over too soon to say anything"
+            assert about["rdb_changes_since_last_save"] == changes
+            async with asyncio.timeout(30):
+                while True:
+                    with contextlib.suppress(RedisLogError):
+                        await second.open([group("a")])
+                        break
+            about = ask(server, "INFO", "persistence")
+            assert (about["aof_rewrite_in_progress"], about["aof_last_bgrewrite_status"]) == (0, "ok")
+            assert delivered(await read(second, "a")) == [1]
+
+
+async def test_a_redis_that_fails_to_write_its_file_anew_is_said_and_the_log_goes_on(tmp_path: Path, caplog: Any) -> None:
+    clock = ManualClock()
+    with RedisServer(appendfsync="always") as server:
+        async with logs_of(server.url, clock, tmp_path) as make:
+            first, second, third = make(), make(), make()
+            await first.open([group("a")])
+            await first.append(Append([block([1])]))
+            await first.close(clock.monotonic_s() + 5)
+            server.restart()
+            ask(server, "CONFIG", "SET", "rdb-key-save-delay", 600 * _A_TENTH_S)
+            with caplog.at_level(logging.WARNING):
+                opening = asyncio.ensure_future(second.open([group("a")]))
+                await until(lambda: ask(server, "INFO", "persistence")["aof_rewrite_in_progress"])
+                os.kill(child_of(server), signal.SIGKILL)
+                await opening
+            assert "cannot be written anew after its start (Redis says that it failed" in caplog.text
+            assert delivered(await read(second, "a")) == [1]
+            await third.open([group("a")])
+            assert any("could not write its append-only file anew" in warning for warning in third.warnings)
+            assert not ask(server, "INFO", "persistence")["aof_rewrite_in_progress"], "it is begun again and again"
 
 
 async def test_where_the_file_cannot_be_written_anew_it_is_said_and_the_log_goes_on(tmp_path: Path, caplog: Any) -> None:

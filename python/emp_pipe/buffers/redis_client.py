@@ -153,7 +153,7 @@ _ADVICE: dict[Trouble, str] = {
     Trouble.TIMED_OUT: "Redis or the network is slow, or `buffer.timeout_s` too short; it is tried again",
     Trouble.CREDENTIALS: "set the right `buffer.username` and `buffer.password` (EMP_BUFFER_REDIS_PASSWORD)",
     Trouble.PERMISSION: "give the ACL user the commands and the key pattern that docs/redis.md lists",
-    Trouble.LOADING: "nothing to do: Redis reads its data after a start; it is tried again",
+    Trouble.LOADING: "nothing to do: Redis reads and writes its data after a start; it is tried again",
     Trouble.READ_ONLY: "name the primary in `buffer.url`; after a failover it is tried again",
     Trouble.OUT_OF_MEMORY: "raise Redis' `maxmemory`, or find the destination that is behind: `emp-pipe groups list`",
     Trouble.CLUSTER_DOWN: "see `CLUSTER INFO`: a part of the cluster has no primary; it is tried again",

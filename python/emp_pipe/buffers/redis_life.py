@@ -146,7 +146,6 @@ class ShardLife:
         self.holder = standing.owner
         lost_lease = standing.epoch != self.view.epoch
         self.view.epoch = standing.epoch
-        await write_anew(self.link)
         look = await self._look_until_known()
         went_back = look.operations < self.view.operations
         if went_back:
@@ -181,7 +180,8 @@ class ShardLife:
 
     async def find(self) -> None:
         """Find or make the shard. Raises LogError."""
-        await self.link.load()
+        await write_anew(self.link)
+        await self.link.load()  # from here on what others ask for is done too
         new = {"new_id": secrets.token_hex(8), "format": str(FORMAT), "shards": str(self.whole.count)}
         call = Call("create", {**new, "at_least": str(self.effects.known_offset + 1)})
         state, found, version, shards = await self.link.ask(call)

@@ -58,7 +58,7 @@ class Link:
         return ["EVALSHA", self._sha, len(keys) + len(call.keys), *keys, *call.keys, packed, *call.payloads]
 
     async def send(self, commands: Sequence[Sequence[Any]], *, durable: bool = False) -> list[Any]:
-        """Return a reply or an exception for each command. Raises RedisLogError when the answers are lost.
+        """Return a reply or an exception for each command. Raises RedisLogError when the answers are lost, or the script is not known.
 
         `durable`: return when they are as safe as the settings ask for; where that takes too long their outcome is as if it were lost."""
         waits = self.waits if durable else ()
@@ -66,6 +66,9 @@ class Link:
             replies = await self._exchange([*commands, *(wait.command for wait in waits)])
         except Exception as error:
             raise log_error(error, self.place) from error
+        if any(_unknown_script(reply) for reply in replies):
+            detail = "Redis was started anew, or another one answers: it is looked at first"
+            raise RedisLogError(Trouble.LOADING, place=self.place, detail=detail)
         for wait, reply in zip(waits, replies[len(commands) :], strict=True):
             wait.check(reply, self.place)
         return replies[: len(commands)]
@@ -92,14 +95,10 @@ class Link:
 
     async def ask(self, call: Call, number: int = 0) -> list[Any]:
         """Return the reply to one call. Raises RedisLogError."""
-        for _ in range(2):
-            (reply,) = await self.send([self.command(call, number)], durable=bool(number))
-            if not isinstance(reply, Exception):
-                return list(reply)
-            if not unknown_script(reply):
-                raise log_error(reply, self.place)
-            await self.load()
-        raise log_error(reply, self.place)
+        (reply,) = await self.send([self.command(call, number)], durable=bool(number))
+        if isinstance(reply, Exception):
+            raise log_error(reply, self.place)
+        return list(reply)
 
 
 class Wait(NamedTuple):
@@ -118,7 +117,7 @@ class Wait(NamedTuple):
             raise RedisLogError(Trouble.TIMED_OUT, place=place, detail=detail)
 
 
-def unknown_script(reply: Any) -> bool:
+def _unknown_script(reply: Any) -> bool:
     return isinstance(reply, Exception) and (type(reply).__name__ == "NoScriptError" or str(reply).startswith("NOSCRIPT"))
 
 

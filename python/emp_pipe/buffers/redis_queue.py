@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from emp_pipe import failpoints
 from emp_pipe.buffers.redis_client import RedisLogError, Trouble, log_error
-from emp_pipe.buffers.redis_link import Call, Link, unknown_script
+from emp_pipe.buffers.redis_link import Call, Link
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.logs import RateLimitedLogger, get_logger
 
@@ -199,17 +199,13 @@ class Queue:
         again: list[Operation] = []
         decided: list[Operation] = []
         trouble: RedisLogError | None = None
-        script_is_unknown = False
         for operation, reply in zip(batch, replies, strict=True):
             if not isinstance(reply, Exception):
                 (decided if self._told(operation, reply) else again).append(operation)
                 continue
             error = log_error(reply, self._link.place)
             operation.asked = id(operation) in in_doubt  # this time it was not done; the time before it may have been
-            if unknown_script(reply):
-                script_is_unknown = True
-                again.append(operation)
-            elif error.trouble in _PASSING or str(reply).startswith("BUSY"):
+            if error.trouble in _PASSING or str(reply).startswith("BUSY"):
                 trouble = error
                 again.append(operation)
             else:
@@ -221,8 +217,6 @@ class Queue:
         self._settle()
         for operation in decided:
             operation.resolve()
-        if script_is_unknown:
-            await self._link.load()
         if trouble is not None:
             raise trouble
 

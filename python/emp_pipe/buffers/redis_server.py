@@ -277,6 +277,8 @@ def _snapshot_s(save: str) -> int | None:
 def _write_error(info: Mapping[str, Any]) -> str:
     if str(info.get("aof_last_write_status", "ok")) != "ok":
         return "its last write to the append-only file failed"
+    if str(info.get("aof_last_bgrewrite_status", "ok")) != "ok":
+        return "it could not write its append-only file anew"
     if str(info.get("rdb_last_bgsave_status", "ok")) != "ok":
         return "its last snapshot failed"
     return ""
