@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -47,8 +48,8 @@ LOST = b"lost"
 """No lease's epoch."""
 
 
-class ShardLife:
-    """One shard, as far as it lives; `RedisShard` is the log that it is."""
+class ShardLife(ABC):
+    """One shard, as far as it lives; `RedisShard` is the log that it is, and what is abstract here."""
 
     def __init__(self, id: str, number: int, config: RedisConfig, clock: Clock, client: Client, owner: str, whole: Whole) -> None:
         self.id = id
@@ -92,11 +93,11 @@ class ShardLife:
         self._away_since = ""
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def fetch(self, group: str, offsets: Sequence[int], after: int, up_to: int, max_bytes: int) -> Fetched:
-        raise NotImplementedError
+    @abstractmethod
+    async def fetch(self, group: str, offsets: Sequence[int], after: int, up_to: int, max_bytes: int) -> Fetched: ...
 
-    def give_up(self, group: str, row: Row, error: Exception) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def give_up(self, group: str, row: Row, error: Exception) -> None: ...
 
     # opening and closing
 
@@ -114,8 +115,8 @@ class ShardLife:
         self._tasks.append(loop.create_task(self._listen(), name=f"{self.id}: bell"))
         self._tasks.append(loop.create_task(self.space.run(), name=f"{self.id}: upkeep"))
 
-    async def set_groups(self, groups: Sequence[GroupSpec]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def set_groups(self, groups: Sequence[GroupSpec]) -> None: ...
 
     async def close(self, deadline_monotonic_s: float) -> None:
         if self.closing:
