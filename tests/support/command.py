@@ -11,8 +11,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import cycle
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,11 +41,27 @@ def run(*arguments: str, timeout_s: float = PATIENCE_S, **variables: str) -> sub
     )
 
 
+_PORTS_FOR = 8
+
+
+def _ports() -> Iterator[int]:
+    """Ports that no system gives to who asks for any (Linux: 32768 and up), from a random one on; each worker of the tests has its own."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _PORTS_FOR
+    share = range(12_000 + worker, 22_000, _PORTS_FOR)
+    start = SystemRandom().randrange(len(share))
+    return cycle([*share[start:], *share[:start]])
+
+
+_PORTS = _ports()
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that is free, and that nothing but this process' tests takes before the test's own listener does."""
+    while True:
+        port = next(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Running:

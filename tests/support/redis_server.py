@@ -62,13 +62,6 @@ needs_redis_tls = pytest.mark.skipif(
 )
 
 
-def _free_port() -> int:
-    """Return a port whose cluster bus, 10,000 above, is a port too."""
-    while (port := free_port()) > 55_535:
-        pass
-    return port
-
-
 class RedisServer:
     """One redis-server. Made, it is not started: `start()`, or use it as a context.
 
@@ -163,7 +156,7 @@ class RedisServer:
         first = self.port == 0
         while True:
             if first:
-                self.port = _free_port()
+                self.port = free_port()  # its cluster bus is 10,000 above: no port either that a system gives away
             if self._begin(until_s):
                 return self
             # somebody else took the port between our look and the server's bind, or the kernel still holds the one of before the kill
