@@ -21,6 +21,8 @@ endif
 export SEED
 FUZZ_CASES ?= 20000
 TEST_CASES ?= 256
+# How many files of tests run at a time. Half of the time of most goes by with waiting, for a process or a disk.
+TEST_WORKERS ?= 2
 
 # $(call optional,component,command): runs the command, or says why it was not run.
 optional = @if tools/rust.sh $(1); then $(2); else code=$$?; [ $$code = 3 ] || exit $$code; echo "not run: $(2) ($(1) is missing)"; fi
@@ -122,7 +124,11 @@ test-rust: $(VENV)/.ready
 test-python: build
 	@tools/redis.sh $(VENV)
 	@echo "== Python tests, seed $(SEED) (repeat with  make test SEED=$(SEED))"
-	@$(PY) -m pytest -q --hypothesis-seed=$(SEED)
+	@failed=; \
+	$(PY) -m pytest -q -n $(TEST_WORKERS) --dist loadfile --hypothesis-seed=$(SEED) tests/unit tests/contract tests/e2e || failed=1; \
+	echo "== chaos tests, one at a time: they load the machine on purpose"; \
+	$(PY) -m pytest -q --hypothesis-seed=$(SEED) tests/chaos || failed=1; \
+	[ -z "$$failed" ]
 
 .PHONY: fuzz
 fuzz: build ## The long form of the property tests (FUZZ_CASES=20000 each)

@@ -21,7 +21,9 @@ from tests.support.redis_cluster import RedisCluster, RedisPair, ask
 from tests.support.redis_server import RedisServer, needs_redis, version
 
 pytestmark = needs_redis
-needs_waitaof = pytest.mark.skipif(version() < (7, 2), reason="not run: WAITAOF came with Redis 7.2")
+needs_waitaof = pytest.mark.skipif(
+    version() < (7, 2), reason="not run: WAITAOF came with Redis 7.2 (to run it put a redis-server of 7.2 or later first on PATH)"
+)
 _COUNT = 300
 
 

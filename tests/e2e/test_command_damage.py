@@ -177,7 +177,10 @@ def test_a_buffer_of_a_newer_version_is_refused_with_advice_and_left_alone(bench
     assert path.read_bytes() == before
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="takes root and setpriv: to open what is another user's")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("setpriv") is None,
+    reason="not run: a file is given to another user (to run it be root, with util-linux's setpriv on PATH)",
+)
 def test_a_buffer_that_this_user_may_not_open_is_refused_with_its_path(bench: Bench) -> None:
     path = filled(bench)
     shutil.chown(path, 65534, 65534)

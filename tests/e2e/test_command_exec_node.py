@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.execution import execute
 
-pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not on PATH")
+pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="not run: there is no Node.js (to run it put node on PATH)")
 TELL = (
     "console.log(JSON.stringify({loaded: globalThis.loaded ?? [], options: process.env.NODE_OPTIONS, arguments: process.argv.slice(2)}));"
 )

@@ -195,7 +195,7 @@ def test_a_role_takes_json_and_its_printed_configuration_says_so(tmp_path: Path,
 def test_curl_sends_what_it_sends_by_default(bench: JsonBench) -> None:
     curl = shutil.which("curl")
     if curl is None:
-        pytest.skip("curl is not installed here")
+        pytest.skip("not run: there is no curl (to run it put it on PATH)")
     bench.receive()
     address = f"http://127.0.0.1:{bench.json_port}/curl"
     many = bench.directory / "many.ndjson"

@@ -58,7 +58,8 @@ needs_redis = pytest.mark.skipif(
     program() is None, reason="not run: there is no redis-server (`make test` sees to one; by hand: tools/redis.sh .venv)"
 )
 needs_redis_tls = pytest.mark.skipif(
-    program() is None or not speaks_tls(), reason="not run: there is no redis-server that was built with TLS"
+    program() is None or not speaks_tls(),
+    reason="not run: there is no redis-server that was built with TLS (to run it put one first on PATH, such as Debian's)",
 )
 
 

@@ -45,7 +45,7 @@ def small_disk(path: Path, size_bytes: int) -> Iterator[SmallDisk]:
     path.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(path)], capture_output=True, text=True)
     if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here ({mounted.stderr.strip()})")
+        pytest.skip(f"not run: no tmpfs can be mounted ({mounted.stderr.strip()}; to run it be root, in a container with CAP_SYS_ADMIN)")
     try:
         yield SmallDisk(path)
     finally:

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 needs_compiler = pytest.mark.skipif(
-    sys.platform != "linux" or shutil.which("cc") is None, reason="not run: without a C compiler no clock can be set"
+    sys.platform != "linux" or shutil.which("cc") is None,
+    reason="not run: without a C compiler no clock can be set (to run it put cc on PATH, on Linux)",
 )
 
 

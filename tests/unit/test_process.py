@@ -45,7 +45,7 @@ def kept_and_faults(**environment: str) -> tuple[str, int]:
     return kept, int(faults)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="not run: it looks at glibc's allocator (to run it use Linux)")
 def test_large_buffers_come_from_memory_that_was_there_before() -> None:
     kept, faults = kept_and_faults()
     assert kept == "True"

@@ -144,6 +144,7 @@ class RedisLog:
         await self.shard.find()
         if self.shard.stored_shards != len(self.shards):
             self._make_shards(self.shard.stored_shards)
+            await self.shard.find()
         own = await asyncio.to_thread(groups, []) if callable(groups) else groups or ()
         await self.share.begin(own)
         for shard in self.shards:

@@ -79,8 +79,7 @@ class ShardLife(ABC):
         """By group: the lease under which its state was read last."""
         self.checkpoint_epoch = 0
         """Checkpoints that were written under a higher one stay."""
-        self.stored_shards = 0
-        """How many there are, as the shard itself says."""
+        self.stored_shards = 0  # how many there are, as the shard itself says
         self.holder = ""  # whose the shard was when it was last asked for; empty: nobody's
         self.yielding = False  # it is about to be another's: nothing more is read from it
         self.read_on = asyncio.Event()
