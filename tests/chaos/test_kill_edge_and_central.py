@@ -53,7 +53,7 @@ async def test_sigkill_of_edge_and_central_loses_nothing_acknowledged(tmp_path: 
                 await sender.wait_acked(200)
                 for member, point in rounds:
                     print(f"kill {member.name} at {point}: {len(sender.acked)} acked, {sender.unacked_records} in flight")
-                    await kill_in_traffic(member, point, sender, chance)
+                    await kill_in_traffic(member, point, sender, chance, fleet.edge)
                     # Something must get through between two kills, or they all hit the same few records.
                     await sender.wait_acked(len(sender.acked) + 100)
                 sender.stop_sending()
