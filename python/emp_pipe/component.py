@@ -185,6 +185,12 @@ class Intake(Protocol):
 
     async def wait_admitting(self) -> None: ...
 
+    async def checkpoint_get(self, name: str) -> bytes | None:
+        """Return a checkpoint as the last durable arrival that carried it left it, None where there was none.
+
+        Raises LogError where the log cannot be asked now: ask again, and begin with nothing before it has answered."""
+        ...
+
 
 class Receiver(Protocol):
     """Turns outside bytes into arrivals. `run` opens the sockets, calls `started.set()`, and owns every task until `stop`."""

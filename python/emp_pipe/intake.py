@@ -39,6 +39,8 @@ class Writer(Protocol):
 
     async def wait_admitting(self) -> None: ...
 
+    async def checkpoint_get(self, name: str) -> bytes | None: ...
+
 
 class GuardedProcessor:
     """One processor whose failures are counted and named, and lose nothing."""
@@ -147,6 +149,9 @@ class PipelineIntake:
                 await self._less.wait()
             else:
                 await self._writer.wait_admitting()
+
+    async def checkpoint_get(self, name: str) -> bytes | None:
+        return await self._writer.checkpoint_get(name)
 
     async def run(self) -> None:
         """Process large arrivals one after another in a thread, so that order is kept and the sockets go on being read."""

@@ -164,6 +164,16 @@ async def test_all_that_an_arrival_brings_goes_into_one_append(opened: OpenLog, 
     assert [kept for _, kept in await opened.log.dead_letters()] == [letter]
 
 
+async def test_a_receiver_is_told_its_checkpoint_as_the_last_durable_arrival_left_it(opened: OpenLog, writer: Writers) -> None:
+    await opened.open(group("a"))
+    intake = writer()
+    assert await intake.checkpoint_get("journald/cursor") is None
+    await intake.submit(arrival(1, checkpoints={"journald/cursor": b"one", "kmsg/sequence": b"7"}))
+    await intake.submit(Arrival("journald", checkpoints={"journald/cursor": b"two"}))
+    assert await writer().checkpoint_get("journald/cursor") == b"two"
+    assert await writer().checkpoint_get("kmsg/sequence") == b"7"
+
+
 async def test_a_repeated_chunk_is_acknowledged_counted_and_not_stored_again(opened: OpenLog, writer: Writers) -> None:
     await opened.open(group("a"))
     intake = writer()

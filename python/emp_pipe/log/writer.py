@@ -126,6 +126,10 @@ class LogWriter:
             else:
                 await self._log.wait_admitting()
 
+    async def checkpoint_get(self, name: str) -> bytes | None:
+        """Return a receiver's checkpoint as the last durable arrival left it."""
+        return await self._log.checkpoint_get(name)
+
     def submit(self, arrival: Arrival) -> asyncio.Future[None]:
         """Return a future that is done when the arrival is on stable storage. Fails with LogError, and then nothing of it is."""
         loop = asyncio.get_running_loop()
