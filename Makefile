@@ -123,6 +123,7 @@ test-rust: $(VENV)/.ready
 .PHONY: test-python
 test-python: build
 	@tools/redis.sh $(VENV)
+	@tools/journal_remote.sh $(VENV)
 	@echo "== Python tests, seed $(SEED) (repeat with  make test SEED=$(SEED))"
 	@failed=; \
 	$(PY) -m pytest -q -n $(TEST_WORKERS) --dist loadfile --hypothesis-seed=$(SEED) tests/unit tests/contract tests/e2e || failed=1; \
