@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -199,6 +200,8 @@ async def test_the_collector_sends_again_what_we_had_no_room_for_and_nothing_is_
 ) -> None:
     collector_port, our_port = free_ports(2)
     requests = [span_request(200, service=f"service-{number}") for number in range(40)]
+    for span in (one for message in requests for one in message.resource_spans[0].scope_spans[0].spans):
+        span.trace_id, span.span_id = os.urandom(16), os.urandom(8)  # compressed they still fill the buffer, however they are merged
     async with OtlpEndpoint() as endpoint:
         endpoint.always(Answer(status=503, retry_after="1"))
         ours = emp_pipe(
