@@ -40,31 +40,34 @@ def _dict(attributes: list[dict[str, Any]]) -> dict[str, Any]:
 
 def points_of(batch: Any) -> list[Point]:
     """Return the points of a metrics batch."""
+    return [point for line in batch.to_json_lines().splitlines() for point in points_of_line(json.loads(line))]
+
+
+def points_of_line(line: dict[str, Any]) -> list[Point]:
+    """Return the points of one line of OTLP JSON."""
     found = []
-    for line in batch.to_json_lines().splitlines():
-        for of_resource in json.loads(line)["resourceMetrics"]:
-            resource = _dict(of_resource["resource"].get("attributes", []))
-            for metric in (metric for scope in of_resource["scopeMetrics"] for metric in scope["metrics"]):
-                kind = "gauge" if "gauge" in metric else "counter" if metric["sum"].get("isMonotonic") else "up_down_counter"
-                for point in metric.get("gauge", metric.get("sum"))["dataPoints"]:
-                    value = float(point["asDouble"] if "asDouble" in point else point["asInt"])
-                    found.append(
-                        Point(
-                            metric["name"],
-                            metric.get("unit", ""),
-                            kind,
-                            value,
-                            _dict(point.get("attributes", [])),
-                            resource,
-                            int(point.get("startTimeUnixNano", 0)),
-                            int(point["timeUnixNano"]),
-                        )
+    for of_resource in line["resourceMetrics"]:
+        resource = _dict(of_resource["resource"].get("attributes", []))
+        for metric in (metric for scope in of_resource["scopeMetrics"] for metric in scope["metrics"]):
+            kind = "gauge" if "gauge" in metric else "counter" if metric["sum"].get("isMonotonic") else "up_down_counter"
+            for point in metric.get("gauge", metric.get("sum"))["dataPoints"]:
+                found.append(
+                    Point(
+                        metric["name"],
+                        metric.get("unit", ""),
+                        kind,
+                        float(point["asDouble"] if "asDouble" in point else point["asInt"]),
+                        _dict(point.get("attributes", [])),
+                        resource,
+                        int(point.get("startTimeUnixNano", 0)),
+                        int(point["timeUnixNano"]),
                     )
+                )
     return found
 
 
 def of_name(points: list[Point], name: str, **attributes: Any) -> list[Point]:
-    """Return the points of a name that have these attributes, written with `_` for dots."""
+    """Return the points of a name that have these attributes, written with `__` for dots."""
     wanted = {key.replace("__", "."): value for key, value in attributes.items()}
     return [point for point in points if point.name == name and wanted.items() <= point.attributes.items()]
 
