@@ -21,3 +21,4 @@ pub mod redact;
 pub mod sampling;
 pub mod selection;
 pub mod sharding;
+pub mod syslog;
