@@ -99,11 +99,14 @@ async def test_a_long_outage_of_every_destination_takes_bounded_memory_and_loses
                     assert not lost, f"destination {number}: {len(lost)} acknowledged records never arrived"
                     assert not endpoint.violations, endpoint.violations[:3]
         again = sum(sink.arrived.total() - len(sink.arrived) for sink in sinks)
+        timed_out = one.log_file.read_text(errors="replace").count("no answer within")
         print(
             f"{took_s:.0f} s without destinations at {rate:.0f} records/s: {held} held, {before_kb} KB resident before, "
             f"{outage_kb} KB at most without them, {most_kb} KB while it caught up; "
-            f"caught up in {recovered_s:.1f} s while more came; {len(sender.acked)} acked, 0 missing, {again} came again"
+            f"caught up in {recovered_s:.1f} s while more came; {len(sender.acked)} acked, 0 missing, "
+            f"{again} came again, {timed_out} said to have timed out"
         )
+        assert not again, f"{again} records came again, and nothing was killed"
         assert outage_kb - before_kb < MOST_GROWTH_KB, "memory grows with the outage"
         assert most_kb - before_kb < MOST_CATCHING_UP_KB, "memory grows with the backlog"
         await one.stop()

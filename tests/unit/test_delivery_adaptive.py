@@ -83,6 +83,34 @@ def test_large_requests_are_not_compared_with_small_ones() -> None:
     assert limit.limit == 8
 
 
+def test_a_late_answer_halves_the_limit_before_answers_come_too_late() -> None:
+    limit = AdaptiveLimit(16, start=16, patience_s=30.0)
+    limit.succeeded(now_s=7.0, started_s=0.0, size_bytes=1000, used_up=True)
+    assert limit.limit == 16
+    limit.succeeded(now_s=8.0, started_s=0.4, size_bytes=1000, used_up=True)
+    assert limit.limit == 8
+
+
+def test_a_destination_that_is_slow_whatever_we_do_is_not_left_at_one_request() -> None:
+    limit = AdaptiveLimit(8, start=8, patience_s=30.0)
+    for request in range(400):
+        limit.succeeded(now_s=10 * request + 9.0, started_s=10 * request, size_bytes=1000, used_up=True)
+    assert limit.limit == 8
+
+
+def test_lost_connections_of_a_restart_leave_a_few_requests_and_the_way_back_is_short() -> None:
+    limit = AdaptiveLimit(16, start=4)
+    limit.limit = 16
+    for _ in range(16):
+        limit.lost(now_s=1.0, started_s=0.9)
+    for attempt in range(5):
+        limit.lost(now_s=2.0 + attempt, started_s=1.9 + attempt)
+    assert limit.limit == 4, "a peer that restarts says nothing about capacity"
+    for request in range(12):
+        limit.succeeded(now_s=10.1 + request, started_s=10.0 + request, size_bytes=1000, used_up=True)
+    assert limit.limit == 16
+
+
 def breaker(random: Random | None = None) -> Breaker:
     return Breaker(Backoff(random or Random(1), initial_s=1.0, most_s=30.0))
 

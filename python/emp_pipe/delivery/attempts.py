@@ -1,7 +1,7 @@
 """The one retry loop: a shipment is sent again, split or dead-lettered until every row in it has ended.
 
     send → ok              → acked (rows refused in a partial success are counted, never sent again)
-         → LATER           → again after a full-jitter wait, or when the destination said so
+         → LATER           → again after a full-jitter wait, or when the destination said so; in halves where the time was too short twice
          → AFTER_CONFIG…   → again at the breaker's slow pace; stays buffered meanwhile
          → SMALLER         → halves, down to the row; a row that is refused alone becomes a dead letter, its neighbours do not
          → NEVER           → dead letter
@@ -43,6 +43,10 @@ _DOUBTFUL_FAILURES = 3
 _MOST_PAUSE_S = 600.0
 """No destination may silence us for longer, whatever it writes into Retry-After."""
 _LEAST_SPLIT_BYTES = 64 << 10
+_TIME_OUTS_TO_SPLIT = 2
+_SLOW_SHARE, _QUICK_SHARE = 0.25, 0.0625
+"""A request that goes alone and takes more of its time than the first share is too large for the destination; less than the second, and
+requests may grow again."""
 _DEAD_REASONS = {
     ErrorKind.TOO_LARGE: DeadReason.TOO_LARGE,
     ErrorKind.EXPIRED: DeadReason.EXPIRED,
@@ -82,6 +86,8 @@ class Shipper:
         self._log = RateLimitedLogger(logger)
         config = exporter.config
         self._timeout_s = config.timeout_s
+        self._most_request_bytes = preparer.max_request_bytes
+        self._is_slow = False
         self._backoff = Backoff(random, initial_s=config.retry_initial_s, most_s=config.retry_max_s)
         self.sending: set[asyncio.Task[None] | None] = set()
         self.stopping = False
@@ -129,7 +135,9 @@ class Shipper:
                 raise Abandoned
             self._metrics.retried(error.kind)
             if self._gate.breaker.state is BreakerState.CLOSED:
-                await self._clock.sleep(self._backoff.wait_s(piece.attempts))
+                await self._gate.rest(self._backoff.wait_s(piece.attempts))
+            if self._takes_too_long(piece, error) and (parts := await self._split(piece)) != [piece]:
+                return parts
             if piece.doubtful_failures and not alone:
                 return [piece]
 
@@ -158,17 +166,19 @@ class Shipper:
             )
         else:
             self._succeeded(piece, sent)
+            self._learn_speed(piece.block.uncompressed_bytes, self._clock.monotonic_s() - attempt.started_s)
             self._gate.succeeded(attempt, piece.block.payload_bytes)
             return None
         finally:
             self.sending.discard(task)
+        piece.time_outs += error.kind is ErrorKind.TIMED_OUT
         if error.retry in (Retry.SMALLER, Retry.NEVER):
             self._gate.refused()
         else:
             self.last_error = error
             slow = error.retry is Retry.AFTER_CONFIG_CHANGE
             pause_s = min(error.retry_after_s, _MOST_PAUSE_S) if error.retry_after_s else None
-            self._gate.failed(attempt, slow=slow, pause_s=pause_s)
+            self._gate.failed(attempt, slow=slow, pause_s=pause_s, lost=error.kind is ErrorKind.UNREACHABLE and not slow)
             more = "stays buffered and is tried again slowly" if slow else "is tried again"
             self._log.warning(
                 error.kind, "block %s (%d %s) %s: %s", piece.block.block_id, piece.block.records, piece.block.signal, more, error
@@ -226,6 +236,22 @@ class Shipper:
         self._preparer.letters(piece, reason, str(error))
         return []
 
+    def _takes_too_long(self, piece: Piece, error: DeliveryError) -> bool:
+        """Whether a request would never come to its end within its time, as over a thin line."""
+        too_often = error.kind is ErrorKind.TIMED_OUT and piece.time_outs >= _TIME_OUTS_TO_SPLIT
+        return too_often and self._exporter.merges and piece.block.uncompressed_bytes > _LEAST_SPLIT_BYTES
+
+    def _learn_speed(self, size_bytes: int, took_s: float) -> None:
+        """Merge less for a destination that needs long for a request that goes alone, and more again when it does not."""
+        most_bytes = self._preparer.max_request_bytes
+        if took_s > self._timeout_s * _SLOW_SHARE and self._gate.adaptive.limit == 1:
+            self._preparer.max_request_bytes = max(min(most_bytes, size_bytes // 2), min(most_bytes, _LEAST_SPLIT_BYTES))
+            self._is_slow = True
+        elif self._is_slow and took_s < self._timeout_s * _QUICK_SHARE and size_bytes > most_bytes // 2:
+            self._preparer.max_request_bytes = min(2 * most_bytes, self._most_request_bytes)
+
     def _learn_too_large(self, size_bytes: int) -> None:
         """The destination refused a merged request for its size: merge less from now on."""
-        self._preparer.max_request_bytes = max(min(self._preparer.max_request_bytes, size_bytes // 2), _LEAST_SPLIT_BYTES)
+        self._most_request_bytes = self._preparer.max_request_bytes = max(
+            min(self._preparer.max_request_bytes, size_bytes // 2), _LEAST_SPLIT_BYTES
+        )

@@ -42,6 +42,7 @@ class Gate:
         self.successes = 0
         self.paused_until_s = float("-inf")
         self._waiters: list[_Waiter] = []
+        self._recovered: asyncio.Future[None] | None = None
         self._timer_wanted = asyncio.Event()
 
     @property
@@ -77,19 +78,21 @@ class Gate:
         self.adaptive.succeeded(
             now_s=self._clock.monotonic_s(), started_s=attempt.started_s, size_bytes=size_bytes, used_up=attempt.used_up
         )
-        self.breaker.succeeded()
+        self._answered()
         self._wake()
 
     def refused(self) -> None:
         """The destination answered and does not want this data: nothing against sending other data."""
         self._left()
-        self.breaker.succeeded()
+        self._answered()
         self._wake()
 
-    def failed(self, attempt: Pass, *, slow: bool, pause_s: float | None) -> None:
+    def failed(self, attempt: Pass, *, slow: bool, pause_s: float | None, lost: bool = False) -> None:
+        """`lost`: there was no connection, or it ended."""
         now_s = self._clock.monotonic_s()
         self._left()
-        self.adaptive.failed(now_s=now_s, started_s=attempt.started_s)
+        learn = self.adaptive.lost if lost else self.adaptive.failed
+        learn(now_s=now_s, started_s=attempt.started_s)
         self.breaker.failed(now_s=now_s, started_s=attempt.started_s, slow=slow)
         if pause_s:
             self.paused_until_s = max(self.paused_until_s, now_s + pause_s)
@@ -100,6 +103,16 @@ class Gate:
         self._left()
         self.breaker.abandoned()
         self._wake()
+
+    async def rest(self, wait_s: float) -> None:
+        """Return after a wait between two tries, at once when a destination that was thought dead has answered another."""
+        if self._recovered is None or self._recovered.done():
+            self._recovered = asyncio.get_running_loop().create_future()
+        sleep = asyncio.ensure_future(self._clock.sleep(wait_s))
+        try:
+            await asyncio.wait([sleep, self._recovered], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleep.cancel()
 
     def probe_now(self) -> None:
         """Try a destination that is thought dead once more without waiting (a drain does)."""
@@ -137,6 +150,12 @@ class Gate:
 
     def _left(self) -> None:
         self.in_flight -= 1
+
+    def _answered(self) -> None:
+        """The destination lives."""
+        if self.breaker.state is not BreakerState.CLOSED and self._recovered is not None and not self._recovered.done():
+            self._recovered.set_result(None)
+        self.breaker.succeeded()
 
     def _next_waiter(self) -> _Waiter | None:
         """Return who is first, after those who were cancelled meanwhile are gone."""

@@ -84,7 +84,7 @@ class DeliveryLoop:
         random = random or Random()
         self._backoff = backoff = Backoff(random, initial_s=config.retry_initial_s, most_s=config.retry_max_s)
         self._slots = 1 if exporter.ordered else config.max_concurrency
-        self.gate = Gate(context.clock, AdaptiveLimit(self._slots), Breaker(backoff))
+        self.gate = Gate(context.clock, AdaptiveLimit(self._slots, patience_s=config.timeout_s), Breaker(backoff))
         self._metrics = metrics = DeliveryMetrics(context.metrics, exporter.id)
         self._preparer = Preparer(exporter, selection_of(config), context.clock, metrics)
         self._shipper = Shipper(exporter, self._preparer, self.gate, context.clock, metrics, random, self._logger)

@@ -39,6 +39,7 @@ class Piece:
     parts: Sequence[Part]
     block: Block
     attempts: int = 0
+    time_outs: int = 0
     doubtful_failures: int = 0
     """Failures that may be the data's fault, while other data passed."""
     successes_at_failure: int = -1

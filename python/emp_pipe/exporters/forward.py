@@ -63,7 +63,12 @@ class ForwardExporterConfig(ExporterConfig):
     connect_timeout_s: PositiveFloat = Field(5.0, description="The time that connecting may take, TLS included.")
     handshake_timeout_s: PositiveFloat = Field(10.0, description="The time that the key's handshake may take.")
     ack_timeout_s: PositiveFloat = Field(
-        60.0, description="The time that an ack may take; then the connection is closed and the chunk sent again."
+        20.0,
+        description="The time that an ack may take; then the connection is closed and the chunk sent again, to the next endpoint where "
+        "there are several. An emp-pipe knows a chunk that it has.",
+    )
+    retry_max_s: PositiveFloat = Field(
+        5.0, description="The largest upper bound of the full-jitter wait: a peer that is back is used within so many seconds."
     )
     failback_s: PositiveFloat = Field(30.0, description="How often to try the first endpoint again while another one is used.")
     timeout_s: PositiveFloat = Field(90.0, description="The time that one attempt may take.")
