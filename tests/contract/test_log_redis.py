@@ -174,7 +174,7 @@ async def test_another_process_appends_and_the_owner_delivers_and_counts_it(make
     owner, other = make(lease_s=3600.0), make()
     await owner.open([group("a")])
     await other.open([group("a")])
-    owner.shard.lease.ask = lambda: asyncio.Event().wait()  # type: ignore[method-assign,assignment,return-value]  # it must be told
+    owner.shard.lease.ask = lambda *_: asyncio.Event().wait()  # type: ignore[method-assign,assignment,return-value]  # it must be told
     await asyncio.sleep(1.1)
     waiting = asyncio.ensure_future(owner.wait_readable("a"))
     await other.append(Append([block([1])], books=[ReceiverBooks("r", 1, 1)]))
@@ -192,7 +192,7 @@ async def test_another_process_appends_and_the_owner_delivers_and_counts_it(make
 
 async def take_over(first: RedisLog, second: RedisLog) -> None:
     """The first owner hangs and says nothing; the second waits for its lease to end."""
-    first.shard.lease.ask = lambda: asyncio.Event().wait()  # type: ignore[method-assign,assignment,return-value]
+    first.shard.lease.ask = lambda *_: asyncio.Event().wait()  # type: ignore[method-assign,assignment,return-value]
     assert first._sharing is not None
     first._sharing.cancel()
     async with asyncio.timeout(30):

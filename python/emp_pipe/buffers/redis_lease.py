@@ -11,11 +11,13 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
-from emp_pipe.buffers.redis_client import RedisLogError
+from emp_pipe.buffers.redis_client import RedisLogError, Trouble
 from emp_pipe.buffers.redis_link import Call, Link
 from emp_pipe.buffers.redis_process import is_dead
+from emp_pipe.logs import RateLimitedLogger, get_logger
 
 _EVERY_S = 1.0
+_limited = RateLimitedLogger(get_logger("redis"))
 
 
 class Standing(NamedTuple):
@@ -76,3 +78,6 @@ class Lease:
                 told(await self.ask(self._link.view.operations))
             except RedisLogError as error:
                 failed(error)
+            except Exception as error:  # a lease that nobody renews any more is lost without a word
+                _limited.exception(f"unexpected {type(error).__name__}", "%s: a lease could not be renewed", self._link.place)
+                failed(RedisLogError(Trouble.OTHER, place=self._link.place, detail=f"{type(error).__name__}: {error}".rstrip(".")))

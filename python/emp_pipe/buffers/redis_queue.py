@@ -162,6 +162,10 @@ class Queue:
             except asyncio.CancelledError:
                 self._waiting.extendleft(reversed(batch))
                 raise
+            except Exception as failure:  # nothing may end this task: everything that comes later would wait for ever
+                self._waiting.extendleft(reversed(batch))
+                self._away(self._unexpected(failure))
+                self._lose_patience()
 
     def _next(self) -> list[Operation]:
         if self._urgent:
@@ -201,7 +205,13 @@ class Queue:
         trouble: RedisLogError | None = None
         for operation, reply in zip(batch, replies, strict=True):
             if not isinstance(reply, Exception):
-                (decided if self._told(operation, reply) else again).append(operation)
+                try:
+                    (decided if self._told(operation, reply) else again).append(operation)
+                except Exception as failure:  # it took effect, and our memory of the shard may lack it: that is loaded anew
+                    trouble = self._unexpected(failure)
+                    detail = "its answer cannot be understood; it took effect"
+                    operation.error = LogError(ErrorKind.LOG_IO, place=self._link.place, detail=detail, unknown=True)
+                    decided.append(operation)
                 continue
             error = log_error(reply, self._link.place)
             operation.asked = id(operation) in in_doubt  # this time it was not done; the time before it may have been
@@ -214,13 +224,19 @@ class Queue:
         batch.clear()
         self._waiting.extendleft(reversed(again))
         self.queued_bytes -= sum(operation.size_bytes for operation in decided)
-        self._settle()
-        for operation in decided:
-            operation.resolve()
+        try:
+            self._settle()
+        finally:
+            for operation in decided:
+                operation.resolve()
         if trouble is not None:
             raise trouble
 
     # trouble
+
+    def _unexpected(self, failure: Exception) -> RedisLogError:
+        _limited.exception(f"unexpected {type(failure).__name__}", "%s: an answer could not be taken in", self._link.place)
+        return RedisLogError(Trouble.OTHER, place=self._link.place, detail=f"{type(failure).__name__}: {failure}".rstrip("."))
 
     def _away(self, error: RedisLogError) -> None:
         if self.trouble is None:

@@ -23,11 +23,12 @@ from emp_pipe.buffers.redis_shard import RedisShard
 from emp_pipe.buffers.redis_snapshot import pairs
 from emp_pipe.errors import LogError
 from emp_pipe.log.protocol import GroupSpec
-from emp_pipe.logs import get_logger
+from emp_pipe.logs import RateLimitedLogger, get_logger
 
 _EVERY_S = 1.0
 _SENDING_LOOK_S = 0.02
 _log = get_logger("redis")
+_limited = RateLimitedLogger(_log)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +84,12 @@ class Share:
                 await asyncio.sleep(min(_EVERY_S, self._lease_s / 3))
                 try:
                     await self._beat()
+                    self.settle()
                 except LogError:
                     continue  # the queue says it, once
-                self.settle()
+                except Exception as error:  # whoever does not beat is forgotten, and its shards with it
+                    what = "the replicas that share the log could not be counted; it is tried again"
+                    _limited.exception(f"unexpected {type(error).__name__}", what)
         finally:
             await end_tasks(self._handing_over)
 

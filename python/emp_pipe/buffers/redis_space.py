@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 from emp_pipe.buffers.redis_queue import Operation, Taking
 from emp_pipe.errors import LogError
 from emp_pipe.log.group_ledger import GroupLedger
+from emp_pipe.logs import RateLimitedLogger, get_logger
 
 if TYPE_CHECKING:
     from emp_pipe.buffers.redis_lease import Standing
     from emp_pipe.buffers.redis_life import ShardLife
 
+_limited = RateLimitedLogger(get_logger("redis"))
 TICK_S = 1.0
 _EXPIRE_EVERY_TICKS = 30
 _MOST_PER_CALL = 1000
@@ -124,13 +126,14 @@ class Space:
             await self._shard.clock.sleep(TICK_S)
             ticks += 1
             self._relieving = False
-            self._shard.settle()
-            if ticks % _EXPIRE_EVERY_TICKS:
-                continue
             try:
-                await self._expire()
+                self._shard.settle()
+                if not ticks % _EXPIRE_EVERY_TICKS:
+                    await self._expire()
             except LogError:
                 continue  # the queue says it, once
+            except Exception as error:
+                _limited.exception(f"unexpected {type(error).__name__}", "%s: upkeep failed; it is tried again", self._shard.place)
 
     async def _expire(self) -> None:
         shard = self._shard
