@@ -202,6 +202,59 @@ class HttpJsonDecoder:
         ...
 
 @final
+class LineParser:
+    """The state of one file or stream of lines: any cut of bytes in, rows out. Lines over the limit are split and marked, none is dropped."""
+
+    def __new__(
+        cls,
+        normalizer: Normalizer,
+        tag: str,
+        *,
+        format: str = "auto",
+        resource: Mapping[str, str] = ...,
+        max_line_bytes: int = 1048576,
+        scope: str = "emp-pipe/lines",
+        parts: int = 0,
+    ) -> LineParser:
+        """`resource`: attributes of every row's resource. `parts`: of the line that is to come, those that are rows already (a restart)."""
+        ...
+    def feed(self, data: Buffer, now_unix_nano: int) -> None:
+        """Take the next bytes, which must not change before this returns."""
+        ...
+    def flush(self, now_unix_nano: int, *, at_end: bool = False) -> None:
+        """End lines that wait for more of their kind; `at_end`: nothing follows, the last line is whole as it is."""
+        ...
+    def take(self) -> Batch | None:
+        """The rows so far; None without one."""
+        ...
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes at the end of what was fed that are in no row yet: go on from before them after a restart."""
+        ...
+    @property
+    def parts(self) -> int:
+        """Parts of the line that pends which are rows already."""
+        ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def blank(self) -> int:
+        """Lines without text, of which there is no row."""
+        ...
+    @property
+    def split(self) -> int:
+        """Rows that are a part of a line over the limit."""
+        ...
+    @property
+    def unparsed(self) -> int:
+        """Lines that are not what the format says; they are the body of their row."""
+        ...
+    @property
+    def nul_bytes(self) -> int:
+        """NUL bytes that were left out."""
+        ...
+
+@final
 class OtlpRead:
     """What an export request held. Offsets of rejected items count from the request's first byte, inflated."""
 

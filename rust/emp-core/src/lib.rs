@@ -15,6 +15,7 @@ pub mod http_json;
 pub mod json_lines;
 pub mod landing;
 pub mod limits;
+pub mod lines;
 pub mod normalize;
 pub mod otlp;
 pub mod redact;

@@ -16,6 +16,7 @@ mod grpc_input;
 mod grpc_server;
 mod http_json_decoder;
 mod limits;
+mod line_parser;
 mod normalizer;
 mod otlp_decoder;
 mod red;
@@ -66,6 +67,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<http_json_decoder::PyHttpJsonDecoder>()?;
     module.add_class::<limits::PyDestinationLimits>()?;
     module.add_class::<limits::PyLimited>()?;
+    module.add_class::<line_parser::PyLineParser>()?;
     module.add_class::<redactor::PyRedactor>()?;
     module.add_class::<redactor::PyRedacted>()?;
     module.add_class::<redactor::PyRedactedBytes>()?;

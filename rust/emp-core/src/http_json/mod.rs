@@ -9,7 +9,7 @@
 //! first byte, inflated, and of a form from the first byte of its field, decoded.
 
 mod form;
-mod transcode;
+pub(crate) mod transcode;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

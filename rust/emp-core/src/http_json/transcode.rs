@@ -11,14 +11,14 @@ use crate::otlp::json::text::{Str, Text};
 
 /// Memory for one record that is kept between records.
 #[derive(Debug, Default)]
-pub(super) struct Transcoder {
+pub(crate) struct Transcoder {
     out: Vec<u8>,
     unescaped: Vec<u8>,
 }
 
 impl Transcoder {
     /// The msgpack of the object that is next. A fault that is not `broken` leaves a text that can be followed from the object's start.
-    pub(super) fn record(&mut self, text: &mut Text<'_>, depth: usize) -> Result<&[u8]> {
+    pub(crate) fn record(&mut self, text: &mut Text<'_>, depth: usize) -> Result<&[u8]> {
         self.out.clear();
         self.object(text, depth)?;
         Ok(&self.out)

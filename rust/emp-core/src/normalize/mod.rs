@@ -31,6 +31,7 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 pub mod text;
+mod text_row;
 pub mod time;
 pub mod unfold;
 pub mod value;
