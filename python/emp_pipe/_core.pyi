@@ -203,7 +203,7 @@ class HttpJsonDecoder:
 
 @final
 class LineParser:
-    """The state of one file or stream of lines: any cut of bytes in, rows out. Lines over the limit are split and marked, none is dropped."""
+    """The state of one file or stream of lines: any cut of bytes in, rows out. Lines over the limit are split, none is dropped."""
 
     def __new__(
         cls,

@@ -56,8 +56,8 @@ class TailReceiver:
         watcher = Watcher(self.config.watch)
         reader = Reader(self.id, self.config, watcher, Report(self.id, self._context.metrics), self._make_parser)
         gauges = ComponentGauges(self._context.metrics, self.id)
-        gauges.add("tail_followed", unit="files", help="Files that are read.", read=lambda: len(reader.live))
-        gauges.add("tail_leaving", unit="files", help="Rotated files that are read to their end.", read=lambda: len(reader.gone))
+        gauges.add("tail_followed", unit="files", help="Files that are read.", read=lambda: reader.followed)
+        gauges.add("tail_leaving", unit="files", help="Rotated files that are read to their end.", read=lambda: reader.leaving)
         pool = ThreadPoolExecutor(1, thread_name_prefix="tail")
         loop = asyncio.get_running_loop()
         try:

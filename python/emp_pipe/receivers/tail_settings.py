@@ -25,8 +25,8 @@ class TailConfig(ComponentConfig):
     from_: Literal["checkpoint", "beginning", "end"] = Field(
         "checkpoint",
         alias="from",
-        description="Where reading starts: `checkpoint`: where the last run stopped, a new file from its beginning; `end`: likewise, but what "
-        "is there at the very first start is left out; `beginning`: all of every file, at every start.",
+        description="Where reading starts: `checkpoint`: where the last run stopped, a new file from its beginning; `end`: likewise, but "
+        "what is there at the very first start is left out; `beginning`: all of every file, at every start.",
     )
     format: Literal["auto", "plain", "json"] = Field("auto", description="How lines are read; `auto`: each by its look.")
     tag: str = Field("tail.*", description="The tag of the rows; `*` is the file's name without its ending.")
