@@ -4,7 +4,7 @@
 
 `event_of` reads one message of a kernel's stream (who may write elsewhere could else make up such events). The words say what an operator
 of rented machines can do about it. Source of the numbers: NVIDIA's "Xid Errors".
-Not here: where messages come from.
+Not here: where messages come from; the same numbers from NVML (`receivers/gpu_metrics.py`), which makes the same events of them.
 """
 
 from __future__ import annotations
@@ -98,6 +98,11 @@ FACTS: dict[int, XidFacts] = {
 _UNKNOWN = XidFacts("an error that this version has no words for", "look the number up in NVIDIA's list of Xid errors; " + _RESET)
 
 
+def facts_of(number: int) -> XidFacts:
+    """Return what a number means, and what helps."""
+    return FACTS.get(number, _UNKNOWN)
+
+
 def event_of(message: str) -> dict[str, Any] | None:
     """Return what makes a kernel's message an error event: fields to be put over those of its record. None: it is no Xid.
 
@@ -108,7 +113,7 @@ def event_of(message: str) -> dict[str, Any] | None:
     if found is None:
         return None
     address, instance, number, detail = found[1], found[2], int(found[3]), found[4] or ""
-    facts = FACTS.get(number, _UNKNOWN)
+    facts = facts_of(number)
     event: dict[str, Any] = {
         "level": "error",
         "event_type": EVENT_TYPE,
