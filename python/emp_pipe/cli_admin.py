@@ -18,7 +18,7 @@ from emp_pipe import control, data_dir
 from emp_pipe.clock import SystemClock
 from emp_pipe.component import Context
 from emp_pipe.config import PipelineConfig
-from emp_pipe.errors import EmpPipeError, ErrorKind, LogError
+from emp_pipe.errors import FACTS, EmpPipeError, ErrorKind, LogError
 from emp_pipe.log.protocol import Log
 from emp_pipe.registry import Kind, find
 from emp_pipe.self_metrics import Metrics
@@ -192,7 +192,7 @@ async def _with_log(config: PipelineConfig, work: Callable[[Log], AsyncIterator[
         async for answer in work(log):
             yield answer
     except LogError as error:
-        if error.kind is not ErrorKind.LOG_STALE:
+        if error.kind is not ErrorKind.LOG_STALE or error.advice != FACTS[error.kind].advice:
             raise
         raise LogError(error.kind, place=error.place, detail=error.detail, advice="run this command where that one runs") from None
     finally:

@@ -14,11 +14,12 @@ from redis.asyncio import Redis, RedisCluster
 
 from emp_pipe.buffers.memory import MemoryConfig, MemoryLog
 from emp_pipe.buffers.redis import RedisConfig, RedisLog
+from emp_pipe.buffers.redis_placement import shard_of_offset
 from emp_pipe.buffers.sqlite import SqliteConfig, SqliteLog
 from emp_pipe.component import Context
 from emp_pipe.log.protocol import Append, Delivery, GroupSpec, Log, Topic
 from emp_pipe.self_metrics import Metrics
-from tests.support.blocks import block
+from tests.support.blocks import block, numbers_in
 from tests.support.manual_clock import ManualClock
 from tests.support.redis_cluster import RedisCluster as Servers
 from tests.support.redis_server import RedisServer, needs_redis
@@ -86,7 +87,14 @@ class OpenLog:
         """Wait for something to read, and read it."""
         async with asyncio.timeout(DEADLINE_S):
             await self.log.wait_readable(group)
-            return await self.log.read(group, max_bytes)
+            deliveries = await self.log.read(group, max_bytes)
+        if self.shards == 1:
+            return deliveries
+        # each shard in its order; between two of them there is none, so tests are given them by their numbers
+        for shard in {shard_of_offset(delivery.offset) for delivery in deliveries}:
+            offsets = [delivery.offset for delivery in deliveries if shard_of_offset(delivery.offset) == shard]
+            assert offsets == sorted(offsets), f"shard {shard}: out of order"
+        return sorted(deliveries, key=lambda delivery: numbers_in(delivery.block) if delivery.block.signal == "logs" else [])
 
     async def damage(self, topic: Topic, offsets: Sequence[int]) -> None:
         """Make blocks of a closed log unreadable: their headers are cut short."""
@@ -168,7 +176,9 @@ def redis_cluster_url() -> Iterator[str]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "opened" in metafunc.fixturenames:
         # what derives knows nothing of a cluster: there the log's own promises are enough
-        on_redis = ("redis", "redis@cluster") if metafunc.module.__name__.rpartition(".")[2].startswith("test_log") else ("redis",)
+        on_redis = (
+            ("redis", "redis-4", "redis@cluster") if metafunc.module.__name__.rpartition(".")[2].startswith("test_log") else ("redis",)
+        )
         kinds = ["sqlite", "memory", *(pytest.param(kind, marks=needs_redis) for kind in on_redis)]
         kinds = getattr(metafunc.module, "KINDS", kinds)
         metafunc.parametrize("opened", kinds, indirect=True)

@@ -70,6 +70,35 @@ def test_readyz_and_metrics_say_which_shards_a_replica_reads_and_sigterm_gives_t
         until(lambda: shards_of(second) == [0, 1, 2, 3], "all shards with the one that is left")
 
 
+@pytest.mark.parametrize("command", ["reset", "drop"])
+def test_who_does_not_read_all_shards_is_told_what_to_do_before_anything_is_changed(
+    tmp_path: Path, server: RedisServer, command: str
+) -> None:
+    never = 'otlp_http: {endpoint: "http://127.0.0.1:9", retry_max_s: 1}'
+    newer, older = central(tmp_path / "1", server, exporters=f"{{file: , {never}}}"), central(tmp_path / "2", server)
+    with ExitStack() as stack:
+        one = stack.enter_context(running(*newer.arguments, "--set", "machine_id=gpu-1"))
+        stack.enter_context(running(*older.arguments, "--set", "machine_id=gpu-2"))
+        until(lambda: len(shards_of(newer)) == len(shards_of(older)) == 2, "an even share")
+        for start in range(0, 200, 20):
+            send(newer.port, 20, start=start)
+        until(lambda: older.groups()["otlp_http"]["held_records"] == 200, "held in all shards")
+        refused = run("groups", command, "otlp_http", "--config", str(older.file), "--data-dir", str(older.data_dir))
+        assert refused.returncode == 1
+        assert "2 of 4 shards of the buffer are read by emp-pipe on gpu-1: the group was not changed" in refused.stderr
+        assert "stop all emp-pipes of this buffer but one, and run this command where that one runs" in refused.stderr
+        nowhere = run("groups", command, "otlp_http", "--config", str(older.file), "--data-dir", str(tmp_path / "3"))
+        assert nowhere.returncode == 1
+        assert "read by the emp-pipes on gpu-1, gpu-2: the group was not changed" in nowhere.stderr
+        assert older.groups()["otlp_http"]["held_records"] == 200, "it changed a part"
+        one.signal(signal.SIGTERM)
+        assert one.wait() == 0
+        until(lambda: shards_of(older) == [0, 1, 2, 3], "all shards with the one that is left")
+        done = run("groups", command, "otlp_http", "--config", str(older.file), "--data-dir", str(older.data_dir))
+        assert done.returncode == 0, done.stderr
+        until(lambda: older.groups().get("otlp_http", {"held_records": 0})["held_records"] == 0, "what advice said, done")
+
+
 def test_a_group_that_only_one_of_two_versions_names_is_kept(tmp_path: Path, server: RedisServer) -> None:
     never = 'otlp_http: {endpoint: "http://127.0.0.1:9", retry_max_s: 1}'
     newer, older = central(tmp_path / "1", server, exporters=f"{{file: , {never}}}"), central(tmp_path / "2", server)

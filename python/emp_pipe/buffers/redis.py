@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from emp_pipe.buffers.redis_client import connect
+from emp_pipe.buffers.redis_effects import tell_of_groups
 from emp_pipe.buffers.redis_link import end_tasks
 from emp_pipe.buffers.redis_placement import ShardPart, by_shard, plan, shard_of_name, shard_of_offset
 from emp_pipe.buffers.redis_process import name_of_this
@@ -25,6 +26,7 @@ from emp_pipe.buffers.redis_spool import SpooledLog
 from emp_pipe.buffers.redis_watch import ServerWatch
 from emp_pipe.buffers.redis_whole import Whole, group_books_of, receiver_books_of, usage_of, wait_counted
 from emp_pipe.component import Context
+from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.protocol import (
     Append,
     Appended,
@@ -158,8 +160,7 @@ class RedisLog:
 
     async def set_groups(self, groups: Sequence[GroupSpec]) -> None:
         await self.share.name(groups)
-        for shard in self.shards:
-            await shard.set_groups(groups)
+        tell_of_groups([report for shard in self.shards for report in await shard.name_groups(groups)], groups)
 
     async def leave(self, deadline_monotonic_s: float) -> None:
         """Where other replicas live: let them have all shards, as soon as what is being sent has ended."""
@@ -188,6 +189,7 @@ class RedisLog:
         if len(self.shards) == 1:
             return await self.shard.append(append)
         for shard in self.shards:
+            shard.check_open()
             shard.check_admitting()
         planned = await plan(append, len(self.shards))
         offsets = [-1] * len(append.blocks)
@@ -198,7 +200,7 @@ class RedisLog:
     async def _append_parts(self, append: Append, parts: Mapping[int, ShardPart], offsets: list[int]) -> None:
         """Append to several shards at once; return when all have answered. Raises the first LogError."""
         answers = await asyncio.gather(
-            *(self.shards[number].append(part.append(append), part.once) for number, part in parts.items()), return_exceptions=True
+            *(self.shards[number].append_admitted(part.append(append), part.once) for number, part in parts.items()), return_exceptions=True
         )
         for part, answer in zip(parts.values(), answers, strict=True):
             if isinstance(answer, BaseException):
@@ -224,6 +226,7 @@ class RedisLog:
         """Return blocks of the shards that are ours: each in its order, each in its turn."""
         if len(self.shards) == 1:
             return await self.shard.read(group, max_bytes, owner)
+        self.shard.check_open()
         deliveries: list[Delivery] = []
         left = max_bytes
         turn = self._turns[group] = (self._turns.get(group, -1) + 1) % len(self.shards)
@@ -289,6 +292,8 @@ class RedisLog:
         numbers = sorted({*acked, *rejected}) or [0]
         if len(numbers) > 1 and (outputs or state_puts or state_deletes):
             raise ValueError("what is derived of several shards cannot be one commit: derive from `parts`")
+        if outputs and not acks and not rejections and not all([shard.has_space for shard in self.shards]):
+            raise LogError(ErrorKind.LOG_FULL, place=self.id, detail="the reserve is kept for commits that also ack")
         commits = (
             self.shards[number].commit(
                 group,
@@ -319,10 +324,12 @@ class RedisLog:
         return found
 
     async def reset_group(self, group: str, start: Literal["oldest", "newest"]) -> None:
+        await self.share.refuse_unless_all_are_ours(group)
         for shard in self.shards:
             await shard.reset_group(group, start)
 
     async def drop_group(self, group: str) -> None:
+        await self.share.refuse_unless_all_are_ours(group)
         for shard in self.shards:
             await shard.drop_group(group)
 

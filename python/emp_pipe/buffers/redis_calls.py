@@ -6,7 +6,7 @@ how they get there (`redis_queue.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,13 +37,13 @@ class DeadLimits:
 class Calls:
     """Builds calls for one shard as its view is at that moment."""
 
-    def __init__(self, keys: Keys, view: View, dead_limits: DeadLimits) -> None:
+    def __init__(self, keys: Keys, view: View, dead_limits: Callable[[], DeadLimits]) -> None:
         self.keys = keys
         self.view = view
         self.dead_limits = dead_limits
 
     def _common(self, now: int, **arguments: Any) -> dict[str, Any]:
-        return {"now": str(now), "version": self.view.groups_version, **self.dead_limits.arguments(now), **arguments}
+        return {"now": str(now), "version": self.view.groups_version, **self.dead_limits().arguments(now), **arguments}
 
     def _all_keys(self) -> list[str]:
         return [*self.keys.streams, *self.keys.of_groups(self.view.specs)]

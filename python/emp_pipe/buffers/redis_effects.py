@@ -164,7 +164,7 @@ def tell_of_groups(replies: Sequence[Sequence[Any]], wanted: Sequence[GroupSpec]
     for (group, topic), (blocks, records) in given_up.items():
         why = "no longer reads it" if group.decode() in names else "is not in the configuration"
         _log.warning("%s: group %s %s: %d held blocks (%d records) are given up", topic.decode(), group.decode(), why, blocks, records)
-    for group in (group for reply in replies for group in reply[3]):
+    for group in dict.fromkeys(group for reply in replies for group in reply[3]):
         _log.warning("group %s was retired: the configuration does not name it; should it return, it begins anew", group.decode())
 
 

@@ -61,7 +61,7 @@ class ShardLife(ABC):
         self.view = View()
         self.keys = Keys(config.prefix, number, owner)
         self.link = Link(client, self.keys, self.view, owner, self.place, config.waits)
-        self.calls = Calls(self.keys, self.view, DeadLimits(whole.share(config.dead_max_bytes), config.dead_max_age_s))
+        self.calls = Calls(self.keys, self.view, lambda: DeadLimits(whole.dead_bytes(number, config.dead_max_bytes), config.dead_max_age_s))
         self.reader = Reader(self.link, self.calls)
         self.lease = Lease(self.link, config.lease_s)
         self.ledger = Ledger(max_bytes=config.max_bytes, reserve_share=0.15, dead_max_bytes=config.dead_max_bytes)

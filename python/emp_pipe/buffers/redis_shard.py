@@ -64,7 +64,7 @@ class RedisShard(ShardLife):
         self.ledger.queued_bytes = self.queue.queued_bytes
         return future
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
         if self.closing:
             raise LogError(ErrorKind.LOG_CLOSED, place=self.id)
 
@@ -73,9 +73,14 @@ class RedisShard(ShardLife):
             kind = ErrorKind.LOG_IO if self.queue.trouble is not None else ErrorKind.LOG_FULL
             raise LogError(kind, place=self.id, detail=self.ledger.reason)
 
-    async def append(self, append: Append, once: Mapping[str, ChunkKey] | None = None) -> Appended:
-        self._check_open()
+    async def append(self, append: Append) -> Appended:
+        self.check_open()
         self.check_admitting()
+        return await self.append_admitted(append)
+
+    async def append_admitted(self, append: Append, once: Mapping[str, ChunkKey] | None = None) -> Appended:
+        """Append what the log has admitted: where it goes to several shards, that is decided once and for all of it."""
+        self.check_open()
         now = self.clock.unix_nano()
         written: list[Block] = []
 
@@ -104,7 +109,7 @@ class RedisShard(ShardLife):
         state_ttl_s: float | None = None,
         state_deletes: Sequence[str] = (),
     ) -> None:
-        self._check_open()
+        self.check_open()
         derives = bool(outputs or state_puts or state_deletes)
         endings = self.ledger.endings(group, acks, rejections, skipped_records or {}, derives=derives)
         if not endings and not derives:
@@ -140,7 +145,11 @@ class RedisShard(ShardLife):
             raise _not_this_memory(group)
 
     async def set_groups(self, groups: Sequence[GroupSpec]) -> None:
-        self._check_open()
+        tell_of_groups(await self.name_groups(groups), groups)
+
+    async def name_groups(self, groups: Sequence[GroupSpec]) -> list[Any]:
+        """Do what `set_groups` does and return what is to be said of it: a log of several shards says it once."""
+        self.check_open()
         wanted = self.wanted = list(groups)
         self._named = True  # by an operation that waits for its turn: named beside it, the numbers before that one would be old
         now = self.clock.unix_nano()
@@ -153,11 +162,11 @@ class RedisShard(ShardLife):
 
         while await self._submit(Operation(lambda: self.calls.groups(wanted, now, self.config.retire_after_s), take)):
             pass  # a slice at a time
-        tell_of_groups(reports, wanted)
         await self.look(whole=True)
+        return reports
 
     async def reset_group(self, group: str, start: Literal["oldest", "newest"]) -> None:
-        self._check_open()
+        self.check_open()
         ledger = self.ledger.groups[group]
         now = self.clock.unix_nano()
         up_to = ""
@@ -181,7 +190,7 @@ class RedisShard(ShardLife):
             self.reading.behind(group)
 
     async def drop_group(self, group: str) -> None:
-        self._check_open()
+        self.check_open()
         if group not in self.ledger.groups:
             raise ValueError(f"the log has no group {group!r}")
         now = self.clock.unix_nano()
@@ -207,13 +216,13 @@ class RedisShard(ShardLife):
         return revived
 
     async def dead_letters(self, limit: int = 100, after_id: int = 0, which: DeadFilter | None = None) -> list[tuple[int, DeadLetter]]:
-        self._check_open()
+        self.check_open()
         return await self.reader.dead_letters(limit, after_id, which or DeadFilter())
 
     # reading
 
     async def read(self, group: str, max_bytes: int, owner: str = "") -> list[Delivery]:
-        self._check_open()
+        self.check_open()
         if not self.owned.is_set() or self.yielding or not await self.is_certain():
             return []
         return await self.reading.read(group, max_bytes)
@@ -253,7 +262,7 @@ class RedisShard(ShardLife):
         return await self.reader.seen(chunks, self.clock.unix_nano())
 
     async def held_by(self, group: str, offsets: Sequence[int]) -> set[int]:
-        self._check_open()
+        self.check_open()
         return await self.reader.held(group, offsets)
 
     async def state_get(self, group: str, key: str) -> bytes | None:
@@ -266,9 +275,9 @@ class RedisShard(ShardLife):
 
     async def _begin_state(self, group: str) -> None:
         """State is the owner's: before the shard is ours another process may be changing it."""
-        self._check_open()
+        self.check_open()
         await self.owned.wait()
-        self._check_open()
+        self.check_open()
         self.state_read_under[group] = self.view.epoch
 
     async def checkpoint_get(self, name: str) -> bytes | None:

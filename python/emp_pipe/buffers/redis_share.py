@@ -21,7 +21,7 @@ from emp_pipe.buffers.redis_link import Call, end_tasks
 from emp_pipe.buffers.redis_process import is_dead
 from emp_pipe.buffers.redis_shard import RedisShard
 from emp_pipe.buffers.redis_snapshot import pairs
-from emp_pipe.errors import LogError
+from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.protocol import GroupSpec
 from emp_pipe.logs import RateLimitedLogger, get_logger
 
@@ -109,6 +109,28 @@ class Share:
             return  # the shard is begun anew by its own task
         found = [one for owner, text in pairs(reply[2]) if (one := _parse(owner, text)).owner == self.owner or not is_dead(one.owner)]
         self.replicas = sorted(found, key=lambda one: (one.since_ms, one.owner))
+
+    async def refuse_unless_all_are_ours(self, group: str) -> None:
+        """What changes a group in all shards is for who reads them all. Raises LogError before anything is changed, with who else does.
+
+        A shard that nobody living reads is waited for until its lease has ended."""
+        live = {one.owner: one.machine for one in self.replicas if one.owner != self.owner}
+        shards = self._shards()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._lease_s + 2 * _EVERY_S):
+                for shard in shards:
+                    if shard.holder not in live:
+                        await shard.owned.wait()
+        others = [shard for shard in shards if not shard.owned.is_set()]
+        if not others:
+            return
+        machines = sorted({live.get(shard.holder) or "?" for shard in others})
+        where = f"emp-pipe on {machines[0]}" if len(machines) == 1 else f"the emp-pipes on {', '.join(machines)}"
+        advice = "run this command where that one runs, or stop it first"
+        if len(shards) > 1:
+            advice = "stop all emp-pipes of this buffer but one, and run this command where that one runs"
+        detail = f"{len(others)} of {len(shards)} shards of the buffer are read by {where}: the group was not changed"
+        raise LogError(ErrorKind.LOG_STALE, place=group, detail=detail, advice=advice)
 
     def settle(self) -> None:
         """Let go of what is too much, ask for what is missing."""

@@ -59,6 +59,11 @@ class Whole:
         quota = group.spec.quota_bytes
         return max(self.share(quota), quota - group.elsewhere_bytes) if self.count > 1 else quota
 
+    def dead_bytes(self, number: int, limit_bytes: int) -> int:
+        """Return what dead letters may take in a shard before the oldest there go: its share, or what the other shards leave it."""
+        elsewhere_bytes = sum(ledger.dead_bytes for place, ledger in self._ledgers.items() if place != number)
+        return max(self.share(limit_bytes), limit_bytes - elsewhere_bytes)
+
 
 # sums
 
