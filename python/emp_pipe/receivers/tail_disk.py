@@ -16,7 +16,7 @@ from emp_pipe.receivers.tail_position import HEAD_BYTES, FileId, Position
 _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _SNIFF_BYTES = 4096
 _LEAST_HEAD_BYTES = 16
-_MOST_OF_NO_TEXT = 0.1
+_MOST_OF_NO_TEXT = 0.05
 _CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\n\v\f\r\b\x1b\0")
 
 
@@ -140,11 +140,18 @@ def holds(opened: Readable, position: Position) -> bool:
         return False
 
 
+def begins_as(opened: Readable, position: Position) -> bool:
+    """Return whether a file begins as the one of a position, as far as either goes."""
+    head = opened.read(position.head.size, 0)
+    if len(head) < _LEAST_HEAD_BYTES:
+        return False
+    return position.head.fits(head) or (bool(position.head_bytes) and position.head_bytes.startswith(head))
+
+
 def prefix_bytes(opened: Readable, position: Position) -> int:
     """Return the size of a file that begins as the one of a position and ends before it: a copy that was made earlier. 0: it is none."""
-    head = position.head
     try:
-        if head.size < _LEAST_HEAD_BYTES or not head.fits(opened.read(head.size, 0)):
+        if not begins_as(opened, position):
             return 0
         size_bytes = opened.stat().st_size
         if opened.packed:

@@ -91,7 +91,7 @@ class TailedFile:
 
     def position(self) -> Position:
         """Return where to go on when all rows that were taken are durable."""
-        return Position(self.file, self._offset, self._parts, self._head_print, self._offset_tail, self.modified_unix_nano)
+        return Position(self.file, self._offset, self._parts, self._head_print, self._offset_tail, self.modified_unix_nano, self._head)
 
     def begin(self, opened: Readable, position: Position | None = None) -> None:
         """Read `opened` from now on, from its beginning or from a position that it holds."""

@@ -12,7 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from emp_pipe.receivers.tail_disk import NoFile, PackedFile, PlainFile, holds, last_line_start, open_file
+from emp_pipe.receivers.tail_disk import NoFile, PackedFile, PlainFile, begins_as, holds, last_line_start, open_file
 from emp_pipe.receivers.tail_file import TailedFile
 from emp_pipe.receivers.tail_position import FileId, Position, encode
 from emp_pipe.receivers.tail_report import Report
@@ -47,8 +47,7 @@ class Paths:
         self.unflushed: set[TailedFile] = set()
         self._copies: dict[str, float] = {}
         self.dirty: dict[str, None] = {}
-        self._found: dict[str, os.stat_result] = {}
-        self._found_at_s = float("-inf")
+        self._found: dict[str, os.stat_result] | None = None
         self.is_missing_some = False
         self.looked_at_s = float("-inf")
         self.next_look_s = 0.0
@@ -68,10 +67,15 @@ class Paths:
             if path not in self.live and FileId.of(known) not in self._by_file:
                 self._begin(path, at_end=is_first and self._config.from_ == "end")
 
+    def begin_round(self, now_s: float) -> None:
+        """What was seen before may not be so any more."""
+        self.now_s = now_s
+        self._found = None
+
     def _files(self) -> dict[str, os.stat_result]:
         """Return the files that there are in this round."""
-        if self._found_at_s != self.now_s:
-            self._found, self._found_at_s = self._patterns.files(self._report.refused), self.now_s
+        if self._found is None:
+            self._found = self._patterns.files(self._report.refused)
         return self._found
 
     def close(self) -> None:
@@ -203,13 +207,12 @@ class Paths:
         for other in self.live.values():
             if other.directory != directory or not name.startswith(other.stem) or not is_rotated_name(name, os.path.basename(other.path)):
                 continue
-            head = other.position().head
             opened = self._try_open(path)
             if opened is None:
                 return True
             try:
                 size_bytes = opened.stat().st_size
-                begins_alike = size_bytes == 0 or (head.size >= 16 and head.fits(opened.read(head.size, 0)))
+                begins_alike = size_bytes == 0 or begins_as(opened, other.position())
             finally:
                 opened.close()
             if begins_alike and self.now_s - self._copies.setdefault(path, self.now_s) < _COPY_S:

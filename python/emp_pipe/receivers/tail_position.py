@@ -58,6 +58,8 @@ class Position:
     head: Print = NO_PRINT
     tail: Print = NO_PRINT
     modified_unix_nano: int = 0
+    head_bytes: bytes = b""
+    """What `head` is the fingerprint of, while it is known: a shorter copy is known by it."""
 
 
 def encode(positions: Sequence[Position]) -> bytes:

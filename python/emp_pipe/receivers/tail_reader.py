@@ -85,7 +85,7 @@ class Reader:
 
     def round(self, now_s: float, now_unix_nano: int) -> Round:
         """Do what is due."""
-        self._paths.now_s = now_s
+        self._paths.begin_round(now_s)
         changes = self._watcher.look(now_s)
         if changes.names:
             self._paths.next_look_s = min(self._paths.next_look_s, max(now_s, self._paths.looked_at_s + LEAST_BETWEEN_LOOKS_S))
