@@ -151,13 +151,15 @@ class Processes:
         return found
 
     def identify(self, stats: Mapping[int, ProcessStat]) -> dict[int, Identity]:
-        """Return who the processes of a scan are; of those seen before, from memory. Kernel threads are left out."""
+        """Return who the processes of a scan are; of those seen before, from memory.
+
+        What has no memory is nobody: threads of the kernel, and what has ended and was not waited for."""
         known, kept = self._identities, {}
         identities: dict[int, Identity] = {}
         for pid, stat in stats.items():
             parent = stats.get(stat.parent_pid)
             parent_command = parent.command if parent is not None else ""
-            if stat.virtual_bytes == 0 and stat.state != "defunct":
+            if stat.virtual_bytes == 0:
                 continue
             key = (pid, stat.start_ticks, stat.command, parent_command)  # the command: `exec` changes who a process is
             identity = known.get(key)

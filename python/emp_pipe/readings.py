@@ -33,12 +33,15 @@ Scalar = str | bool | int | float
 Attributes = Mapping[str, Scalar]
 _Frozen = tuple[tuple[str, Scalar], ...]
 _NOTHING: Attributes = {}
+NO_CHECKPOINTS: Mapping[str, bytes] = {}
 _CUMULATIVE = 2
 _MOST_TEXT = 1024
 """What a name out of /proc or a driver may be long, in characters; the rest is cut off."""
 _REMEMBERED_READINGS = 20
 """A stream that was absent from so many readings is forgotten, and begins anew when it is back."""
 _OFFER_AGAIN_S = 1.0
+_WAVERS_NS = 5_000_000_000
+"""A start that is made of an age in whole seconds is another one each time, by this much at most."""
 
 
 class ReadingConfig(ComponentConfig):
@@ -97,7 +100,7 @@ class Readings:
         self._put(Point("counter", name, unit, value, _frozen(attributes), _frozen(resource), since_unix_nano))
 
     def _put(self, point: Point) -> None:
-        if math.isfinite(point.value):
+        if isinstance(point.value, int) or math.isfinite(point.value):
             self.points.append(point)
 
     def take(self, other: Readings) -> None:
@@ -196,7 +199,7 @@ class Counters:
             known = self._streams.get(key)
             if point.kind == "up_down_counter":
                 since = known[1] if known is not None else told
-            elif known is None or told > known[2]:
+            elif known is None or told > known[2] + _WAVERS_NS:
                 since = told
             elif point.value < known[0]:
                 since = self._last_unix_nano
@@ -230,6 +233,8 @@ class ReadingReceiver:
         self.said = RateLimitedLogger(self.log, interval_s=600.0)
         self.calls = HangingCalls(id, context.clock, context.metrics)
         self.counters = Counters()
+        self.intake: Intake | None = None
+        """Where it hands over, from `begin` on: checkpoints are asked for there."""
         self._context = context
         self._normalizer = context.normalizer
         self._stopping = asyncio.Event()
@@ -252,7 +257,7 @@ class ReadingReceiver:
     async def end(self) -> None:
         """Let go of what `begin` took. What may hang goes by `self.calls`."""
 
-    async def read(self) -> Sequence[Batch]:
+    async def read(self) -> Sequence[Batch | Arrival]:
         """Return what one reading brought. The default: everything that `readers` lists, at the same time."""
         readings = self.readings()
         readers = await self.readers()
@@ -281,6 +286,10 @@ class ReadingReceiver:
         self.counters.settle(readings)
         return readings.to_batch(self._normalizer, self.scope, self.resource)
 
+    def arrival(self, batch: Batch, checkpoints: Mapping[str, bytes] = NO_CHECKPOINTS) -> Arrival:
+        """Return a batch as it is handed over; checkpoints become durable with it, or not at all."""
+        return Arrival(receiver=self.id, batch=batch, received=batch.record_count, checkpoints=checkpoints)
+
     async def _read_one(self, reader: Reader, now_unix_nano: int) -> Readings | None:
         """Return what a reader found until it ended or failed; None where it hangs."""
         found = Readings(now_unix_nano)
@@ -302,6 +311,7 @@ class ReadingReceiver:
     async def run(self, intake: Intake, started: asyncio.Event) -> None:
         """Read until `stop`. Raises ConfigError where it can never read."""
         self._is_running = True
+        self.intake = intake
         try:
             await self.begin()
             started.set()
@@ -332,8 +342,8 @@ class ReadingReceiver:
                 self._failed.inc()
                 self.said.exception("reading", "the reading failed and is left out")
                 batches = ()
-            for batch in batches:
-                await self.keep(intake, Arrival(receiver=self.id, batch=batch, received=batch.record_count))
+            for each in batches:
+                await self.keep(intake, each if isinstance(each, Arrival) else self.arrival(each))
             now_s = clock.monotonic_s()
             due_s = max(due_s + self.config.interval_s, now_s)  # what took too long is not made up for
             await clock.sleep(due_s - now_s)

@@ -78,6 +78,7 @@ class Kept:
 
     arrivals: list[Arrival] = field(default_factory=list)
     refuse: list[Exception] = field(default_factory=list)
+    refuse_asking: list[Exception] = field(default_factory=list)
     open: asyncio.Event = field(default_factory=asyncio.Event)
     offered: int = 0
 
@@ -103,6 +104,12 @@ class Kept:
     async def wait_admitting(self) -> None:
         await self.open.wait()
 
+    async def checkpoint_get(self, name: str) -> bytes | None:
+        if self.refuse_asking:
+            raise self.refuse_asking.pop(0)
+        found = [arrival.checkpoints[name] for arrival in self.arrivals if name in arrival.checkpoints]
+        return found[-1] if found else None
+
     async def wait_for(self, count: int, signal: str = "metrics") -> list[Any]:
         """Return the first `count` batches of a signal."""
         async with asyncio.timeout(PATIENCE_S):
@@ -110,6 +117,30 @@ class Kept:
                 batches = [each.batch for each in self.arrivals if each.batch is not None and each.batch.signal == signal]
                 if len(batches) >= count:
                     return batches[:count]
+                self._changed.clear()
+                await self._changed.wait()
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return all log records so far."""
+        batches = [each.batch for each in self.arrivals if each.batch is not None and each.batch.signal == "logs"]
+        return [json.loads(line) for batch in batches for line in batch.to_json_lines().splitlines()]
+
+    async def wait_for_record(self, **fields: Any) -> dict[str, Any]:
+        """Return the first record that has these fields."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                for record in self.records():
+                    if fields.items() <= record.items():
+                        return record
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def wait_for_point(self, name: str, **attributes: Any) -> Point:
+        """Return the first point of a name that has these attributes."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                if found := of_name(self.points(), name, **attributes):
+                    return found[0]
                 self._changed.clear()
                 await self._changed.wait()
 

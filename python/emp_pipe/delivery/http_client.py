@@ -44,13 +44,13 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a POST goes, and all of its head that is the same each time."""
+    """Where a request goes, and all of its head that is the same each time."""
 
     origin: Origin
     start: bytes
 
     @classmethod
-    def of(cls, address: str, headers: Mapping[str, str], place: str) -> Target:
+    def of(cls, address: str, headers: Mapping[str, str], place: str, *, method: str = "POST") -> Target:
         """Of a checked address (`http_address`). Raises ConfigError for a header that is none, or says where the body ends."""
         for name, value in headers.items():
             if not _HEADER_NAME.fullmatch(name) or not value.isprintable() or not value.isascii() or name.lower() in _FRAMING:
@@ -62,7 +62,7 @@ class Target:
         shown = f"[{host.partition('%')[0]}]" if ":" in host else host
         path = quote(parts.path or "/", safe=_PATH_CHARACTERS)
         query = f"?{quote(parts.query, safe=_PATH_CHARACTERS + '?')}" if parts.query else ""
-        lines = [f"POST {path}{query} HTTP/1.1", f"Host: {shown if port == usual_port else f'{shown}:{port}'}"]
+        lines = [f"{method} {path}{query} HTTP/1.1", f"Host: {shown if port == usual_port else f'{shown}:{port}'}"]
         if "user-agent" not in {name.lower() for name in headers}:
             lines.append(f"User-Agent: emp-pipe/{__version__}")
         lines += [f"{name}: {value}" for name, value in headers.items()]
