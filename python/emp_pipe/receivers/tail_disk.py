@@ -17,6 +17,8 @@ _FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _SNIFF_BYTES = 4096
 _LEAST_HEAD_BYTES = 16
 _MOST_OF_NO_TEXT = 0.05
+_MOST_CONTROLS = 8
+"""So few are no sign of anything, however short a file is."""
 _CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\n\v\f\r\b\x1b\0")
 
 
@@ -189,4 +191,4 @@ def no_text(data: bytes) -> str:
     if max(nul_even, nul_odd) > 0.3 * len(data) / 2 and min(nul_even, nul_odd) < 0.05 * len(data) / 2:
         return "utf16"
     controls = len(data) - len(data.translate(None, _CONTROLS)) + nul_even + nul_odd
-    return "binary" if controls > _MOST_OF_NO_TEXT * len(data) else ""
+    return "binary" if controls > max(_MOST_OF_NO_TEXT * len(data), _MOST_CONTROLS) else ""
