@@ -219,7 +219,7 @@ def _comfyui_port(arguments: list[str], line: str, folder: str | None) -> int | 
     if not arguments or not arguments[0].rpartition("/")[2].lower().startswith("python"):
         return None
     script = next((word for word in arguments[1:] if word.endswith("main.py")), None)
-    if script is None or "comfyui" not in f"{folder or ''}/{script}/{arguments[0]}".lower():
+    if script is None or not any(part.startswith("comfyui") for part in os.path.join(folder or "", script).lower().split("/")):
         return None
     found = _PORT.search(line)
     port = int(found[1]) if found else _COMFYUI_PORT
