@@ -33,7 +33,20 @@ class Kind(StrEnum):
 
 
 BUILT_IN: dict[Kind, tuple[str, ...]] = {
-    Kind.RECEIVERS: ("forward", "otlp_grpc", "otlp_http", "http_json", "tail", "journald", "kmsg", "host_metrics", "gpu_metrics", "checks"),
+    Kind.RECEIVERS: (
+        "forward",
+        "otlp_grpc",
+        "otlp_http",
+        "http_json",
+        "tail",
+        "journald",
+        "kmsg",
+        "docker",
+        "kubernetes",
+        "host_metrics",
+        "gpu_metrics",
+        "checks",
+    ),
     Kind.PROCESSORS: ("enrich", "redact", "sample", "tail_sample", "red_metrics", "aggregate"),
     Kind.BUFFERS: ("sqlite", "redis", "memory"),
     Kind.EXPORTERS: ("otlp_http", "otlp_grpc", "forward", "file", "stdout", "noop", "error"),

@@ -189,16 +189,21 @@ class TailReceiver:
                 self._log.warning(str(error.kind), "reading waits: %s", error)
                 await self._first_of(self._context.clock.sleep(_AGAIN_S))
 
-    def _make_parser(self, path: str, parts: int) -> LineParser:
-        from emp_pipe._core import LineParser
-
-        assert self._normalizer is not None
+    def resource_of(self, path: str) -> dict[str, str]:
+        """Return the resource attributes that a file's path says; called in the reading thread when its first bytes are read."""
         name = os.path.basename(path)
         resource = {"file.name": name, "file.path": path}
         for key, pattern in self._from_name.items():
             if (found := pattern.search(name)) is not None and (value := found.group(1 if pattern.groups else 0)):
                 resource[key] = value
-        resource.update(self.config.attributes)
+        return resource
+
+    def _make_parser(self, path: str, parts: int) -> LineParser:
+        from emp_pipe._core import LineParser
+
+        assert self._normalizer is not None
+        name = os.path.basename(path)
+        resource = {**self.resource_of(path), **self.config.attributes}
         tag = self.config.tag.replace("*", name.rpartition(".")[0] or name)
         return LineParser(
             self._normalizer,
