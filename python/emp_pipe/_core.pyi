@@ -328,6 +328,14 @@ class Batch:
     def without_attributes(self, keys: Sequence[str]) -> Batch:
         """A copy without attributes of these keys, on rows (of metrics: not on points) and on resources."""
         ...
+    def rows_with(self, needle: bytes) -> list[int]:
+        """The rows that hold these bytes, ascending."""
+        ...
+    def marked(
+        self, marks: Sequence[tuple[int, Mapping[str, str | int | float | bool]]], *, severity_number: int, severity_text: str
+    ) -> Batch:
+        """A copy in which some rows (by number) have another level, and attributes put over their own."""
+        ...
     def to_block(self, codec: _Codec, *, topic: str, block_id: str) -> Block: ...
     def to_json_lines(self) -> bytes:
         """The fleet's standardised JSON for logs, OTLP JSON lines for traces and metrics; one line a row."""

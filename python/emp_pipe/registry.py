@@ -43,6 +43,7 @@ BUILT_IN: dict[Kind, tuple[str, ...]] = {
         "kmsg",
         "docker",
         "kubernetes",
+        "system_logs",
         "host_metrics",
         "gpu_metrics",
         "checks",

@@ -2,15 +2,19 @@
 
     NVRM: Xid (PCI:0000:65:00): 79, pid=1234, name=python3, GPU has fallen off the bus.
 
-`event_of` reads one message of a kernel's stream (who may write elsewhere could else make up such events). The words say what an operator
-of rented machines can do about it. Source of the numbers: NVIDIA's "Xid Errors".
+`event_of` reads one message of a kernel's stream (who may write elsewhere could else make up such events), `marked` a batch of its rows.
+The words say what an operator of rented machines can do about it. Source of the numbers: NVIDIA's "Xid Errors".
 Not here: where messages come from; the same numbers from NVML (`receivers/gpu_metrics.py`), which makes the same events of them.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from emp_pipe._core import Batch
 
 EVENT_TYPE = "error_xid"
 _MARK = "NVRM: Xid ("
@@ -22,6 +26,8 @@ _MESSAGE = re.compile(
 _PID = re.compile(r"\bpid='?(\d{1,10})")
 _NAME = re.compile(r"\bname=([^,\n]{1,128})")
 _MOST_DETAIL = 512
+_ERROR = 17
+"""OTLP's severity number."""
 
 
 class XidFacts(NamedTuple):
@@ -130,3 +136,14 @@ def event_of(message: str) -> dict[str, Any] | None:
     if name and not name[1].startswith(("<", "'<")):
         event["process.executable.name"] = name[1].strip()
     return event
+
+
+def marked(batch: Batch) -> Batch:
+    """Return rows of a kernel's stream with their Xid messages made error events; the very batch that was given where there is none."""
+    marks = []
+    for row in batch.rows_with(_MARK.encode()):
+        said = json.loads(batch.slice(row, row + 1).to_json_lines())
+        if (event := event_of(str(said.get("message", "")))) is not None:
+            del event["level"]
+            marks.append((row, event))
+    return batch.marked(marks, severity_number=_ERROR, severity_text="error") if marks else batch

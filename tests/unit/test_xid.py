@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from emp_pipe import xid
+from emp_pipe._core import Batch
+from emp_pipe.event_records import event_batch
 
+MADE: dict[str, Any] = {"normalizer": None, "tag": "kernel", "now_unix_nano": 1_764_000_000_000_000_000}
 FALLEN = "NVRM: Xid (PCI:0000:65:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus."
 
 
@@ -62,3 +68,31 @@ def test_no_text_behind_the_mark_can_break_it(text: str) -> None:
     assert event is not None
     assert event["xid.number"] == 79
     xid.event_of(f"NVRM: Xid ({text}")
+
+
+def _rows(*messages: str) -> Batch:
+    batch = event_batch([{"message": message, "level": "info", "n": n} for n, message in enumerate(messages)], **MADE)
+    assert batch is not None
+    return batch
+
+
+def test_rows_of_a_batch_become_error_events_and_their_neighbours_stay_as_they_are() -> None:
+    batch = xid.marked(_rows("before", FALLEN, "between", FALLEN.replace("79", "31"), "NVRM: Xid (torn", "behind"))
+    rows = [json.loads(line) for line in batch.to_json_lines().splitlines()]
+    assert (len(batch), batch.event_count, batch.error_count) == (6, 2, 2)
+    assert [row.get("xid.number") for row in rows] == [None, 79, None, 31, None, None]
+    assert [row["level"] for row in rows] == ["info", "error", "info", "error", "info", "info"]
+    assert [row["n"] for row in rows] == list(range(6))
+    assert rows[1]["message"] == FALLEN
+
+
+def test_a_batch_without_an_xid_is_the_very_batch() -> None:
+    batch = _rows("one", "two")
+    assert xid.marked(batch) is batch
+    assert batch.rows_with(b"") == []
+
+
+def test_what_begins_in_one_row_and_ends_in_the_next_is_in_neither() -> None:
+    batch = _rows("abc", "def")
+    assert batch.rows_with(b"abc") == [0]
+    assert batch.rows_with(b"abcdef") == []

@@ -1,4 +1,4 @@
-"""The file tail for logs of containers: whose a file is says its path, and what lies beside it.
+"""The file tail for logs whose place says whose they are: containers' and pods'. Whose is said by the path, and by what lies beside it.
 
 Not here: reading, rotation, positions (`tail.py`), and which containers there are (`docker.py`, `kubernetes.py`).
 """
@@ -18,7 +18,7 @@ _MOST_CONFIG_BYTES = 4 << 20
 _POD = re.compile(r"([a-z0-9.-]+)_([a-z0-9.-]+)_([A-Za-z0-9-]+)")
 
 
-class ContainerTail(TailReceiver):
+class ResourceTail(TailReceiver):
     """A tail whose files' resources come from a function of their path."""
 
     def __init__(

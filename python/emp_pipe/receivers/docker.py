@@ -24,7 +24,7 @@ from pydantic import Field, PositiveFloat
 
 from emp_pipe.component import ComponentConfig, Context, Intake
 from emp_pipe.own_reading import ReadingReceiver
-from emp_pipe.receivers.container_files import ContainerTail, container_of_log
+from emp_pipe.receivers.container_files import ResourceTail, container_of_log
 from emp_pipe.receivers.docker_api import DockerApi, DockerError
 from emp_pipe.receivers.docker_containers import Container, Event, container_of, event_record, is_container_id, of_inspect, read_event
 from emp_pipe.receivers.docker_logs import LogCutter, LogLine, NoFrames, Place, as_file_line
@@ -81,9 +81,9 @@ class DockerReceiver(ReadingReceiver):
         self._attended: set[str] = set()
         self._streams: dict[str, asyncio.Task[None]] = {}
         self._left_out: set[str] = set()
-        self._tail: ContainerTail | None = None
+        self._tail: ResourceTail | None = None
         if config.logs in ("auto", "files"):
-            self._tail = ContainerTail(id, (f"{config.containers_directory}/*/*-json.log",), "docker", context, self._resource_of_file)
+            self._tail = ResourceTail(id, (f"{config.containers_directory}/*/*-json.log",), "docker", context, self._resource_of_file)
 
     async def run(self, intake: Intake, started: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:

@@ -11,7 +11,7 @@ import asyncio
 from pydantic import Field
 
 from emp_pipe.component import ComponentConfig, Context, Intake
-from emp_pipe.receivers.container_files import ContainerTail, resource_of_pod_log
+from emp_pipe.receivers.container_files import ResourceTail, resource_of_pod_log
 
 
 class KubernetesConfig(ComponentConfig):
@@ -28,7 +28,7 @@ class KubernetesReceiver:
     def __init__(self, id: str, config: KubernetesConfig, context: Context) -> None:
         self.id = id
         self.config = config
-        self._tail = ContainerTail(id, config.include, "kubernetes", context, resource_of_pod_log)
+        self._tail = ResourceTail(id, config.include, "kubernetes", context, resource_of_pod_log)
 
     async def run(self, intake: Intake, started: asyncio.Event) -> None:
         await self._tail.run(intake, started)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use emp_core::batch::from_arrow::RowDefaults;
+use emp_core::batch::mark::Level;
 use emp_core::batch::rewrite::Target;
 use emp_core::batch::{Batch, FLAG_ERROR, FLAG_EVENT, Signal};
 use emp_core::error::ErrorKind;
@@ -158,6 +159,19 @@ impl PyBatch {
     fn without_attributes(&self, py: Python<'_>, keys: Vec<String>) -> PyResult<Self> {
         let keys: Vec<_> = keys.into_iter().map(String::into_bytes).collect();
         py.detach(|| self.0.without_attributes(&keys)).map(Self::from).map_err(to_py_err)
+    }
+
+    /// The rows that hold these bytes, ascending.
+    fn rows_with(&self, py: Python<'_>, needle: PyBackedBytes) -> Vec<usize> {
+        py.detach(|| self.0.rows_with(&needle))
+    }
+
+    /// A copy in which some rows (by number) have another level, and attributes put over their own.
+    #[pyo3(signature = (marks, *, severity_number, severity_text))]
+    fn marked(&self, py: Python<'_>, marks: Vec<(usize, AttributesArg)>, severity_number: u8, severity_text: &str) -> PyResult<Self> {
+        let marks: Vec<_> = marks.into_iter().map(|(row, attributes)| (row, attributes.0)).collect();
+        let level = Level { number: severity_number, text: severity_text.as_bytes() };
+        py.detach(|| self.0.marked(&marks, level)).map(Self::from).map_err(to_py_err)
     }
 
     #[pyo3(signature = (codec, *, topic, block_id))]

@@ -10,6 +10,7 @@ pub(crate) use arrow::{attributes_field, tag_of, text_attribute};
 pub mod build;
 pub mod from_arrow;
 pub(crate) mod keys;
+pub mod mark;
 pub mod rewrite;
 mod select;
 pub mod values;

@@ -26,15 +26,15 @@ pub enum Target {
 }
 
 /// What becomes of an attribute key of one message.
-struct Edit<'a> {
-    key: &'a [u8],
+pub(super) struct Edit<'a> {
+    pub(super) key: &'a [u8],
     /// The new `AnyValue`; None removes the attribute.
-    value: Option<&'a [u8]>,
+    pub(super) value: Option<&'a [u8]>,
 }
 
 /// Appends `message` with edits done on its attributes (field `number`); returns whether it differs. A key occurs once after it, in the
 /// place of its first occurrence; keys that were absent come last.
-fn edit(message: &[u8], number: u32, edits: &[Edit<'_>], overwrite: bool, out: &mut Vec<u8>) -> Result<bool, WireError> {
+pub(super) fn edit(message: &[u8], number: u32, edits: &[Edit<'_>], overwrite: bool, out: &mut Vec<u8>) -> Result<bool, WireError> {
     let mut done = 0u64;
     let mut copied = 0;
     let before = out.len();
@@ -83,7 +83,7 @@ fn attributes_field(signal: Signal) -> Result<u32, CoreError> {
     }
 }
 
-fn check_edits(len: usize) -> Result<(), CoreError> {
+pub(super) fn check_edits(len: usize) -> Result<(), CoreError> {
     if len > MAX_EDITS {
         return Err(CoreError::new(ErrorKind::ConfigInvalid, 0, format!("at most {MAX_EDITS} attributes in one call, not {len}")));
     }
