@@ -30,6 +30,8 @@ _MOST_STRIKERS = 4096
 _STRIKES_BURST_S = 5.0
 _STRIKES_LONGEST_S = 5.0
 """So long at most is an address turned away once it fails no more: well-behaved machines may be behind the same one."""
+_MOST_A_TURN = 16
+"""Connections that are accepted in one turn of the event loop."""
 _NOT_BEFORE_US_S = 1.0
 """The event loop has a limit of its own for a handshake, which is not to be the first."""
 
@@ -234,35 +236,58 @@ class Acceptor:
         self._timeout_s = handshake_timeout_s
         self._clock = clock
         self._log = log
-        self._handshakes: set[asyncio.Task[None]] = set()
+        self._opening: set[asyncio.Task[None]] = set()
 
     async def accept(self, listener: socket.socket, tasks: asyncio.TaskGroup) -> None:
+        """Accept until cancelled: a few in each turn of the loop, so that those who are connected have their turn too."""
         loop = asyncio.get_running_loop()
-        is_tcp = listener.family != socket.AF_UNIX
+        somebody = asyncio.Event()
+        listener.setblocking(False)
         while True:
+            loop.add_reader(listener, somebody.set)
             try:
-                sock, address = await loop.sock_accept(listener)
-            except OSError as error:
-                if error.errno in _OUT_OF_FILES:
-                    self._log.log(logging.ERROR, "accept", "cannot accept a connection (%s); raise the limit of open files", error.strerror)
-                    await self._clock.sleep(_PAUSE_WHEN_OUT_OF_FILES_S)
-                continue
+                out_of_files = False
+                while not out_of_files:
+                    await somebody.wait()
+                    somebody.clear()
+                    out_of_files = self._accept_some(listener, tasks)
+            finally:
+                loop.remove_reader(listener)
+            await self._clock.sleep(_PAUSE_WHEN_OUT_OF_FILES_S)
+
+    def _accept_some(self, listener: socket.socket, tasks: asyncio.TaskGroup) -> bool:
+        """Accept those who wait, up to a turn's share; return whether there is nothing left to accept them with."""
+        is_tcp = listener.family != socket.AF_UNIX
+        for _ in range(_MOST_A_TURN):
+            try:
+                sock, address = listener.accept()
+            except BlockingIOError:
+                return False
+            except OSError as error:  # of the connection, not of the listener: its peer has given up
+                if error.errno not in _OUT_OF_FILES:
+                    continue
+                self._log.log(logging.ERROR, "accept", "cannot accept a connection (%s); raise the limit of open files", error.strerror)
+                return True
+            sock.setblocking(False)
             host = str(address[0]) if is_tcp else ""
+            if _is_gone(sock):  # before anything is made for it: that costs ten times as much
+                if self._tls is not None and is_tcp:
+                    self._strike(host)
+                sock.close()
+                continue
             if not self._door.admit(host):
                 sock.close()
                 continue
-            sock.setblocking(False)
             if is_tcp:
                 _set_options(sock)
-            if self._tls is None or not is_tcp:
-                await self._open(sock, host, None)
-                continue
-            task = tasks.create_task(self._open(sock, host, self._tls.current()), name=f"TLS handshake with {host}")
-            self._handshakes.add(task)
-            task.add_done_callback(self._handshakes.discard)
+            context = self._tls.current() if self._tls is not None and is_tcp else None
+            task = tasks.create_task(self._open(sock, host, context), name=f"connecting {host}")
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+        return False
 
     def close(self) -> None:
-        for task in self._handshakes:
+        for task in self._opening:
             task.cancel()
 
     async def _open(self, sock: socket.socket, host: str, context: ssl.SSLContext | None) -> None:
@@ -303,6 +328,16 @@ class Acceptor:
     def _strike(self, host: str) -> None:
         if self._places is not None:
             self._places.strike(host)
+
+
+def _is_gone(sock: socket.socket) -> bool:
+    """Whether the peer has gone, or ended what it sends, before its first byte: it can be served nothing."""
+    try:
+        return not sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _set_options(sock: socket.socket) -> None:
