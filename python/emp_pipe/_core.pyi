@@ -255,6 +255,69 @@ class LineParser:
         ...
 
 @final
+class SyslogStream:
+    """The state of one connection of syslog by TCP."""
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes that have come and are in no row yet."""
+        ...
+
+@final
+class SyslogDecoder:
+    """The decoder of a syslog receiver, for all of its connections and datagrams. A row for each message; too long ones are several.
+
+    `utc_offset_s`: of times that say no zone, seconds east of UTC."""
+
+    def __new__(
+        cls,
+        normalizer: Normalizer,
+        *,
+        framing: Literal["auto", "octet_counting", "newline"] = "auto",
+        max_message_bytes: int = 65536,
+    ) -> SyslogDecoder: ...
+    def stream(self, peer: str) -> SyslogStream:
+        """Return the state of a new connection from an address."""
+        ...
+
+    def datagrams(self, packets: Sequence[tuple[bytes, str]], now_unix_nano: int, utc_offset_s: int) -> SyslogRead:
+        """Read datagrams: each with the address that it came from."""
+        ...
+
+    def feed(self, stream: SyslogStream, data: Buffer, now_unix_nano: int, utc_offset_s: int) -> SyslogRead:
+        """Read what has come on a connection, cut anywhere."""
+        ...
+
+    def flush(self, stream: SyslogStream, now_unix_nano: int, utc_offset_s: int) -> SyslogRead:
+        """Nothing follows on a connection, or nothing has for long: what is there of a message is one."""
+        ...
+
+    @property
+    def counts(self) -> list[tuple[str, int]]:
+        """What was seen since the decoder was made, by name."""
+        ...
+
+@final
+class SyslogRead:
+    """What a read of a syslog receiver gave."""
+
+    @property
+    def batch(self) -> Batch | None: ...
+    @property
+    def rejected(self) -> list[Rejected]: ...
+    @property
+    def received(self) -> int:
+        """Records, the rejected ones included."""
+        ...
+
+    @property
+    def resources_over_limit(self) -> int: ...
+    @property
+    def ages(self) -> list[tuple[str, int]]:
+        """By address of those that said a time: the least of arrival minus time, nanoseconds."""
+        ...
+
+@final
 class OtlpRead:
     """What an export request held. Offsets of rejected items count from the request's first byte, inflated."""
 

@@ -184,7 +184,7 @@ class GrpcConnection(AcceptedProtocol):
         self._core.drain()
         self._answered()
 
-    def close(self) -> None:
+    def abort(self) -> None:
         """Close at once."""
         if self._transport is not None and not self.closed.is_set():
             self._transport.abort()

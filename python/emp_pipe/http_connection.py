@@ -206,13 +206,14 @@ class HttpConnection(AcceptedProtocol):
             if self._filled and not self._is_working:
                 self._work()
 
-    def close(self, *, at_once: bool = False) -> None:
-        """Close: after what was written, or at once."""
-        if self._transport is None or self.closed.is_set():
-            return
-        if at_once:
+    def abort(self) -> None:
+        """Close at once."""
+        if self._transport is not None and not self.closed.is_set():
             self._transport.abort()
-        elif self.state is not State.CLOSING:
+
+    def close(self) -> None:
+        """Close after what was written."""
+        if self._transport is not None and self.state is not State.CLOSING:
             self._give_up_request()
             self._enter(State.CLOSING)  # a peer that does not read what was written is closed at once a little later
             self._transport.close()

@@ -38,6 +38,7 @@ BUILT_IN: dict[Kind, tuple[str, ...]] = {
         "otlp_grpc",
         "otlp_http",
         "http_json",
+        "syslog",
         "tail",
         "journald",
         "kmsg",

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from emp_pipe.accepting import Acceptor, Cut
+from emp_pipe.clock_skew import ClockSkew
 from emp_pipe.component import Context, FileMode, Intake
 from emp_pipe.errors import ConfigError
 from emp_pipe.forward_handshake import Refusal
+from emp_pipe.last_reads import read_what_has_come
 from emp_pipe.listening import (
     Listen,
     allow_unauthenticated_setting,
@@ -33,10 +35,8 @@ from emp_pipe.logs import RateLimitedLogger, get_logger
 from emp_pipe.receivers.forward_accept import ForwardDoor
 from emp_pipe.receivers.forward_access import Access, AccessConfig
 from emp_pipe.receivers.forward_connection import ForwardConnection
-from emp_pipe.receivers.forward_drain import read_what_has_come
 from emp_pipe.receivers.forward_hub import FOR_WRITES, Hub, HubSettings
 from emp_pipe.receivers.forward_listen import open_datagram, open_unix
-from emp_pipe.receivers.forward_skew import ClockSkew
 from emp_pipe.tls import TlsServerConfig, WatchedContext
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, cast
 from emp_pipe.accepting import AcceptedProtocol
 from emp_pipe.component import Arrival
 from emp_pipe.forward_handshake import Credentials, Refusal, ServerHandshake, refused_pong
+from emp_pipe.last_reads import bytes_in_socket
 from emp_pipe.receivers.forward_acks import AckQueue, PendingRead
 from emp_pipe.receivers.forward_arrivals import Source, arrivals_of, unchunked_records
-from emp_pipe.receivers.forward_drain import bytes_in_socket
 from emp_pipe.receivers.forward_hub import FOR_GOOD, FOR_LOG, FOR_MORE, FOR_OTHERS, FOR_ROOM, FOR_WRITES, Hub
 from emp_pipe.receivers.forward_refusals import answer_to
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Literal
 
 from emp_pipe.accepting import CutConnections, Places, Strikes
 from emp_pipe.clock import Clock
+from emp_pipe.clock_skew import ClockSkew
 from emp_pipe.component import Arrival, Intake
 from emp_pipe.errors import ErrorKind, LogError, Retry
 from emp_pipe.forward_handshake import Refusal
 from emp_pipe.logs import RateLimitedLogger, get_logger
 from emp_pipe.receivers.forward_refusals import ADVICE
-from emp_pipe.receivers.forward_skew import ClockSkew
 from emp_pipe.self_metrics import Metrics
 
 if TYPE_CHECKING:

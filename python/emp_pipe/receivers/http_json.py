@@ -2,8 +2,8 @@
 
 The tag is the path (`/app.web`, or `/app/web`), the time may be in the query (`?time=1760000000.5`), as Fluentd's `in_http` has it. An
 answer comes when the records are durable. What is no record becomes a dead letter, its neighbours are kept and the answer counts it.
-Listeners and connections are in `emp_pipe/http_receiving.py`, the way of a request in `emp_pipe/otlp_intake.py`, JSON in the core
-(`rust/emp-core/src/http_json`).
+Listeners are in `emp_pipe/request_receiving.py`, connections in `emp_pipe/http_receiving.py`, the way of a request in
+`emp_pipe/otlp_intake.py`, JSON in the core (`rust/emp-core/src/http_json`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from emp_pipe.component import Intake
 from emp_pipe.http_body import first_grant_bytes
 from emp_pipe.http_connection import HttpConnection
 from emp_pipe.http_head import BadRequest, RequestHead
-from emp_pipe.http_receiving import HttpReceiver, HttpReceiverConfig, HttpService
+from emp_pipe.http_receiving import HttpReceiverConfig, HttpService
 from emp_pipe.http_reply import Response
 from emp_pipe.listening import Listen, listen_setting
 from emp_pipe.otlp_answers import DONE, Code, Outcome, Signal
 from emp_pipe.otlp_intake import Codec, OtlpIntake
+from emp_pipe.request_receiving import RequestReceiver
 
 if TYPE_CHECKING:
     from emp_pipe._core import Body, Normalizer, OtlpRead
@@ -94,7 +95,7 @@ class HttpJsonIntake(OtlpIntake):
         return read
 
 
-class HttpJsonReceiver(HttpReceiver):
+class HttpJsonReceiver(RequestReceiver):
     """Takes records in JSON by HTTP."""
 
     config: HttpJsonConfig

@@ -12,7 +12,7 @@ import re
 from binascii import b2a_base64
 from typing import TYPE_CHECKING, Any
 
-from emp_pipe.accepting import Cut, CutConnections, LimitedDoor, Places, Strikes
+from emp_pipe.accepting import Cut, CutConnections
 from emp_pipe.bearer import BearerTokens
 from emp_pipe.clock import Clock
 from emp_pipe.done import DONE_HEADER, Done
@@ -21,6 +21,7 @@ from emp_pipe.otlp_answers import Code, Outcome, Signal, response_body, retry_in
 from emp_pipe.otlp_intake import OtlpIntake
 from emp_pipe.receivers import otlp_grpc_turns
 from emp_pipe.receivers.otlp_grpc_turns import Turns
+from emp_pipe.request_receiving import RequestService
 from emp_pipe.tls import common_name
 
 if TYPE_CHECKING:
@@ -65,20 +66,15 @@ class _Call:
         self._service.refuse(self, Outcome(Code.DEADLINE_EXCEEDED, f"the request did not come whole within {within}"))
 
 
-class Service(LimitedDoor):
-    """What the connections share: their places, the rules by which a call is judged, and the answers. It is the acceptor's door too."""
+class Service(RequestService[GrpcConnection]):
+    """What the connections share: the rules by which a call is judged, and the answers."""
 
     def __init__(self, config: OtlpGrpcConfig, tokens: BearerTokens, otlp: OtlpIntake, cut: CutConnections, clock: Clock) -> None:
-        strikes = Strikes(config.max_refusals_per_address_per_s, clock)
-        super().__init__(Places(config.max_connections, config.max_connections_per_address, strikes), cut, otlp.log)
-        self.now_s = clock.monotonic_s()
-        self.otlp = otlp
+        super().__init__(config, tokens, otlp, cut, clock)
         self.timeout_s = config.request_timeout_s
-        self.connections: set[GrpcConnection] = set()
         self.turns = Turns(config.max_concurrent_reads, config.request_timeout_s)
         self._config = config
         self._clock = clock
-        self._tokens = tokens
         self._knows_clients = config.tls is not None and config.tls.client_ca_file is not None
 
     # --- connections --------------------------------------------------------------------------------
@@ -94,36 +90,34 @@ class Service(LimitedDoor):
             max_concurrent_streams=config.max_streams_per_connection, min_ping_interval_s=config.min_ping_interval_s
         )
 
-    def open(self, address: str) -> GrpcConnection:
-        connection = GrpcConnection(self, address)
-        self.connections.add(connection)
-        return connection
+    def end(self) -> None:
+        self.turns.close()
+        super().end()
 
-    def closed(self, connection: GrpcConnection) -> None:
-        self.connections.discard(connection)
-        self.places.leave(connection.address)
+    def _connection(self, address: str) -> GrpcConnection:
+        return GrpcConnection(self, address)
 
     def broken(self, connection: GrpcConnection, why: str, code: int) -> None:
         reason = _CUT_OF_WORDS.get(why, Cut.TOO_MANY_FRAMES if code == _ENHANCE_YOUR_CALM else Cut.MALFORMED)
         self._cut(connection, reason, why)
 
-    def close_if_silent(self, connection: GrpcConnection, now_s: float) -> None:
+    def close_if_overdue(self, connection: GrpcConnection, now_s: float) -> None:
         waited_s = now_s - connection.since_s
         if connection.is_closing:
             if waited_s >= _LINGER_S:
-                connection.close()
+                connection.abort()
         elif connection.answers_unread:
             if waited_s >= self._config.request_timeout_s:
                 self._cut(connection, Cut.ANSWERS_UNREAD, "it did not take its answers")
-                connection.close()
+                connection.abort()
         elif not connection.is_greeted:
             if waited_s >= self._config.head_timeout_s:
                 self._cut(connection, Cut.HEAD_TIMED_OUT, "it did not begin to speak HTTP/2 in time")
-                connection.close()
+                connection.abort()
         elif connection.awaits_pong:
             if now_s - max(connection.since_s, connection.asked_s) >= self._config.keepalive_timeout_s:
                 self._cut(connection, Cut.SILENT, "it did not say that it is there")
-                connection.close()
+                connection.abort()
         elif waited_s >= self._config.keepalive_s:
             connection.ping()
 

@@ -1,7 +1,8 @@
 """The OTLP/HTTP receiver: `POST /v1/{logs,traces,metrics}`, protobuf and JSON, none, gzip and zstd, on TCP and TLS.
 
-It says what a request gets: by its head alone where that is enough to refuse it, else when it is durable. Listeners and connections are
-in `emp_pipe/http_receiving.py`, what happens with a request in `emp_pipe/otlp_intake.py`, browsers in `otlp_cors.py`.
+It says what a request gets: by its head alone where that is enough to refuse it, else when it is durable. Listeners are in
+`emp_pipe/request_receiving.py`, connections in `emp_pipe/http_receiving.py`, what happens with a request in `emp_pipe/otlp_intake.py`,
+browsers in `otlp_cors.py`.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from emp_pipe.done import DONE_HEADER, Done
 from emp_pipe.http_body import first_grant_bytes
 from emp_pipe.http_connection import HttpConnection, State
 from emp_pipe.http_head import BadRequest, RequestHead
-from emp_pipe.http_receiving import HttpReceiver, HttpReceiverConfig, HttpService
+from emp_pipe.http_receiving import HttpReceiverConfig, HttpService
 from emp_pipe.http_reply import Response
 from emp_pipe.listening import Listen, listen_setting
 from emp_pipe.otlp_answers import DONE, Code, Encoding, Outcome, Signal, response_body, status_body
 from emp_pipe.otlp_intake import Codec, OtlpIntake
 from emp_pipe.receivers.otlp_cors import Cors, CorsConfig
+from emp_pipe.request_receiving import RequestReceiver
 
 if TYPE_CHECKING:  # a configuration can be checked without the native core
     from emp_pipe._core import Body
@@ -65,7 +67,7 @@ class _Wanted(NamedTuple):
     """Header lines for the page that sends."""
 
 
-class OtlpHttpReceiver(HttpReceiver):
+class OtlpHttpReceiver(RequestReceiver):
     """Takes OTLP by HTTP."""
 
     config: OtlpHttpConfig

@@ -24,6 +24,7 @@ mod redactor;
 mod response;
 mod sampler;
 mod selection;
+mod syslog_decoder;
 mod tail_sampler;
 
 use pyo3::prelude::*;
@@ -75,6 +76,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<sampler::PySampled>()?;
     module.add_class::<sampler::PySampler>()?;
     module.add_class::<selection::PySelection>()?;
+    module.add_class::<syslog_decoder::PySyslogDecoder>()?;
+    module.add_class::<syslog_decoder::PySyslogRead>()?;
+    module.add_class::<syslog_decoder::PySyslogStream>()?;
     module.add_class::<tail_sampler::PyTailSampler>()?;
     module.add_class::<tail_sampler::PyTailTick>()?;
     module.add_class::<normalizer::PyNormalizer>()?;

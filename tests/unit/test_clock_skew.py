@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
+from emp_pipe.clock_skew import ClockSkew
 from emp_pipe.logs import RateLimitedLogger
-from emp_pipe.receivers.forward_skew import ClockSkew
 from emp_pipe.self_metrics import Metrics
 
 _SECOND = 1_000_000_000

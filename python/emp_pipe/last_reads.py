@@ -1,7 +1,8 @@
 """The last reads of a receiver that stops: what has reached this machine is read, because a sender without acks takes it for delivered.
 
 Bytes are read in the order in which they came, so a connection whose socket was once found empty has given all that was there when the
-stop began; one that is never empty (its sender goes on and on) is read for a while and then cut off. Next: `ForwardReceiver.stop`.
+stop began; one that is never empty (its sender goes on and on) is read for a while and then cut off. Next: `ForwardReceiver.stop`,
+`SyslogReceiver.stop`.
 """
 
 from __future__ import annotations

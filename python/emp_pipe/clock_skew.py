@@ -20,13 +20,18 @@ _NEVER = 1 << 62
 class ClockSkew:
     """A bounded table of sources. `seen` is called with the least age of some of a source's records, as often as one likes."""
 
-    def __init__(self, receiver: str, metrics: Metrics, log: RateLimitedLogger, *, behind_s: float | None, correct: bool) -> None:
+    def __init__(
+        self, receiver: str, metrics: Metrics, log: RateLimitedLogger, *, behind_s: float | None, correct: bool, prefix: str = "forward"
+    ) -> None:
+        """`prefix`: what the metric's name begins with."""
         self.correct = correct
         self._receiver = receiver
         self._log = log
+        advice = "set up time synchronisation there"
+        self._advice = f"{advice}, or `correct_clock_skew`" if prefix == "forward" else advice
         self._behind_ns = None if behind_s is None else int(behind_s * 1e9)
         self._ahead = metrics.gauge(
-            "forward_clock_ahead",
+            f"{prefix}_clock_ahead",
             unit="seconds",
             help="How far the clock that runs most ahead of ours is, of all sources.",
             labels=("component",),
@@ -60,7 +65,7 @@ class ClockSkew:
 
     def _found(self, address: str, source: _Source, age_ns: int, which: str) -> None:
         source.correction_ns = min(source.correction_ns, age_ns) if which == "ahead" else age_ns
-        what = "its records are corrected" if self.correct else "set `correct_clock_skew`, or time synchronisation there"
+        what = "its records are corrected" if self.correct else self._advice
         self._log.warning(
             f"skew {address}", "the clock of %s is %.1f s %s of ours; %s", address or "a local peer", abs(age_ns) / 1e9, which, what
         )
