@@ -214,7 +214,15 @@ receivers:
   otlp_grpc: {listen: "127.0.0.1:4", token: {env: T}, client_tokens: {ci: {file: /t}}, keepalive_s: 30}
   otlp_http: {listen: ["127.0.0.1:3"], tls: {cert_file: /c, key_file: /k, client_ca_file: /a}, token: [{env: T}, {env: U}]}
   http_json: {listen: ["127.0.0.1:5"], tls: {cert_file: /c, key_file: /k}, token: {env: T}, max_request_bytes: 1000, idle_timeout_s: 5}
-  syslog: {listen: "*:6514", udp: [], tls: {cert_file: /c, key_file: /k, client_ca_file: /a}, allowed_peers: [10.0.0.0/8], framing: octet_counting}
+  syslog: {listen: "*:6514", udp: [], tls: {cert_file: /c, key_file: /k, client_ca_file: /a}, allowed_peers: [10.0.0.0/8]}
+  tail:
+  journald:
+  kmsg:
+  docker:
+  kubernetes:
+  host_metrics:
+  gpu_metrics:
+  checks:
 processors:
   enrich: {attributes: {a: b, n: 1}, target: record, on_error: stop}
   redact: {builtin_keys: false, keys: [pin], kept_keys: [a], patterns: [jwt, email], extra_patterns: {badge: 'b-[0-9]+'}, mask: "#"}
