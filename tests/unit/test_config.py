@@ -223,6 +223,7 @@ receivers:
   host_metrics:
   gpu_metrics:
   checks:
+  system_logs:
 processors:
   enrich: {attributes: {a: b, n: 1}, target: record, on_error: stop}
   redact: {builtin_keys: false, keys: [pin], kept_keys: [a], patterns: [jwt, email], extra_patterns: {badge: 'b-[0-9]+'}, mask: "#"}
