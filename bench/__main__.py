@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import cases, cases_disk, cases_otlp, cases_redis, cases_security, neighbours
+from bench import cases, cases_disk, cases_host, cases_otlp, cases_redis, cases_security, neighbours
 from bench.figures import Figure, of_pairs
 from bench.runs import VoidRun, Workbench
 from bench.subjects import COLLECTOR, REPOSITORY
@@ -48,6 +48,7 @@ def main() -> int:
         steps["restart_with_1_gb_of_backlog"] = lambda: cases_disk.run_restart(bench, pairs, _say)
         steps["redis_through"] = lambda: cases_redis.run(bench, pairs, _say)
         steps["idle_edge_resident"] = lambda: cases.run_idle_memory(bench, _say)
+        steps["host_metrics_cost"] = lambda: cases_host.run_host_cost(pairs, _say)
         steps["steady_load_resident"] = lambda: cases.run_growth(bench, steady_s, _say)
         steps["tail_sampling_million_spans_in_flight"] = lambda: cases_otlp.run_tail_in_flight(bench, with_collector, _say)
         steps["aggregation_100k_streams_resident"] = lambda: cases_otlp.run_aggregation(bench, _say)

@@ -7,6 +7,7 @@ checks ask here. Not here: what is reported of a process (`receivers/host_metric
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ PROC = Path("/proc")
 _MOST_COMMAND_LINE_BYTES = 8192
 _MOST_ENVIRONMENT_BYTES = 262_144
 _MOST_STAT_BYTES = 4096
+_MOST_VALUE = 256
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -210,8 +212,22 @@ class Processes:
             entries = read_bounded(f"{self._proc}/{pid}/environ", _MOST_ENVIRONMENT_BYTES).split(b"\0")
         except OSError:
             return {}
-        pairs = (entry.decode("utf-8", "replace").partition("=") for entry in entries)
-        return {key: value[:256] for key, _, value in pairs if key in _TELLING or key in _OF_PM2}
+        pairs = [entry.decode("utf-8", "replace").partition("=") for entry in entries]
+        found = {key: value[:_MOST_VALUE] for key, _, value in pairs if key in _TELLING or key in _OF_PM2}
+        for key, _, value in pairs:
+            if key == "pm2_env":
+                found |= _of_cluster(value)
+        return found
+
+
+def _of_cluster(text: str) -> dict[str, str]:
+    """Return what PM2 tells an app in cluster mode: all of it in one variable, as JSON."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    known = values.items() if isinstance(values, dict) else ()
+    return {key: str(value)[:_MOST_VALUE] for key, value in known if key in _OF_PM2 and isinstance(value, (str, int))}
 
 
 def _comfyui_port(arguments: list[str], line: str, folder: str | None) -> int | None:

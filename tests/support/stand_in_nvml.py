@@ -73,12 +73,25 @@ WHOLE: Mapping[str, object] = {
 class StandInNvml:
     """A library to load, and the file that its answers come from: changed at any time, read anew at every call."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, reads_once: bool = False) -> None:
+        """`reads_once`: what is said after the first call is not heard, and an answer costs less."""
         self.library = directory / "libnvidia-ml.so.1"
         self.file = directory / "stand-in-nvml"
         source = Path(__file__).with_suffix(".c")
         soname = f"-Wl,-soname,{self.library.name}"
-        command = ["cc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", soname, "-o", str(self.library), str(source)]
+        command = [
+            "cc",
+            *(["-DREAD_ONCE"] if reads_once else []),
+            "-shared",
+            "-fPIC",
+            "-O1",
+            "-Wall",
+            "-Werror",
+            soname,
+            "-o",
+            str(self.library),
+            str(source),
+        ]
         subprocess.run(command, check=True, timeout=60)
         self._calls = directory / "calls"
         self.variables = {"STAND_IN_NVML": str(self.file), "STAND_IN_NVML_CALLS": str(self._calls)}

@@ -182,6 +182,19 @@ def test_an_app_is_pm2s_only_where_its_daemon_is_the_parent(tmp_path: Path) -> N
     assert "hunter2" not in repr(identities[21].environment)
 
 
+def test_an_app_of_pm2_in_cluster_mode_is_told_as_one_in_fork_mode(tmp_path: Path) -> None:
+    put(tmp_path, 20, "PM2 v5.4.3: God Daemon", command="PM2 v5.4.3: God")
+    own = {"pm2_env": '{"name":"clustered","restart_time":2,"pm_id":0,"KEY":"hunter2","axm_options":{}}', "WORKER_ID": "worker-042"}
+    put(tmp_path, 21, "node", "/app/app.js", command="node /app/app", parent=20, environment=own)
+    for pid, text in ((22, "{"), (23, "[]"), (24, "[" * 90_000), (25, '{"name": {"a": 1}}')):
+        put(tmp_path, pid, "node", "x.js", command="node", parent=20, environment={"pm2_env": text})
+    of = Processes(tmp_path)
+    identities = of.identify(of.scan())
+    assert (identities[21].name, identities[21].kind, identities[21].restarts) == ("clustered", "pm2", 2)
+    assert identities[21].environment == {"WORKER_ID": "worker-042"}
+    assert [identities[pid].name for pid in (22, 23, 24, 25)] == [""] * 4
+
+
 def test_a_process_that_became_another_by_exec_is_asked_again(tmp_path: Path) -> None:
     put(tmp_path, 30, "sh", "start.sh", command="sh")
     of = Processes(tmp_path, {"trainer": re.compile("train")})
