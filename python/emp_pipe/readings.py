@@ -345,8 +345,9 @@ class ReadingReceiver:
             for each in batches:
                 await self.keep(intake, each if isinstance(each, Arrival) else self.arrival(each))
             now_s = clock.monotonic_s()
-            due_s = max(due_s + self.config.interval_s, now_s)  # what took too long is not made up for
-            await clock.sleep(due_s - now_s)
+            missed = max(now_s - due_s, 0.0) // self.config.interval_s  # they are not made up for
+            due_s += (missed + 1) * self.config.interval_s
+            await clock.sleep(max(due_s - now_s, 0.0))
 
     async def keep(self, intake: Intake, arrival: Arrival) -> None:
         """Return when an arrival is durable; offered again until it is, unless emp-pipe stops."""

@@ -104,6 +104,7 @@ def test_a_process_that_ends_between_the_scan_and_the_look_at_it_is_left_out(tmp
         (tmp_path / "4190001" / name).unlink()
     assert set(of._processes.identify(scanned)) == {4_190_002}
     assert set(of._processes.scan()) == {4_190_002}
+    assert of.unreadable == 0
 
 
 def test_processes_that_may_not_be_read_are_counted_and_the_others_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
