@@ -49,7 +49,7 @@ class Subject:
         environment = {
             key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "DASH0_", "EMP_", "FLUENTD_", "SENTRY_"))
         }
-        environment["PYTHONPATH"] = str(REPOSITORY / "python")
+        environment |= {"PYTHONPATH": str(REPOSITORY / "python"), "EMP_DISCOVERY": "off"}
         process = subprocess.Popen(
             command.arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=self._folder, env=environment
         )

@@ -77,7 +77,7 @@ class EmpPipe:
             # A session of its own: Ctrl-C reaches the demo alone, which then stops both in order.
             self._process = subprocess.Popen(
                 command,
-                env={**clean, **OTLP_ANYWHERE, **environment},
+                env={**clean, "EMP_DISCOVERY": "off", **OTLP_ANYWHERE, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

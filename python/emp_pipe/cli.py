@@ -15,12 +15,14 @@ from typing import Annotated
 
 import typer
 
-from emp_pipe import __version__, cli_admin, cli_dlq, cli_exec, cli_init, environment, environment_redis, job_queue
+from emp_pipe import __version__, cli_admin, cli_dlq, cli_exec, cli_init, discovery, environment, environment_redis, job_queue
 from emp_pipe.config import COMPONENT_SECTIONS, PipelineConfig, build
 from emp_pipe.config_layer import Layer, merged
 from emp_pipe.config_print import render
 from emp_pipe.config_secrets import written_out
 from emp_pipe.control import NAME as CONTROL_SOCKET
+from emp_pipe.discovery import Discovery
+from emp_pipe.discovery_print import table
 from emp_pipe.errors import ConfigError, EmpPipeError, ErrorKind
 from emp_pipe.roles import central as central_role
 from emp_pipe.roles import edge as edge_role
@@ -72,6 +74,12 @@ class Sources:
             job_queue.refuse(str(getattr(config.buffer, "url", "")), self.environment, layer.place(("buffer", "url")))
         return config, layer
 
+    def found(self) -> Discovery | None:
+        """Return what this machine has to read, where an edge looks for it by itself; else None. Raises ConfigError."""
+        if self.role != "edge" or not discovery.wanted(self.environment, has_file=self.file is not None):
+            return None
+        return discovery.discover(self.environment)
+
     def _written(self) -> Layer:
         if self.file is None:
             return Layer()
@@ -89,7 +97,10 @@ class Sources:
     def _base(self, written: Layer) -> Layer:
         """Return what the file is laid over: this role, or the roles that the file names itself (`roles: [edge, central]`)."""
         if self.role in ROLES:
-            return ROLES[self.role](self.environment)
+            layer = ROLES[self.role](self.environment)
+            if (found := self.found()) is not None:
+                found.put(layer)
+            return layer
         base = Layer(origin="the command line")
         environment.put_process(base, self.environment, self.role)
         environment_redis.put_redis(base, self.environment)
@@ -123,7 +134,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def edge(
     config: ConfigOption = None, print_config: PrintOption = False, data_dir: DataDirOption = None, settings: SetOption = None
 ) -> None:
-    """Run the edge: Forward and OTLP in on loopback, out to central (FLUENTD_HOST), Dash0 (DASH0_AUTH_TOKEN), OTLP, or files."""
+    """Run the edge: what this machine has, and Forward and OTLP on loopback, go to central (FLUENTD_HOST), Dash0, OTLP, or files."""
     _start(Sources("edge", config, tuple(settings or ()), data_dir, dict(os.environ)), print_config)
 
 
@@ -185,7 +196,8 @@ def _start(sources: Sources, print_config: bool) -> None:
         )
     from emp_pipe.process import run_until_stopped  # what runs is heavy; a check needs none of it
 
-    sys.exit(run_until_stopped(config, layer, sources.load))
+    found = sources.found()
+    sys.exit(run_until_stopped(config, layer, sources.load, table(found) if found is not None else ()))
 
 
 def _locate(directory: Path | None, file: Path | None) -> PipelineConfig:

@@ -1,10 +1,14 @@
-"""`emp-pipe init certs`: an authority and certificates for a fleet, and the lines that put them to use on central and on each machine.
+"""What a fleet needs before its first start.
 
-Not here: how they are made (`certificates.py`).
+`emp-pipe init edge`: what a machine has to read, as a configuration. `emp-pipe init certs`: an authority and certificates, and the lines
+that put them to use on central and on each machine.
+
+Not here: how they are made (`certificates.py`), how things are found (`discovery.py`).
 """
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, cast
@@ -13,6 +17,8 @@ import typer
 
 from emp_pipe import certificates
 from emp_pipe.certificates import KEY_TYPES, Authority, Issued, KeyType
+from emp_pipe.discovery import discover
+from emp_pipe.discovery_print import as_yaml, table
 from emp_pipe.errors import ConfigError, ErrorKind
 
 init_app = typer.Typer(help="Make what a fleet needs before its first start.", no_args_is_help=True)
@@ -78,6 +84,29 @@ def certs(
         typer.echo(f"  put both files in place of the old ones on {name}: a running emp-pipe takes them within seconds")
     if wanted:
         typer.echo(_use(authority, central[0] if central else "CENTRAL_HOST", [name for name, _ in machines] or ["NAME"]))
+
+
+@init_app.command()
+def edge(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file to write; without it the YAML is printed.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+) -> None:
+    """Look for what there is to read on this machine, and write it down as a configuration with comments."""
+    found = discover(dict(os.environ))
+    text = as_yaml(found)
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        with output.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        detail = f"it cannot be written ({error.strerror})"
+        advice = "give --force to overwrite it" if isinstance(error, FileExistsError) else "name another file with --output"
+        raise ConfigError(ErrorKind.CONFIG_NOT_FOUND, place=str(output), detail=detail, advice=advice) from error
+    for line in table(found):
+        typer.echo(line, err=True)
+    typer.echo(f"made {output}; to use it: emp-pipe edge --config {output}", err=True)
 
 
 def _named(text: str) -> tuple[str, list[str]]:

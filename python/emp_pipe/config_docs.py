@@ -71,6 +71,8 @@ itself; `central`: they go by central; `auto` (default): direct where a token fo
 | `EMP_CENTRAL_OTLP_ENDPOINT` | where traces and metrics go to a central without a shared key; default: `FLUENTD_HOST`, port 4318 | edge |
 | `EMP_OTLP_GRPC_LISTEN`, `EMP_OTLP_HTTP_LISTEN` | the addresses of `otlp_grpc` (4317) and `otlp_http` (4318); `off` leaves one out | both |
 | `EMP_OTLP_TOKEN` | the bearer token of both OTLP ports, which then are open on all interfaces; an edge shows it to central | both |
+| `EMP_DISCOVERY` | whether an edge looks for what its machine has to read: `auto` (without a configuration file), `on`, `off` ([what it finds](discovery.md)) | edge |
+| `EMP_DISCOVERY_ROOT` | where the machine's tree lies that is looked through, when it is not `/`: a host that is mounted into a container | edge |
 | `EMP_HTTP_JSON_LISTEN` | the address of `http_json` (9880); `off` leaves it out | both |
 | `EMP_HTTP_JSON_TOKEN` | the bearer token of `http_json`, which then is open on all interfaces; central has TLS there with EMP_TLS_CERT_FILE | both |
 | `EMP_FORWARD_SHARED_KEY` | opens `forward/secure` on 24225; on central it goes before `FLUENTD_SHARED_KEY` | both |

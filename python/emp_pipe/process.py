@@ -11,7 +11,7 @@ import ctypes
 import gc
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from emp_pipe import config_secrets, data_dir, hangups, log_lines
@@ -32,10 +32,14 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _KEPT_BYTES, _MAPPED_FROM_BYTES, _ARENAS = 8 << 20, 4 << 20, 2
 
 
-def run_until_stopped(config: PipelineConfig, layer: Layer, load: Load) -> int:
-    """Run a pipeline until a signal stops it; return the exit code. Raises EmpPipeError when it cannot start."""
+def run_until_stopped(config: PipelineConfig, layer: Layer, load: Load, first_lines: Sequence[str] = ()) -> int:
+    """Run a pipeline until a signal stops it; return the exit code. Raises EmpPipeError when it cannot start.
+
+    `first_lines`: what is said before anything else."""
     keep_freed_memory()
     log_lines.set_up(config.log_level, machine_id=config.machine_id, role=config.role)
+    for line in first_lines:
+        _logger.info("%s", line)
     _warn_of_secrets(config, layer)
     with data_dir.owned(config.data_dir), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:

@@ -22,10 +22,10 @@ PATIENCE_S = 30.0
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Return a bare environment: only what Python needs, and `variables`."""
+    """Return a bare environment: only what Python needs, and `variables`. An edge does not look for what the tester's machine has."""
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "LANG") if name in os.environ}
     path = os.pathsep.join([str(ROOT / "python"), str(ROOT), variables.pop("PYTHONPATH", "")]).rstrip(os.pathsep)
-    return kept | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "HOME": "/nonexistent", **variables}
+    return kept | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "HOME": "/nonexistent", "EMP_DISCOVERY": "off", **variables}
 
 
 def run(*arguments: str, timeout_s: float = PATIENCE_S, **variables: str) -> subprocess.CompletedProcess[str]:
