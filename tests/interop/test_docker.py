@@ -84,8 +84,8 @@ class Docker:
         return self.client("run", "-d", "--network=none", f"--name={name}", *more, "tiny:1", "/bin/sh", "-c", script)
 
     def end(self) -> None:
-        for id in self.client("ps", "-q").split():
-            self.client("kill", id)
+        for id in self.client("ps", "-aq").split():
+            self.client("rm", "-f", id)
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(60)
         self._log.close()

@@ -32,6 +32,12 @@ def test_parts_of_a_line_are_one_line_also_without_the_end_that_the_driver_local
     assert [line.text for line in cut(frame(FULL), frame(b"next\n", TWO))] == [FULL, b"next"]
 
 
+def test_a_line_whose_end_was_left_out_does_not_wait_for_the_next_line() -> None:
+    cutter = LogCutter(has_terminal=False)
+    assert [line.text for line in cutter.feed(frame(FULL) + frame(b"y"))] == [FULL + b"y"]
+    assert not cutter.pending
+
+
 def test_parts_of_two_streams_do_not_mix() -> None:
     lines = cut(frame(FULL), frame(b"error\n", ONE, 2), frame(b"y\n"))
     assert [(line.stream, line.text) for line in lines] == [("stderr", b"error"), ("stdout", FULL + b"y")]
