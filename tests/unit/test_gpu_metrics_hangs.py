@@ -87,7 +87,10 @@ def test_the_process_ends_with_the_edge_also_while_a_call_hangs(nvml: StandInNvm
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(1.0)
     process.stdin.close()  # the edge is killed: its end of the pipe goes
-    assert process.wait(PATIENCE_S) == 0
+    try:
+        assert process.wait(PATIENCE_S) == 0
+    finally:
+        process.kill()
 
 
 class Undying:
