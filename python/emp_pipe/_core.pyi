@@ -526,6 +526,7 @@ class Redactor:
         patterns: Sequence[str],
         own_patterns: Mapping[str, str],
         mask: str,
+        hash_key: str | None = None,
     ) -> Redactor: ...
     @staticmethod
     def pattern_names() -> list[str]: ...
@@ -972,6 +973,41 @@ class Sampled:
     @property
     def malformed_tracestate(self) -> int:
         """Spans whose tracestate is malformed or full, and was left as it is."""
+        ...
+
+@final
+class Filter:
+    """Drops rows by rules, or keeps one in so many: the first of each N that the rule sees."""
+
+    def __new__(cls, rules: str) -> Filter:
+        """`rules` is JSON, the first that matches a row decides. CoreError: config_invalid."""
+        ...
+    def apply(self, batch: Batch) -> Filtered: ...
+
+@final
+class RateLimiter:
+    """Keeps so many records a second of each source, tag or service."""
+
+    def __new__(cls, rules: str, max_buckets: int) -> RateLimiter:
+        """`rules` is JSON, the first that matches a row decides. CoreError: config_invalid."""
+        ...
+    def apply(self, batch: Batch, now_nano: int) -> Filtered:
+        """`now_nano` is of a clock that does not jump."""
+        ...
+    @property
+    def bucket_count(self) -> int: ...
+
+@final
+class Filtered:
+    """What rules left of a batch."""
+
+    @property
+    def batch(self) -> Batch | None:
+        """The very batch that was given where nothing is left out; None: nothing is left."""
+        ...
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Records that were left out, by the rule's name, where there are any."""
         ...
 
 @final

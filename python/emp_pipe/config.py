@@ -372,6 +372,8 @@ def _plain(value: Any) -> Any:
         return MASK
     if isinstance(value, BaseModel):
         return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list, set, frozenset)):
         return [_plain(item) for item in value]
     if isinstance(value, ByteSize):

@@ -9,14 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from emp_pipe.component import ComponentConfig
+from emp_pipe.errors import ConfigError, ErrorKind
+from emp_pipe.secret import Secret
 
 if TYPE_CHECKING:
     from emp_pipe._core import Redactor
 
-Pattern = Literal["key_value", "bearer", "aws_key", "jwt", "private_key", "url_password", "provider_token", "email"]
+Pattern = Literal[
+    "key_value", "bearer", "aws_key", "jwt", "private_key", "url_password", "sentry_key", "provider_token", "email", "card_number"
+]
 
 KEYS = (
     "password",
@@ -42,6 +46,8 @@ KEYS = (
     "connection_string",
 )
 
+_LEAST_KEY_LENGTH = 16
+
 
 class RedactRules(ComponentConfig):
     """Which values are masked, and with what."""
@@ -53,9 +59,9 @@ class RedactRules(ComponentConfig):
     )
     kept_keys: tuple[str, ...] = Field(("token_type",), description="Whole keys that are no secrets although a name is in them.")
     patterns: tuple[Pattern, ...] = Field(
-        ("key_value", "bearer", "aws_key", "jwt", "private_key", "url_password", "provider_token"),
-        description="What values are recognised by. `key_value`: a name of a secret with a value behind it, within a text. `email` is off "
-        "by default.",
+        ("key_value", "bearer", "aws_key", "jwt", "private_key", "url_password", "sentry_key", "provider_token"),
+        description="What values are recognised by. `key_value`: a name of a secret with a value behind it, within a text. `email` and "
+        "`card_number` are off by default.",
     )
     extra_patterns: Mapping[str, str] = Field(
         default_factory=dict,
@@ -63,6 +69,12 @@ class RedactRules(ComponentConfig):
         "else the whole match.",
     )
     mask: str = Field("[redacted]", min_length=1, max_length=100, description="What takes the place of a secret in rows.")
+    replace_by: Literal["mask", "hash"] = Field(
+        "mask",
+        description="`hash`: in place of the mask `[hash:…]`, the first 64 bits of HMAC-SHA256 with `hash_key`, so that the same secret is "
+        "known again.",
+    )
+    hash_key: Secret | None = Field(None, description="The key of `replace_by: hash`, 16 characters or more.")
 
     @field_validator("extra_patterns")
     @classmethod
@@ -76,9 +88,20 @@ class RedactRules(ComponentConfig):
                 raise ValueError(" ".join(str(error).removesuffix(" at byte 0").split())) from None
         return value
 
-    def compiled(self) -> Redactor:
-        """Return the rules as the core uses them."""
+    @model_validator(mode="after")
+    def _a_hash_has_a_key(self) -> RedactRules:
+        if self.replace_by == "hash" and self.hash_key is None:
+            raise ValueError("replace_by: hash needs a hash_key: without one every short secret could be guessed")
+        return self
+
+    def compiled(self, place: str = "redact") -> Redactor:
+        """Return the rules as the core uses them. Raises ConfigError naming `place` where the key of hashes cannot be had."""
         from emp_pipe._core import Redactor
+
+        hash_key = self.hash_key.reveal(f"{place}.hash_key") if self.replace_by == "hash" and self.hash_key is not None else None
+        if hash_key is not None and len(hash_key) < _LEAST_KEY_LENGTH:
+            detail = f"a key of hashes has {_LEAST_KEY_LENGTH} characters or more, not {len(hash_key)}"
+            raise ConfigError(ErrorKind.CONFIG_INVALID, place=f"{place}.hash_key", detail=detail)
 
         return Redactor(
             keys=(*(KEYS if self.builtin_keys else ()), *self.keys),
@@ -86,6 +109,7 @@ class RedactRules(ComponentConfig):
             patterns=self.patterns,
             own_patterns=dict(self.extra_patterns),
             mask=self.mask,
+            hash_key=hash_key,
         )
 
 
@@ -101,4 +125,4 @@ class DeadLettersConfig(ComponentConfig):
 
     def redactor(self) -> Redactor | None:
         """Return what masks secrets; None where nothing does."""
-        return self.rules.compiled() if self.redact else None
+        return self.rules.compiled("dead_letters.rules") if self.redact else None

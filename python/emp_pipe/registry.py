@@ -49,7 +49,7 @@ BUILT_IN: dict[Kind, tuple[str, ...]] = {
         "gpu_metrics",
         "checks",
     ),
-    Kind.PROCESSORS: ("enrich", "redact", "sample", "tail_sample", "red_metrics", "aggregate"),
+    Kind.PROCESSORS: ("enrich", "redact", "filter", "rate_limit", "sample", "tail_sample", "red_metrics", "aggregate"),
     Kind.BUFFERS: ("sqlite", "redis", "memory"),
     Kind.EXPORTERS: ("otlp_http", "otlp_grpc", "forward", "file", "stdout", "noop", "error"),
 }

@@ -227,6 +227,9 @@ receivers:
 processors:
   enrich: {attributes: {a: b, n: 1}, target: record, on_error: stop}
   redact: {builtin_keys: false, keys: [pin], kept_keys: [a], patterns: [jwt, email], extra_patterns: {badge: 'b-[0-9]+'}, mask: "#"}
+  redact/hashed: {replace_by: hash, hash_key: {env: K}}
+  filter: {min_severity: info, rules: [{name: x, tags: [a], attributes: {k: v}, matches: {body: "^x"}, keep_one_in: 10}, {action: keep}]}
+  rate_limit: {max_sources: 5, rules: [{services: [a], by: tag, records_per_s: 5, burst: 9, spare_errors: false}]}
   sample: {logs_percent: 50, services: {api: {logs_percent: 5}}, rules: [{signal: logs, services: ["a*"], max_severity: debug, percent: 1}]}
   tail_sample:
     policies:

@@ -147,13 +147,13 @@ def test_a_way_that_leads_nowhere_is_an_error_that_says_what_to_set(variables: d
     ],
 )
 def test_an_edge_samples_and_counts_only_what_does_not_come_by_a_central(variables: dict[str, str], all_of_them: bool) -> None:
-    expected = {name: {} for name in env.TRACES_METRICS_PROCESSORS} if all_of_them else {"aggregate": {}}
+    expected = {"redact": {}} | ({name: {} for name in env.TRACES_METRICS_PROCESSORS} if all_of_them else {"aggregate": {}})
     assert edge.expand(variables).values["processors"] == expected
 
 
 @pytest.mark.parametrize("variables", [{}, DASH0, OTLP, KEY])
 def test_central_samples_counts_and_merges(variables: dict[str, str]) -> None:
-    assert list(central.expand(variables).values["processors"]) == list(env.TRACES_METRICS_PROCESSORS)
+    assert list(central.expand(variables).values["processors"]) == ["redact", *env.TRACES_METRICS_PROCESSORS]
 
 
 def test_without_a_shared_key_traces_and_metrics_go_to_central_by_otlp() -> None:

@@ -1,4 +1,4 @@
-"""Masks secrets in every row before the log: by names of keys and by what values look like. Opt-in; errors and events are no exception.
+"""Masks secrets in every row before the log: by names of keys and by what values look like. On in both roles. Errors and events too.
 
 Bytes that could not be read never become rows: dead letters are masked by `dead_letters.redact`, which is on by default.
 Not here: what a secret is (`emp_pipe/redaction.py`), the work (Rust core, `redact/`). For users: `docs/redaction.md`.
@@ -22,7 +22,7 @@ class RedactConfig(ProcessorConfig, RedactRules):
 class Redact:
     def __init__(self, id: str, config: RedactConfig, context: Context) -> None:
         self.id = id
-        self._redactor = config.compiled()
+        self._redactor = config.compiled(f"processors.{id}")
         self._masked = context.metrics.counter(
             "redact_masked", unit="values", help="Values that were masked, by the rule that says so.", labels=["component", "reason"]
         )

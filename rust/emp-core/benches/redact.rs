@@ -36,7 +36,7 @@ const KEYS: [&str; 21] = [
     "dsn",
     "connection_string",
 ];
-const PATTERNS: [&str; 7] = ["key_value", "bearer", "aws_key", "jwt", "private_key", "url_password", "provider_token"];
+const PATTERNS: [&str; 8] = ["key_value", "bearer", "aws_key", "jwt", "private_key", "url_password", "sentry_key", "provider_token"];
 
 fn redactor() -> Redactor {
     let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
@@ -46,6 +46,7 @@ fn redactor() -> Redactor {
         patterns: owned(&PATTERNS),
         own_patterns: Vec::new(),
         mask: "[redacted]".to_owned(),
+        hash_key: None,
     })
     .expect("the rules are right")
 }

@@ -8,6 +8,7 @@ pub mod batch;
 pub mod block;
 pub mod compress;
 pub mod error;
+pub mod filter;
 pub mod fluent;
 pub mod grpc;
 mod hash;

@@ -214,16 +214,16 @@ impl Selection {
 
 /// A Fluentd tag pattern: parts between dots, `*` matches within a part, `**` any number of parts (`a.**` matches `a` too).
 #[derive(Clone, Debug)]
-struct TagPattern {
+pub(crate) struct TagPattern {
     parts: Vec<String>,
 }
 
 impl TagPattern {
-    fn new(pattern: &str) -> Self {
+    pub(crate) fn new(pattern: &str) -> Self {
         Self { parts: pattern.split('.').map(str::to_owned).collect() }
     }
 
-    fn matches(&self, tag: &str) -> bool {
+    pub(crate) fn matches(&self, tag: &str) -> bool {
         let parts: Vec<&str> = if tag.is_empty() { Vec::new() } else { tag.split('.').collect() };
         wildcard(
             &self.parts,

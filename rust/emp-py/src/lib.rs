@@ -9,6 +9,7 @@ mod block;
 mod body;
 mod columns;
 mod error;
+mod filter;
 mod forward_decoder;
 mod forward_frame;
 mod grpc_client;
@@ -52,6 +53,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<body::PyBodyPool>()?;
     module.add_class::<columns::PyColumn>()?;
     module.add_class::<columns::PyColumns>()?;
+    module.add_class::<filter::PyFilter>()?;
+    module.add_class::<filter::PyFiltered>()?;
+    module.add_class::<filter::PyRateLimiter>()?;
     module.add_class::<forward_frame::PyForwardFrame>()?;
     module.add_class::<grpc_client::PyGrpcAnswer>()?;
     module.add_class::<grpc_client::PyGrpcClientConnection>()?;

@@ -18,9 +18,17 @@ pub struct PyRedactor(Redactor);
 impl PyRedactor {
     /// Compiled rules. CoreError (config_invalid) names the pattern that cannot be one.
     #[new]
-    #[pyo3(signature = (*, keys, kept_keys, patterns, own_patterns, mask))]
-    fn new(keys: Vec<String>, kept_keys: Vec<String>, patterns: Vec<String>, own_patterns: StringMap, mask: String) -> PyResult<Self> {
-        let rules = Rules { keys, kept_keys, patterns, own_patterns: own_patterns.into_pairs(), mask };
+    #[pyo3(signature = (*, keys, kept_keys, patterns, own_patterns, mask, hash_key=None))]
+    fn new(
+        keys: Vec<String>,
+        kept_keys: Vec<String>,
+        patterns: Vec<String>,
+        own_patterns: StringMap,
+        mask: String,
+        hash_key: Option<String>,
+    ) -> PyResult<Self> {
+        let hash_key = hash_key.map(String::into_bytes);
+        let rules = Rules { keys, kept_keys, patterns, own_patterns: own_patterns.into_pairs(), mask, hash_key };
         Redactor::new(&rules).map(Self).map_err(to_py_err)
     }
 

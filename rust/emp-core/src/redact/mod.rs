@@ -2,11 +2,17 @@
 //!
 //! Of rows everything that OTLP calls a string or bytes is looked at: bodies, attributes at any depth, span names, events, links, status
 //! messages, attributes of data points, resources, scopes. A value that is masked is replaced; in bytes that are no rows it is written
-//! over, so that offsets stay what they were. Rows without a secret are not touched, and what can hold none is not even walked through.
-//! Read next: [`keys`], [`patterns`].
+//! over, so that offsets stay what they were. Rows without a secret are not touched, and what can hold none is not even walked through: the
+//! texts of a whole batch are asked for clues in one pass, and of each row only the names of its attributes.
+//! Read next: [`keys`], [`patterns`], [`clues`], [`usual`].
 
+mod cards;
+mod clues;
+mod fingerprint;
 mod keys;
 mod patterns;
+mod replacement;
+mod usual;
 
 pub use patterns::names as pattern_names;
 
@@ -21,6 +27,8 @@ use crate::otlp::value::{AnyValue, any_value};
 use crate::otlp::wire::{Field, Reader, WireError, put_bytes, put_message};
 use keys::{KeyMatch, KeyMemo, Keys};
 use patterns::{Found, Patterns};
+use replacement::Replacement;
+use usual::Layout;
 
 /// Messages nested deeper are masked as bytes.
 const MAX_DEPTH: usize = 128;
@@ -36,8 +44,10 @@ pub struct Rules {
     pub patterns: Vec<String>,
     /// Further patterns with a name each; a capture group is the secret, else the whole match.
     pub own_patterns: Vec<(String, String)>,
-    /// What takes the place of a secret in rows.
+    /// What takes the place of a secret in rows, and of one that is hashed in texts that are no rows.
     pub mask: String,
+    /// With a key secrets in rows are hashed in place of masked.
+    pub hash_key: Option<Vec<u8>>,
 }
 
 /// How many values each rule masked, in the order of [`Redactor::rules`].
@@ -47,7 +57,7 @@ pub type Counts = Vec<u64>;
 pub struct Redactor {
     keys: Keys,
     patterns: Patterns,
-    mask: Vec<u8>,
+    replacement: Replacement,
     /// Of the last batch, for the next one; batches at the same time have one each.
     memo: Mutex<KeyMemo>,
 }
@@ -82,9 +92,9 @@ impl Redactor {
     pub fn new(rules: &Rules) -> Result<Self, CoreError> {
         let keys = Keys::new(rules.keys.iter().map(String::as_str), rules.kept_keys.iter().map(String::as_str));
         Ok(Self {
-            patterns: Patterns::new(&rules.patterns, &rules.own_patterns, &rules.keys, keys.anywhere().as_deref())?,
+            patterns: Patterns::new(&rules.patterns, &rules.own_patterns, &rules.keys)?,
             keys,
-            mask: rules.mask.as_bytes().to_vec(),
+            replacement: Replacement::new(&rules.mask, rules.hash_key.as_deref()),
             memo: Mutex::default(),
         })
     }
@@ -120,37 +130,48 @@ impl Redactor {
             Signal::Traces => &SPAN,
             Signal::Metrics => &METRIC,
         };
-        let mut rows: Vec<Option<Vec<u8>>> = Vec::with_capacity(batch.len());
-        let mut any = false;
-        for index in 0..batch.len() {
-            let masked = self.whole(batch.message(index), row, &mut work);
-            any |= masked.is_some();
-            rows.push(masked);
+        let layout = Layout::of_rows(batch.signal);
+        let mut marks = vec![false; batch.len()];
+        self.patterns.mark(batch, &mut marks);
+        let mut rows: Vec<(usize, Vec<u8>)> = Vec::new();
+        for (index, marked) in marks.into_iter().enumerate() {
+            let message = batch.message(index);
+            if (marked || !self.names_nothing(message, layout, &mut work))
+                && let Some(masked) = self.whole(message, row, &mut work)
+            {
+                rows.push((index, masked));
+            }
         }
-        let resources = self.table(&batch.resources, &RESOURCE, &mut work);
-        let scopes = self.table(&batch.scopes, &SCOPE, &mut work);
+        let resources = self.table(&batch.resources, &RESOURCE, &usual::RESOURCE, &mut work);
+        let scopes = self.table(&batch.scopes, &SCOPE, &usual::SCOPE, &mut work);
         let Work { memo, counts, .. } = work;
         if let Ok(mut last) = self.memo.lock() {
             *last = memo;
         }
-        if !any && resources.is_none() && scopes.is_none() {
+        if rows.is_empty() && resources.is_none() && scopes.is_none() {
             return Ok(Redacted { batch: None, counts });
         }
-        let mut out = if any {
-            batch.rewritten(|index, message, out| {
-                out.extend_from_slice(rows[index].as_deref().unwrap_or(message));
-                Ok(rows[index].is_some())
-            })?
-        } else {
+        let mut out = if rows.is_empty() {
             batch.clone()
+        } else {
+            let mut masked = rows.iter().peekable();
+            batch.rewritten(|index, message, out| {
+                let changed = masked.next_if(|(row, _)| *row == index);
+                out.extend_from_slice(changed.map_or(message, |(_, masked)| masked));
+                Ok(changed.is_some())
+            })?
         };
         out.resources = resources.unwrap_or(out.resources);
         out.scopes = scopes.unwrap_or(out.scopes);
         Ok(Redacted { batch: Some(out), counts })
     }
 
-    fn table(&self, entries: &[TableEntry], descriptors: &[Descriptor], work: &mut Work) -> Option<Vec<TableEntry>> {
-        let masked: Vec<_> = entries.iter().map(|entry| self.whole(&entry.message, descriptors, work)).collect();
+    fn table(&self, entries: &[TableEntry], descriptors: &[Descriptor], layout: &Layout, work: &mut Work) -> Option<Vec<TableEntry>> {
+        let mut masked = |entry: &TableEntry| {
+            let suspect = self.patterns.may_hold(&entry.message) || !self.names_nothing(&entry.message, Some(layout), work);
+            if suspect { self.whole(&entry.message, descriptors, work) } else { None }
+        };
+        let masked: Vec<_> = entries.iter().map(&mut masked).collect();
         masked.iter().any(Option::is_some).then(|| {
             let pairs = entries.iter().zip(masked);
             pairs
@@ -159,11 +180,13 @@ impl Redactor {
         })
     }
 
-    /// A row, or an entry of a table: what can hold no secret is not walked through.
+    /// Whether no attribute's name makes a secret of its value; false where that cannot be told without a walk.
+    fn names_nothing(&self, message: &[u8], layout: Option<&Layout>, work: &mut Work) -> bool {
+        layout.is_some_and(|layout| usual::names_nothing(message, layout, &self.keys, |text| self.replacement.is_one(text), &mut work.memo))
+    }
+
+    /// A row, or an entry of a table, walked through and counted.
     fn whole(&self, data: &[u8], descriptors: &[Descriptor], work: &mut Work) -> Option<Vec<u8>> {
-        if !self.patterns.may_hold(data) {
-            return None;
-        }
         let masked = self.message(data, descriptors, MAX_DEPTH, work);
         work.count();
         masked
@@ -221,18 +244,21 @@ impl Redactor {
         let pair = key_value(Reader::new(data))?;
         let found = self.keys.remembered(pair.key, &mut work.memo);
         if found != KeyMatch::No {
+            let whole = pair.value.rest();
             let secret = match any_value(pair.value.clone())? {
-                AnyValue::Empty | AnyValue::Bool(_) => false,
-                AnyValue::Int(_) | AnyValue::Double(_) => found == KeyMatch::AtEnd,
-                AnyValue::String(text) => !text.is_empty() && text != self.mask,
-                AnyValue::Bytes(bytes) => !bytes.is_empty(),
-                AnyValue::Array(values) | AnyValue::KvList(values) => !values.rest().is_empty(),
+                AnyValue::Empty | AnyValue::Bool(_) => None,
+                AnyValue::Int(_) | AnyValue::Double(_) => (found == KeyMatch::AtEnd).then_some(whole),
+                // The same text is hashed alike wherever it is found.
+                AnyValue::String(text) => (!text.is_empty() && !self.replacement.is_one(text)).then_some(text),
+                AnyValue::Bytes(bytes) => (!bytes.is_empty()).then_some(bytes),
+                AnyValue::Array(values) | AnyValue::KvList(values) => (!values.rest().is_empty()).then_some(whole),
             };
-            if secret {
+            if let Some(secret) = secret {
                 work.masked.push(0);
-                let mut out = Vec::with_capacity(pair.key.len() + self.mask.len() + 8);
+                let (mut instead, mut out) = (Vec::new(), Vec::with_capacity(pair.key.len() + 40));
+                self.replacement.put(secret, &mut instead);
                 put_bytes(&mut out, key_value_fields::KEY, pair.key);
-                put_message(&mut out, key_value_fields::VALUE, |out| put_bytes(out, any_value_fields::STRING, &self.mask));
+                put_message(&mut out, key_value_fields::VALUE, |out| put_bytes(out, any_value_fields::STRING, &instead));
                 return Ok(Some(out));
             }
         }
@@ -241,11 +267,11 @@ impl Redactor {
 
     fn replaced(&self, text: &[u8], work: &mut Work) -> Option<Vec<u8>> {
         let found = self.found(text, false, work)?;
-        let mut out = Vec::with_capacity(text.len() + self.mask.len() * found.len());
+        let mut out = Vec::with_capacity(text.len() + 32);
         let mut copied = 0;
         for one in &found {
             out.extend_from_slice(&text[copied..one.range.start]);
-            out.extend_from_slice(&self.mask);
+            self.replacement.put(&text[one.range.clone()], &mut out);
             copied = one.range.end;
         }
         out.extend_from_slice(&text[copied..]);
@@ -264,17 +290,11 @@ impl Redactor {
     /// The secrets of a text, counted; None where there are none. What a mask of ours has taken the place of is none.
     fn found(&self, text: &[u8], binary: bool, work: &mut Work) -> Option<Vec<Found>> {
         let mut found = self.patterns.find(text, binary);
-        found.retain(|one| self.mask.is_empty() || !self.is_masked(text, one));
+        found.retain(|one| !self.replacement.covers(text, one.range.start, one.range.end));
         for one in &found {
             work.masked.push(1 + one.rule);
         }
         (!found.is_empty()).then_some(found)
-    }
-
-    /// Whether what was found is the mask, or the part of it that a pattern takes for a value.
-    fn is_masked(&self, text: &[u8], one: &Found) -> bool {
-        let from = one.range.start.saturating_sub(self.mask.len());
-        (from..=one.range.start).any(|at| text[at..].starts_with(&self.mask) && at + self.mask.len() >= one.range.end)
     }
 }
 

@@ -16,6 +16,7 @@ fn rules() -> Rules {
         patterns: pattern_names().filter(|name| *name != "email").map(str::to_owned).collect(),
         own_patterns: vec![("badge".to_owned(), r"badge-(\d{4})".to_owned())],
         mask: MASK.to_owned(),
+        hash_key: None,
     }
 }
 
@@ -47,6 +48,8 @@ fn secrets_in_texts_are_found_by_what_they_look_like() {
         ("curl --api-key s3cr3t --verbose", "curl --api-key [redacted] --verbose"),
         ("Cookie: a=b; session=c\r\nHost: x", "Cookie: [redacted]\r\nHost: x"),
         ("password='it''s'", "password='[redacted]''s'"),
+        ("dsn https://0123456789abcdef0123456789abcdef@o1.ingest.sentry.io/7", "dsn https://[redacted]@o1.ingest.sentry.io/7"),
+        ("card 4111 1111 1111 1111 of", "card [redacted] of"),
         ("badge-1234 opened", "badge-[redacted] opened"),
     ] {
         assert_eq!(text(given), wanted);
@@ -67,6 +70,11 @@ fn what_is_no_secret_stays() {
         "token [redacted]",
         "password=[redacted] \"token\":\"[redacted]\"",
         "Authorization: [redacted]",
+        "auth_request_handler_timeout_s is 5",
+        "sk-learn-compatible-estimators",
+        "token_count: 7 tokens",
+        "order 4111111111111112",
+        "https://0123456789abcdef@host/7",
         "",
     ] {
         assert_eq!(text(given), given);
@@ -124,6 +132,20 @@ fn a_secret_key_hides_its_value_and_neighbours_stay() {
     assert_eq!(out.view(out.columns.job_id[0]), Some(&b"job-7"[..]), "the columns name other bytes now");
     let again = redactor().batch(&out).unwrap();
     assert!(again.batch.is_none(), "what is masked was masked again");
+}
+
+#[test]
+fn with_a_key_the_same_secret_has_the_same_hash_by_its_key_and_within_a_text() {
+    let hashing = Redactor::new(&Rules { hash_key: Some(b"0123456789abcdef".to_vec()), ..rules() }).unwrap();
+    let given = batch(&[("password", Scalar::String(b"hunter2")), ("pin.token", Scalar::Int(77))], "password=hunter2");
+    let out = hashing.batch(&given).unwrap().batch.unwrap();
+    assert!(!holds(&out, "hunter2") && !holds(&out, MASK));
+    let hash = String::from_utf8(hashing.text(b"password=hunter2")).unwrap();
+    let hash = hash.strip_prefix("password=").unwrap();
+    let count = memchr::memmem::find_iter(&out.rows, hash).count();
+    assert_eq!((hash.len(), count), (23, 2), "{hash}");
+    assert!(hashing.batch(&out).unwrap().batch.is_none(), "a hash is hashed again");
+    assert!(redactor().batch(&out).unwrap().batch.is_none(), "a hash is masked where it comes to");
 }
 
 #[test]
