@@ -44,7 +44,7 @@ SECRETS: dict[str, tuple[str, str, str, str]] = {
     "a private key": ("private_key", "-----BEGIN RSA PRIVATE KEY-----\nMIIEsome\n-----END RSA PRIVATE KEY----- end", "MIIEsome", " end"),
     "a password in a URL": ("url_password", "to postgres://hub:dbpass1@db:5432/x now", "dbpass1", "@db:5432/x now"),
     "a password in a URL without a user": ("url_password", "to redis://:dbpass1@r:6379 now", "dbpass1", "@r:6379 now"),
-    "a Sentry DSN": ("sentry_key", f"to https://{'0a' * 16}@o1.ingest.sentry.io/7 now", "0a0a", "@o1.ingest.sentry.io/7 now"),
+    "a Sentry DSN": ("sentry_key", f"to https://{'0a' * 16}@o1.ingest.sentry.io/7 now", "0a0a", "/7 now"),
     "a token of Sentry": ("sentry_key", f"with sntrys_{LETTERS} in", LETTERS, " in"),
     "a token of Dash0": ("provider_token", f"with auth_{LETTERS} in", LETTERS, " in"),
     "a token of GitHub": ("provider_token", f"with ghp_{LETTERS} in", LETTERS, " in"),
