@@ -176,6 +176,11 @@ class HttpConnection(AcceptedProtocol):
             else:
                 self._work()
 
+    def begin_with(self, data: bytes) -> None:
+        """Go on with what was read before anybody knew that the peer speaks HTTP."""
+        self._buffer, self._filled = bytearray(data), len(data)
+        self._work()
+
     def pause_writing(self) -> None:
         """A peer that sends requests and does not read their answers is not read either, else they would pile up here."""
         self.answers_unread = True

@@ -268,8 +268,8 @@ async def test_a_tls_client_on_the_plain_port_gets_a_tls_alert_and_one_line(tmp_
         assert server.intake.dead == []
 
 
-async def test_an_http_client_is_told_in_http(tmp_path: Path):
-    async with running(tmp_path) as server, connected(server.address) as peer:
+async def test_an_http_client_is_told_in_http_where_http_is_off(tmp_path: Path):
+    async with running(tmp_path, http={"enabled": False}) as server, connected(server.address) as peer:
         await peer.send(b"POST /app.web HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
         answer = await peer.closed()
         assert answer.startswith(b"HTTP/1.1 400 ")

@@ -35,6 +35,7 @@ from emp_pipe.logs import RateLimitedLogger, get_logger
 from emp_pipe.receivers.forward_accept import ForwardDoor
 from emp_pipe.receivers.forward_access import Access, AccessConfig
 from emp_pipe.receivers.forward_connection import ForwardConnection
+from emp_pipe.receivers.forward_http import ForwardHttpConfig, HttpOnForward
 from emp_pipe.receivers.forward_hub import FOR_WRITES, Hub, HubSettings
 from emp_pipe.receivers.forward_listen import open_datagram, open_unix
 from emp_pipe.tls import TlsServerConfig, WatchedContext
@@ -59,6 +60,9 @@ class ForwardConfig(AccessConfig):
         None, min_length=1, max_length=200, description="The name in the handshake; made of the machine's id."
     )
     udp_heartbeat: bool = Field(True, description="Answer fluentd's UDP heartbeats on the same ports.")
+    http: ForwardHttpConfig = Field(
+        default_factory=lambda: ForwardHttpConfig.model_validate({}), description="Records as JSON by HTTP `POST` on the same TCP ports."
+    )
     detect_duplicates: Literal["emp_pipe", "all", "none"] = Field(
         "emp_pipe", description="Whose repeated chunks are acknowledged and not stored again. Fluent Bit's ids are hashes of the content."
     )
@@ -126,6 +130,7 @@ class ForwardReceiver:
         self._access = Access(config, id)
         self._tls: WatchedContext | None = None
         self._hub: Hub | None = None
+        self._http: HttpOnForward | None = None
         self._stop_accepting = asyncio.Event()
         self._finish = asyncio.Event()
         self._finished = asyncio.Event()
@@ -136,7 +141,10 @@ class ForwardReceiver:
         try:
             self._tls = WatchedContext.of_server(config.tls, self._context.clock, f"{self.id}: tls") if config.tls is not None else None
             await self._access.prepare()
+            self._http = HttpOnForward.of(self.id, config, self._context)
             self._hub = hub = self._make_hub(intake)
+            if self._http is not None:
+                self._http.start(hub)
             async with contextlib.AsyncExitStack() as stack:
                 sockets = await self._listen(stack)
                 await self._serve(hub, sockets, started)
@@ -175,6 +183,8 @@ class ForwardReceiver:
                 for connection in list(hub.connections):
                     connection.close(at_once=True)
                 hub.publish()
+                if self._http is not None:
+                    self._http.close()
 
     async def stop(self, deadline_monotonic_s: float) -> None:
         """Accept nothing new, read what has come, acknowledge what becomes durable before the deadline, close."""
@@ -187,6 +197,8 @@ class ForwardReceiver:
             hub.stopping = True
             for connection in list(hub.connections):
                 connection.drain()
+            if self._http is not None:
+                await self._http.finish(deadline_monotonic_s)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(deadline_monotonic_s - self._context.clock.monotonic_s(), 0.0)):
                     await hub.wait_idle()
@@ -198,6 +210,8 @@ class ForwardReceiver:
     async def reload(self) -> None:
         """Read certificates and secrets again; open connections stay. Raises ConfigError; then everything stays as it was."""
         await self._access.prepare()
+        if self._http is not None:
+            self._http.reload()
         if self._tls is not None:
             self._tls.reload()
 
@@ -271,6 +285,8 @@ class ForwardReceiver:
                 self._close_if_silent(hub, connection, now_s)
                 connection.report_age(now_s)
             self._close_who_holds_most(hub)
+            if self._http is not None:
+                self._http.sweep(now_s)
             hub.skew.publish()
             hub.publish()
 

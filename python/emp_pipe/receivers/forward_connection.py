@@ -18,8 +18,8 @@ from emp_pipe.forward_handshake import Credentials, Refusal, ServerHandshake, re
 from emp_pipe.last_reads import bytes_in_socket
 from emp_pipe.receivers.forward_acks import AckQueue, PendingRead
 from emp_pipe.receivers.forward_arrivals import Source, arrivals_of, unchunked_records
+from emp_pipe.receivers.forward_detect import greet, is_something_else
 from emp_pipe.receivers.forward_hub import FOR_GOOD, FOR_LOG, FOR_MORE, FOR_OTHERS, FOR_ROOM, FOR_WRITES, Hub
-from emp_pipe.receivers.forward_refusals import answer_to
 
 if TYPE_CHECKING:
     from emp_pipe._core import ForwardDecoder, ForwardRead
@@ -42,6 +42,7 @@ class ForwardConnection(AcceptedProtocol):
         self.closed = asyncio.Event()
         self._hub = hub
         self._refuse = refuse
+        self._takes_http = hub.http is not None and hub.http.takes(credentials is not None, refuse is not None)
         self._handshake = ServerHandshake(credentials, hub.settings.hostname, refuse) if credentials is not None else None
         self._decoder: ForwardDecoder | None = None
         self._small = memoryview(bytearray(_HANDSHAKE_READ_BYTES)) if credentials is not None else memoryview(b"")
@@ -67,7 +68,7 @@ class ForwardConnection(AcceptedProtocol):
         self._hub.connections.add(self)
         self._hub.counts.connections += 1
         if self._handshake is not None:
-            self._transport.write(self._handshake.helo)
+            greet(self._hub, self._takes_http, self._say_helo)
         elif self._refuse is not None:
             self.turn_away(self._refuse)
         else:
@@ -218,19 +219,16 @@ class ForwardConnection(AcceptedProtocol):
         self._correct_time()
         self._pause_where_needed()
 
-    def _speaks_something_else(self, first_bytes: memoryview | bytes) -> bool:
-        """A TLS or HTTP client on this port is refused in its own protocol."""
-        answer = answer_to(first_bytes)
-        if answer is None:
-            return False
-        reply, refusal = answer
-        self._transport.write(reply)
-        self._hub.refused(refusal, self.address)
-        self._read_nothing_more()
-        self.close()
-        return True
+    def _say_helo(self) -> None:
+        if self._handshake is not None and not self.paused & FOR_GOOD and not self._transport.is_closing():
+            self._takes_http = False
+            self._transport.write(self._handshake.helo)
 
-    def _read_nothing_more(self) -> None:
+    def _speaks_something_else(self, first_bytes: memoryview | bytes) -> bool:
+        """HTTP is handed over where it is taken; else it, and TLS, are refused in their own protocol."""
+        return is_something_else(self, self._hub, self._transport, bytes(first_bytes), self._takes_http)
+
+    def read_nothing_more(self) -> None:
         self._decoder = None
         self._small = memoryview(bytearray(1))
 
@@ -272,7 +270,7 @@ class ForwardConnection(AcceptedProtocol):
             self.settle(entry)
         if fatal is not None:
             counts.unreadable += 1
-            self._read_nothing_more()
+            self.read_nothing_more()
             self.drain()  # what was good is acknowledged when it is durable, then the connection is closed
             return
         self._pause_where_needed()

@@ -23,6 +23,7 @@ from emp_pipe.self_metrics import Metrics
 if TYPE_CHECKING:
     from emp_pipe._core import ForwardDecoder
     from emp_pipe.receivers.forward_connection import ForwardConnection
+    from emp_pipe.receivers.forward_http import HttpOnForward
 
 # why a connection is not read from: bits of a number, not an enumeration, because they are asked for at every read
 FOR_LOG, FOR_ROOM, FOR_WRITES, FOR_GOOD, FOR_MORE, FOR_OTHERS = 1, 2, 4, 8, 16, 32
@@ -96,6 +97,8 @@ class Hub:
     connections: set[ForwardConnection] = field(default_factory=set)
     unacked_bytes: int = 0
     stopping: bool = False
+    http: HttpOnForward | None = None
+    """What takes HTTP on the same port."""
     log: RateLimitedLogger = field(init=False)
     places: Places = field(init=False)
     cut: CutConnections = field(init=False)
