@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import cases, cases_disk, cases_host, cases_otlp, cases_redis, cases_security, neighbours
+from bench import cases, cases_disk, cases_host, cases_otlp, cases_redis, cases_security, cases_tail, neighbours
 from bench.figures import Figure, of_pairs
 from bench.runs import VoidRun, Workbench
 from bench.subjects import COLLECTOR, REPOSITORY
@@ -52,6 +52,7 @@ def main() -> int:
         steps["steady_load_resident"] = lambda: cases.run_growth(bench, steady_s, _say)
         steps["tail_sampling_million_spans_in_flight"] = lambda: cases_otlp.run_tail_in_flight(bench, with_collector, _say)
         steps["aggregation_100k_streams_resident"] = lambda: cases_otlp.run_aggregation(bench, _say)
+        steps["tail_lines"] = lambda: cases_tail.run(bench, pairs, _say)
         steps["good_clients_under_attack"] = lambda: cases_security.run_attacks(pairs, _say)
         steps["idle_tls_connections"] = lambda: cases_security.run_idle_tls(_say)
         for name, step in steps.items():

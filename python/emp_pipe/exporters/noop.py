@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from pydantic import Field
+
 from emp_pipe.component import Context, ExporterConfig, Parcel, Sent
 
 
 class NoopConfig(ExporterConfig):
-    """Nothing beside what every exporter has."""
+    """Settings of an exporter that sends nothing."""
+
+    codec: Literal["any", "none", "gzip", "zstd"] = Field(
+        "any", description="What it pretends to send compressed with; where it is the first exporter the buffer's blocks have it too."
+    )
 
 
 class NoopExporter:
@@ -14,12 +22,13 @@ class NoopExporter:
 
     merges = True
     ordered = False
-    codec = "any"
     limits = None
 
     def __init__(self, id: str, config: NoopConfig, context: Context) -> None:
         self.id = id
         self.config = config
+        self.codec: str = config.codec
+        """A plain attribute: the delivery loop asks for it."""
         self.parcels = 0
         self.records = 0
 

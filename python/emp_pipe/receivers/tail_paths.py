@@ -48,6 +48,7 @@ class Paths:
         self._copies: dict[str, float] = {}
         self.dirty: dict[str, None] = {}
         self._found: dict[str, os.stat_result] | None = None
+        self._stems: dict[tuple[str, str], list[TailedFile]] | None = None
         self.is_missing_some = False
         self.looked_at_s = float("-inf")
         self.next_look_s = 0.0
@@ -71,6 +72,16 @@ class Paths:
         """What was seen before may not be so any more."""
         self.now_s = now_s
         self._found = None
+        self._stems = None
+
+    def _neighbours(self, directory: str, name: str) -> list[TailedFile]:
+        """Return the files of a directory of whose name another one may be made by rotation."""
+        if self._stems is None:
+            self._stems = {}
+            for file in self.live.values():
+                self._stems.setdefault((file.directory, file.stem), []).append(file)
+        found = [file for end in range(1, len(name)) for file in self._stems.get((directory, name[:end]), ())]
+        return [file for file in found if is_rotated_name(name, os.path.basename(file.path)) and self.live.get(file.path) is file]
 
     def _files(self) -> dict[str, os.stat_result]:
         """Return the files that there are in this round."""
@@ -147,6 +158,8 @@ class Paths:
         file.begin(opened, position)
         file.quiet_since_s = self.now_s
         self.live[path] = file
+        if self._stems is not None:
+            self._stems.setdefault((file.directory, file.stem), []).append(file)
         self._by_file[file.file] = file
         self.dirty[path] = None
         self._opened_now(file)
@@ -204,9 +217,7 @@ class Paths:
 
     def _is_copy_in_the_making(self, path: str) -> bool:
         directory, name = os.path.split(path)
-        for other in self.live.values():
-            if other.directory != directory or not name.startswith(other.stem) or not is_rotated_name(name, os.path.basename(other.path)):
-                continue
+        for other in self._neighbours(directory, name):
             opened = self._try_open(path)
             if opened is None:
                 return True
@@ -275,8 +286,7 @@ class Paths:
         self.open_files[file] = None
         self.open_files.move_to_end(file)
         if len(self.open_files) > self._config.max_open_files:
-            idle = next((one for one in self.open_files if one is not file and not one.gone and not one.queued), None)
-            one = idle or next(one for one in self.open_files if one is not file)
+            one = next(one for one in self.open_files if one is not file)  # the one that was used longest ago
             del self.open_files[one]
             one.close()
 

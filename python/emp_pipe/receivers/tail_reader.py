@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from emp_pipe._core import LineParser
 
 ROUND_BYTES = 1 << 20
-_LEAST_SHARE_BYTES = 32 << 10
+_LEAST_SHARE_BYTES = 128 << 10
 _MOST_FILES_A_ROUND = 512
 _LOOK_EVERY_S = 10.0
 _LOOK_EVERY_MISSING_S = 0.9
