@@ -1,6 +1,6 @@
 """The cases of the file tail: lines of files through emp-pipe to the `noop` exporter, and what files cost that nobody writes to.
 
-Files appear whole, by a rename, before a process that runs already; what is measured is its CPU time until the books say that every line was
+Files appear whole, by a rename, before a running process; what is measured is its CPU time until the books say that every line was
 filed and sent. Not in it: the start, and the writer. A run whose books do not say the number of lines is void.
 """
 

@@ -290,3 +290,20 @@ def test_a_file_that_was_gone_before_it_was_finished_is_said_and_counted(tail: T
     tail.start()
     assert tail.pass_s(8) == [*lines(0, 100), *lines(200, 210)]
     assert tail.metric("tail_lost_files") == 1
+
+
+@pytest.mark.parametrize("down", [False, True], ids=["running", "down"])
+def test_a_file_that_is_truncated_again_before_anything_of_it_was_read_loses_nothing(tail: Tailing, down: bool) -> None:
+    copy_and_truncate(tail.path("app.log"))
+    later(tail, "app.log")
+    assert tail.pass_s(2) == lines(0, 100)
+    if down:
+        tail.kill()
+    tail.write("app.log", numbered(100, 150))
+    copy_and_truncate(tail.path("app.log"))
+    later(tail, "app.log.1")
+    tail.write("app.log", numbered(150, 200))
+    later(tail, "app.log")
+    if down:
+        tail.start()
+    assert sorted(tail.pass_s(12)) == sorted(lines(0, 200))

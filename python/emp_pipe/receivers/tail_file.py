@@ -58,6 +58,8 @@ class TailedFile:
         self._read_tail = b""
         self._offset_tail = NO_PRINT
         self.modified_unix_nano = 0
+        self.began_unix_nano = 0
+        """When it was truncated, while nothing of it has been read since: another truncation shows by nothing but the time."""
         self.size_bytes = 0
         self._left_over: list[Batch] = []
         self.refused = ""
@@ -91,7 +93,15 @@ class TailedFile:
 
     def position(self) -> Position:
         """Return where to go on when all rows that were taken are durable."""
-        return Position(self.file, self._offset, self._parts, self._head_print, self._offset_tail, self.modified_unix_nano, self._head)
+        return Position(self.file, self._offset, self._parts, self._head_print, self._offset_tail, self._when, self._head)
+
+    @property
+    def _when(self) -> int:
+        return self.began_unix_nano if self.read_at == 0 and self.began_unix_nano else self.modified_unix_nano
+
+    def present_head(self) -> bytes:
+        """Return the first bytes as they are now."""
+        return head_of(self._opened) if self._opened is not None else b""
 
     def begin(self, opened: Readable, position: Position | None = None) -> None:
         """Read `opened` from now on, from its beginning or from a position that it holds."""
@@ -222,6 +232,7 @@ class TailedFile:
         opened = self._opened
         assert opened is not None
         self.begin(opened)
+        self.began_unix_nano = self.modified_unix_nano
 
     def take(self) -> list[Batch]:
         """Return the rows since the last call."""

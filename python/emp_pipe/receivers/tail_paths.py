@@ -111,6 +111,9 @@ class Paths:
                 self._report.lost(key)
         if opened is not None:
             self._follow(key, opened, at)
+            if at is not None and at.offset == 0:
+                self.live[key].began_unix_nano = at.modified_unix_nano
+                self._truncated_unread(self.live[key], found[key])
         self.dirty[key] = None
 
     def _take_up(self, key: str, found: Sequence[Found], own: Mapping[str, os.stat_result]) -> None:
@@ -246,6 +249,8 @@ class Paths:
             return
         if file.refused and known.st_size < file.size_bytes:
             file.refused = ""
+        if file.read_at == 0 and file.began_unix_nano:
+            self._truncated_unread(file, known)
         grown = known.st_size > file.read_at
         file.size_bytes, file.modified_unix_nano = known.st_size, known.st_mtime_ns
         if grown and not file.refused:
@@ -269,6 +274,21 @@ class Paths:
             later = trace(file.key, [], self._by_file.keys(), own.keys(), newer_than_unix_nano=newest)
             self._take_up(file.key, later.found, {})
         self.queue(file)
+
+    def _truncated_unread(self, file: TailedFile, known: os.stat_result) -> None:
+        """A file of which nothing had been read since it was truncated may have been truncated again: take up what was copied then."""
+        if known.st_mtime_ns <= file.began_unix_nano or not self.opens(file):
+            return
+        traced = trace(
+            file.key,
+            [],
+            self._by_file.keys(),
+            self._files().keys(),
+            newer_than_unix_nano=file.began_unix_nano,
+            unlike=file.present_head(),
+        )
+        self._take_up(file.key, traced.found, {})
+        file.began_unix_nano = known.st_mtime_ns
 
     def _between(self, file: TailedFile) -> None:
         """Take up what came after a file under its path and was rotated away before anybody looked."""

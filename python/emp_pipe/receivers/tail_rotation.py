@@ -83,13 +83,20 @@ def candidates(path: str) -> list[Candidate]:
 
 
 def trace(
-    path: str, positions: Sequence[Position], known: Collection[FileId], own: Collection[str], *, newer_than_unix_nano: int | None
+    path: str,
+    positions: Sequence[Position],
+    known: Collection[FileId],
+    own: Collection[str],
+    *,
+    newer_than_unix_nano: int | None,
+    unlike: bytes = b"",
 ) -> Traced:
     """Find what holds the rest of `positions`, which were read under `path` and are not open any more, and what came after them.
 
     `known`: files that are read as it is. `own`: paths that are read under their own name, whatever rotation made of them: of these only
     what continues a position is taken. `newer_than_unix_nano`: rotated files that were changed later, and later than those that hold
-    the positions, are read from their beginning; None: there can be none."""
+    the positions, are read from their beginning; None: there can be none. `unlike`: what the path begins with now; a copy of that is
+    read where it lies."""
     beside = candidates(path)
     found: list[Found] = []
     lost: list[Position] = []
@@ -109,7 +116,11 @@ def trace(
         is_newer = candidate.modified_unix_nano > newest_unix_nano
         if is_newer and candidate.file not in taken and candidate.path not in own and not _has_packed_twin(candidate, beside):
             with contextlib.suppress(OSError):
-                found.append(Found(candidate.path, open_file(candidate.path), None))
+                opened = open_file(candidate.path)
+                if unlike and (head := opened.read(len(unlike), 0)) and (unlike.startswith(head) or head.startswith(unlike)):
+                    opened.close()
+                    continue
+                found.append(Found(candidate.path, opened, None))
                 taken.add(candidate.file)
     return Traced(found, lost)
 
