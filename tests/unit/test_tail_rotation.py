@@ -307,3 +307,26 @@ def test_a_file_that_is_truncated_again_before_anything_of_it_was_read_loses_not
     if down:
         tail.start()
     assert sorted(tail.pass_s(12)) == sorted(lines(0, 200))
+
+
+def test_a_truncated_file_that_has_the_very_length_that_it_had_is_seen(tail: Tailing) -> None:
+    tail.path("app.log").write_text(numbered(100, 190))
+    later(tail, "app.log")
+    size_bytes = tail.path("app.log").stat().st_size
+    assert tail.pass_s(2) == [*lines(0, 100), *lines(100, 190)]
+    tail.path("app.log").write_text(numbered(200, 290))
+    later(tail, "app.log")
+    assert tail.path("app.log").stat().st_size == size_bytes
+    assert tail.pass_s(12) == [*lines(0, 100), *lines(100, 190), *lines(200, 290)]
+
+
+def test_an_empty_file_that_is_filled_and_truncated_between_two_looks_loses_nothing(tmp_path: Path) -> None:
+    tail = Tailing(tmp_path)
+    tail.write("app.log", "")
+    tail.pump()
+    tail.write("app.log", numbered(0, 50))
+    copy_and_truncate(tail.path("app.log"))
+    later(tail, "app.log.1")
+    tail.write("app.log", numbered(50, 80))
+    later(tail, "app.log")
+    assert sorted(tail.pass_s(12)) == sorted(lines(0, 80))

@@ -160,6 +160,8 @@ class Paths:
         file = TailedFile(path, path, opened.file, self._make_parser)
         file.begin(opened, position)
         file.quiet_since_s = self.now_s
+        if not file.size_bytes:
+            file.began_unix_nano = file.modified_unix_nano
         self.live[path] = file
         if self._stems is not None:
             self._stems.setdefault((file.directory, file.stem), []).append(file)
@@ -251,7 +253,8 @@ class Paths:
             file.refused = ""
         if file.read_at == 0 and file.began_unix_nano:
             self._truncated_unread(file, known)
-        grown = known.st_size > file.read_at
+        # One that has another time and the same length was perhaps rewritten: the next read tells.
+        grown = known.st_size > file.read_at or (known.st_mtime_ns != file.modified_unix_nano and not file.refused)
         file.size_bytes, file.modified_unix_nano = known.st_size, known.st_mtime_ns
         if grown and not file.refused:
             self.queue(file)
