@@ -215,8 +215,19 @@ class LineParser:
         max_line_bytes: int = 1048576,
         scope: str = "emp-pipe/lines",
         parts: int = 0,
+        pattern: str | None = None,
+        multiline: bool = True,
+        record_start: str | None = None,
+        utc_offset_s: int = 0,
+        progress_interval_s: float = 10.0,
     ) -> LineParser:
-        """`resource`: attributes of every row's resource. `parts`: of the line that is to come, those that are rows already (a restart)."""
+        """`resource`: attributes of every row's resource. `parts`: of the line that is to come, those that are rows already (a restart).
+        `pattern`: of `format="regex"`. `record_start`: lines that match begin a record, all others belong to the one above.
+        `utc_offset_s`: of times that name no zone. Raises ValueError."""
+        ...
+    @staticmethod
+    def check_pattern(pattern: str, *, named: bool) -> None:
+        """Raise ValueError where a pattern cannot be used; `named`: it must have a named group."""
         ...
     def feed(self, data: Buffer, now_unix_nano: int) -> None:
         """Take the next bytes, which must not change before this returns."""
@@ -248,6 +259,10 @@ class LineParser:
     @property
     def unparsed(self) -> int:
         """Lines that are not what the format says; they are the body of their row."""
+        ...
+    @property
+    def redrawn(self) -> int:
+        """States of progress bars that were redrawn, of which there is no row."""
         ...
     @property
     def nul_bytes(self) -> int:

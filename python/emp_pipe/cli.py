@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from emp_pipe import __version__, cli_admin, cli_dlq, cli_exec, cli_init, discovery, environment, environment_redis, job_queue
+from emp_pipe import __version__, cli_admin, cli_dlq, cli_exec, cli_init, cli_test, discovery, environment, environment_redis, job_queue
 from emp_pipe.config import COMPONENT_SECTIONS, PipelineConfig, build
 from emp_pipe.config_layer import Layer, merged
 from emp_pipe.config_print import render
@@ -85,7 +85,15 @@ class Sources:
             return Layer()
         from emp_pipe.config_yaml import read_yaml  # most edges have no file and do without it
 
-        return read_yaml(self.file, self.environment)
+        layer = read_yaml(self.file, self.environment)
+        layer.values.pop("tests", None)  # they are for `emp-pipe test` alone
+        return layer
+
+    def tests(self) -> object:
+        """Return what the file has under `tests:`, unchecked."""
+        from emp_pipe.config_yaml import read_yaml
+
+        return read_yaml(self.file, self.environment).values.get("tests") if self.file is not None else None
 
     def _put_settings(self, layer: Layer) -> None:
         if self.settings:
@@ -169,6 +177,20 @@ def validate(
     for warning in written_out(config, layer):
         typer.echo(f"emp-pipe: warning: {warning}", err=True)
     typer.echo(f"{file}: ok ({_counted(config)})")
+
+
+@app.command("test")
+def sample_lines(
+    file: Annotated[Path, typer.Argument(help="The YAML file with `tests:`.")],
+    role: Annotated[str, typer.Option(help="The role that the file is laid over: edge, central or run.")] = "run",
+) -> None:
+    """Send the sample lines of a configuration through its parsers and processors, show the records, compare them with what is expected."""
+    if role not in ("run", *ROLES):
+        raise typer.BadParameter("must be edge, central or run", param_hint="--role")
+    sources = Sources(role, file, environment=dict(os.environ))
+    config, _ = sources.load()
+    if not cli_test.main(config, sources.tests(), file):
+        sys.exit(1)
 
 
 @app.command("exec", context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})

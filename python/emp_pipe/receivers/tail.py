@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from emp_pipe.component import Arrival, Context, Intake
 from emp_pipe.errors import ErrorKind, LogError
+from emp_pipe.line_settings import make_parser
 from emp_pipe.logs import RateLimitedLogger, get_logger
 from emp_pipe.receivers.tail_position import Position, decode
 from emp_pipe.receivers.tail_reader import Reader
@@ -199,19 +200,17 @@ class TailReceiver:
         return resource
 
     def _make_parser(self, path: str, parts: int) -> LineParser:
-        from emp_pipe._core import LineParser
-
         assert self._normalizer is not None
         name = os.path.basename(path)
         resource = {**self.resource_of(path), **self.config.attributes}
         tag = self.config.tag.replace("*", name.rpartition(".")[0] or name)
-        return LineParser(
+        return make_parser(
+            self.config,
             self._normalizer,
             tag,
-            format=self.config.format,
+            scope="emp-pipe/tail",
             resource=resource,
             max_line_bytes=self.config.max_line_bytes,
-            scope="emp-pipe/tail",
             parts=parts,
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from emp_pipe.receivers.tail_disk import PlainFile, Readable, head_of, no_text, open_file
 from emp_pipe.receivers.tail_position import HEAD_BYTES, NO_PRINT, TAIL_BYTES, FileId, Position, Print
@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 
 READ_BYTES = 256 << 10
 """What one read asks for: it stays in the processor's cache until it is parsed."""
+
+
+class Counts(NamedTuple):
+    """What became of lines."""
+
+    blank: int
+    split: int
+    nul_bytes: int
+    unparsed: int
+    redrawn: int
+
+
+NO_COUNTS = Counts(0, 0, 0, 0, 0)
 
 
 class Rewritten(Exception):
@@ -49,7 +62,7 @@ class TailedFile:
         self._make_parser = make_parser
         self._opened: Readable | None = None
         self._parser: LineParser | None = None
-        self._counted = self.dropped_counts = (0, 0, 0)
+        self._counted = self.dropped_counts = NO_COUNTS
         self.read_at = 0
         self._offset = 0
         self._parts = 0
@@ -189,7 +202,7 @@ class TailedFile:
         parser = self._parser
         if parser is None:
             parser = self._parser = self._make_parser(self.key, self._parts)
-            self._counted = (0, 0, 0)
+            self._counted = NO_COUNTS
         parser.feed(view[before:end], now_unix_nano)
         self.read_at += got
         if len(self._head) < HEAD_BYTES:
@@ -241,15 +254,15 @@ class TailedFile:
             batches.append(batch)
         return batches
 
-    def counts(self) -> tuple[int, int, int]:
-        """Return blank lines, split rows and NUL bytes since the last call."""
+    def counts(self) -> Counts:
+        """Return what became of lines since the last call."""
         parser = self._parser
         if parser is None:
-            dropped, self.dropped_counts = self.dropped_counts, (0, 0, 0)
+            dropped, self.dropped_counts = self.dropped_counts, NO_COUNTS
             return dropped
-        now = (parser.blank, parser.split, parser.nul_bytes)
+        now = Counts(parser.blank, parser.split, parser.nul_bytes, parser.unparsed, parser.redrawn)
         last, self._counted = self._counted, now
-        return (now[0] - last[0], now[1] - last[1], now[2] - last[2])
+        return Counts(*(count - before for count, before in zip(now, last, strict=True)))
 
     def _drop_parser(self) -> None:
         if self._parser is None:

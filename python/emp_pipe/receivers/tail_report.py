@@ -50,6 +50,18 @@ class Report:
         self._split = metrics.counter(
             "tail_split", unit="records", help="Records that are a part of a line that was too long.", labels=["component"]
         ).labels(id)
+        self._unparsed = metrics.counter(
+            "tail_unparsed",
+            unit="lines",
+            help="Lines that are not of the format that is set; each is a record all the same.",
+            labels=["component"],
+        ).labels(id)
+        self._redrawn = metrics.counter(
+            "tail_redrawn",
+            unit="states",
+            help="States of progress bars that were drawn over, of which there is no record.",
+            labels=["component"],
+        ).labels(id)
         self._nul = metrics.counter(
             "tail_nul", unit="bytes", help="NUL bytes that were left out: holes, or no text.", labels=["component"]
         ).labels(id)
@@ -97,10 +109,14 @@ class Report:
     def read(self, size_bytes: int) -> None:
         self._bytes.inc(size_bytes)
 
-    def counted(self, blank: int, split: int, nul_bytes: int) -> None:
+    def counted(self, blank: int, split: int, nul_bytes: int, unparsed: int, redrawn: int) -> None:
         if blank:
             self._blank.inc(blank)
         if split:
             self._split.inc(split)
         if nul_bytes:
             self._nul.inc(nul_bytes)
+        if unparsed:
+            self._unparsed.inc(unparsed)
+        if redrawn:
+            self._redrawn.inc(redrawn)

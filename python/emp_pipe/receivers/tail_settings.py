@@ -8,14 +8,14 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat, field_validator
 
-from emp_pipe.component import ComponentConfig
+from emp_pipe.line_settings import LineSettings
 
 INCLUDE = ("/workspace/logs/*.log", "/workspace/ComfyUI/logs/*.log", "~/.pm2/logs/*.log")
 EXCLUDE = ("*-combined.log", "*.gz", "*.bz2", "*.xz", "*.zst", "*.zip")
 FROM_NAME = {"worker_id": r"(worker[-_]?\d+)", "gpu.index": r"gpu[-_]?(\d+)"}
 
 
-class TailConfig(ComponentConfig):
+class TailConfig(LineSettings):
     """Settings of a file tail."""
 
     include: tuple[str, ...] = Field(INCLUDE, min_length=1, description="Globs of the files; `**` is any number of directories.")
@@ -28,7 +28,6 @@ class TailConfig(ComponentConfig):
         description="Where reading starts: `checkpoint`: where the last run stopped, a new file from its beginning; `end`: likewise, but "
         "what is there at the very first start is left out; `beginning`: all of every file, at every start.",
     )
-    format: Literal["auto", "plain", "json"] = Field("auto", description="How lines are read; `auto`: each by its look.")
     tag: str = Field("tail.*", description="The tag of the rows; `*` is the file's name without its ending.")
     attributes: Mapping[str, str] = Field(default_factory=dict, description="Resource attributes of all rows.")
     from_name: Mapping[str, str] = Field(
@@ -42,11 +41,11 @@ class TailConfig(ComponentConfig):
     )
     poll_interval_s: PositiveFloat = Field(0.25, le=60, description="How often files that grow, or cannot be watched, are looked at.")
     rotate_wait_s: float = Field(5.0, ge=0, le=3600, description="So long a file that was rotated away may still be written to.")
-    flush_s: PositiveFloat = Field(5.0, le=3600, description="So long lines that belong together wait for the next of them.")
+    flush_s: PositiveFloat = Field(1.0, le=3600, description="So long lines that belong together wait for the next of them.")
 
     @field_validator("from_name")
     @classmethod
-    def _patterns(cls, value: Mapping[str, str]) -> Mapping[str, str]:
+    def _names(cls, value: Mapping[str, str]) -> Mapping[str, str]:
         for key, pattern in value.items():
             try:
                 re.compile(pattern)

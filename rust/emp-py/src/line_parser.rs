@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use emp_core::lines::formats::pattern::{self, Pattern};
 use emp_core::lines::{Format, Settings, Source};
 use pyo3::buffer::PyBuffer;
 use pyo3::prelude::*;
@@ -45,9 +46,10 @@ impl PyLineParser {
 impl PyLineParser {
     #[new]
     #[pyo3(
-        signature = (normalizer, tag, *, format=FormatArg(Format::Auto), resource=TextMap::default(), max_line_bytes=1_048_576, scope="emp-pipe/lines", parts=0),
-        text_signature = "(normalizer, tag, *, format='auto', resource=..., max_line_bytes=1048576, scope='emp-pipe/lines', parts=0)"
+        signature = (normalizer, tag, *, format=FormatArg(Format::Auto), resource=TextMap::default(), max_line_bytes=1_048_576, scope="emp-pipe/lines", parts=0, pattern=None, multiline=true, record_start=None, utc_offset_s=0, progress_interval_s=10.0),
+        text_signature = "(normalizer, tag, *, format='auto', resource=..., max_line_bytes=1048576, scope='emp-pipe/lines', parts=0, pattern=None, multiline=True, record_start=None, utc_offset_s=0, progress_interval_s=10.0)"
     )]
+    #[expect(clippy::too_many_arguments, reason = "all but two are keywords")]
     fn new(
         normalizer: &Bound<'_, PyNormalizer>,
         tag: &str,
@@ -56,9 +58,33 @@ impl PyLineParser {
         max_line_bytes: usize,
         scope: &str,
         parts: u32,
-    ) -> Self {
-        let settings = Settings { format: format.0, max_line_bytes, scope: scope.into(), tag: tag.into(), resource: resource.0 };
-        Self(Mutex::new(Source::new(normalizer.get().0.clone(), &settings, parts)))
+        pattern: Option<&str>,
+        multiline: bool,
+        record_start: Option<&str>,
+        utc_offset_s: i64,
+        progress_interval_s: f64,
+    ) -> PyResult<Self> {
+        let settings = Settings {
+            format: format.0,
+            max_line_bytes,
+            scope: scope.into(),
+            tag: tag.into(),
+            resource: resource.0,
+            pattern: pattern.map(Pattern::new).transpose().map_err(argument_error)?,
+            multiline,
+            record_start: record_start.map(pattern::compile).transpose().map_err(argument_error)?,
+            utc_offset_s,
+            progress_interval_ns: (progress_interval_s.clamp(0.0, 1e9) * 1e9) as i64,
+        };
+        Ok(Self(Mutex::new(Source::new(normalizer.get().0.clone(), &settings, parts))))
+    }
+
+    /// Raise ValueError where a pattern cannot be used; `named`: it must have a named group.
+    #[staticmethod]
+    #[pyo3(signature = (pattern, *, named))]
+    fn check_pattern(pattern: &str, named: bool) -> PyResult<()> {
+        let checked = if named { Pattern::new(pattern).map(drop) } else { pattern::compile(pattern).map(drop) };
+        checked.map_err(argument_error)
     }
 
     /// Take the next bytes, which must not change before this returns.
@@ -116,6 +142,11 @@ impl PyLineParser {
     #[getter]
     fn unparsed(&self, py: Python<'_>) -> u64 {
         self.lock(py).counts().unparsed
+    }
+
+    #[getter]
+    fn redrawn(&self, py: Python<'_>) -> u64 {
+        self.lock(py).counts().redrawn
     }
 
     #[getter]

@@ -51,6 +51,30 @@ impl Fields {
         self.out.push(0xc2 | u8::from(value));
     }
 
+    /// Several texts.
+    pub fn texts(&mut self, key: &[u8], values: &[Vec<u8>]) {
+        self.key(key);
+        self.out.push(0xdd);
+        self.out.extend_from_slice(&(values.len() as u32).to_be_bytes());
+        values.iter().for_each(|text| put_str(&mut self.out, text));
+    }
+
+    /// A value in msgpack.
+    pub fn raw(&mut self, key: &[u8], value: &[u8]) {
+        self.key(key);
+        self.out.extend_from_slice(value);
+    }
+
+    /// The fields of a record that is written already, a map of the widest kind, in place of what is here.
+    pub(super) fn set(&mut self, record: &[u8]) {
+        self.out.clear();
+        self.out.extend_from_slice(record);
+        self.count = match record {
+            [0xdf, a, b, c, d, ..] => u32::from_be_bytes([*a, *b, *c, *d]),
+            _ => 0,
+        };
+    }
+
     /// The number of fields so far.
     pub fn len(&self) -> usize {
         self.count as usize

@@ -1,7 +1,8 @@
 //! Lines of text to rows: what a file, a container or a journal writes, in any cut of bytes.
 //!
 //! ```text
-//!   bytes ──▶ split (this file): lines, the last one kept until it is whole ──▶ format ──▶ Fields or JSON ──▶ normaliser's row
+//!   bytes ──▶ split (this file): lines, the last one kept until it is whole ──▶ join: those that are one record
+//!         ──▶ rows: formats ──▶ Fields or JSON ──▶ normaliser's row
 //! ```
 //!
 //! A [`Source`] is the state of one file or stream. It never drops a byte of text: a line that is longer than the limit becomes several
@@ -10,20 +11,27 @@
 //! Not here: files and positions (`receivers/tail.py`), what fields mean ([`crate::normalize`]).
 
 mod fields;
+pub mod formats;
+mod join;
+mod rows;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use crate::batch::{Batch, TableEntry};
-use crate::http_json::MAX_DEPTH;
-use crate::http_json::transcode::Transcoder;
-use crate::normalize::identity::Base;
-use crate::normalize::wire::{FIELD_1, put_bytes, put_text_attribute};
-use crate::normalize::{Builder, Envelope, Normalizer};
-use crate::otlp::json::text::Text;
+use regex::bytes::Regex;
+
+use crate::batch::Batch;
+use crate::normalize::Normalizer;
+use formats::container::Part;
+use formats::multiline::{Look, begin, look, may_belong};
+use formats::pattern::Pattern;
+use join::{Joiner, Record, whole};
+use rows::{Rows, has_bars};
 
 pub use fields::Fields;
+pub use formats::Format;
 
 /// The number of a line's part, from 1 on; only on rows of lines that were longer than the limit.
 pub const PART: &[u8] = b"line.part";
@@ -31,30 +39,8 @@ pub const PART: &[u8] = b"line.part";
 pub const CONTINUES: &[u8] = b"line.continues";
 /// A line may be split at any length from here on.
 const LEAST_LINE_BYTES: usize = 64;
-
-/// How lines are read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
-    /// Each line by its own look.
-    #[default]
-    Auto,
-    /// The line is the body.
-    Plain,
-    /// A JSON object a line; a line that is none is a body.
-    Json,
-}
-
-impl Format {
-    /// The format of a name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "auto" => Some(Self::Auto),
-            "plain" => Some(Self::Plain),
-            "json" => Some(Self::Json),
-            _ => None,
-        }
-    }
-}
+/// A line that goes on is searched for bars that were drawn over up to this length.
+const MOST_REDRAWN_BYTES: usize = 16 << 10;
 
 /// What is the same for all lines of a source.
 #[derive(Clone, Debug)]
@@ -69,6 +55,33 @@ pub struct Settings {
     pub tag: Vec<u8>,
     /// Attributes of their resource.
     pub resource: Vec<(String, String)>,
+    /// The pattern of [`Format::Regex`].
+    pub pattern: Option<Pattern>,
+    /// Whether the lines of a trace are one row.
+    pub multiline: bool,
+    /// Lines that match begin a record, all others belong to the one above.
+    pub record_start: Option<Regex>,
+    /// The zone of times that name none, in seconds east of UTC.
+    pub utc_offset_s: i64,
+    /// How often a progress bar that redraws itself is a row.
+    pub progress_interval_ns: i64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            format: Format::Auto,
+            max_line_bytes: 1 << 20,
+            scope: Vec::new(),
+            tag: Vec::new(),
+            resource: Vec::new(),
+            pattern: None,
+            multiline: true,
+            record_start: None,
+            utc_offset_s: 0,
+            progress_interval_ns: 10_000_000_000,
+        }
+    }
 }
 
 /// What became of the lines so far.
@@ -84,88 +97,94 @@ pub struct Counts {
     pub unparsed: u64,
     /// NUL bytes that were left out: a hole that a writer left behind a truncation, or no text.
     pub nul_bytes: u64,
+    /// States of progress bars that were redrawn, of which there is no row.
+    pub redrawn: u64,
 }
+
+/// A line that waits for the one below it, what it looks like, and where it lies.
+type Held<'a> = Option<(&'a [u8], Look, Range<u64>)>;
 
 /// The state of one file or stream.
 #[derive(Debug)]
 pub struct Source {
-    format: Format,
     max_line_bytes: usize,
-    tag: Vec<u8>,
-    builder: Builder,
-    transcoder: Transcoder,
-    fields: Fields,
+    /// Bars may be redrawn.
+    redraws: bool,
+    rows: Rows,
+    joiner: Joiner,
+    /// Bytes that were fed.
+    fed_bytes: u64,
     /// The beginning of a line whose end has not come.
     partial: Vec<u8>,
     /// Parts of the present line that are rows already.
     parts: u32,
-    clean: Vec<u8>,
-    counts: Counts,
 }
 
 impl Source {
     /// A source with a receiver's rules. `parts`: how many parts of the line that is to come are rows already, after a restart.
     pub fn new(rules: Arc<Normalizer>, settings: &Settings, parts: u32) -> Self {
-        let mut builder = Builder::new(rules, "emp-pipe/lines", MAX_DEPTH);
-        let mut resource = TableEntry::default();
-        for (key, text) in &settings.resource {
-            put_text_attribute(&mut resource.message, FIELD_1, key.as_bytes(), text.as_bytes());
-        }
-        let mut scope = Vec::new();
-        put_bytes(&mut scope, 0x0a, &settings.scope);
-        builder.set_group(Base::new(resource), scope);
+        let max_line_bytes = settings.max_line_bytes.max(LEAST_LINE_BYTES);
         Self {
-            format: settings.format,
-            max_line_bytes: settings.max_line_bytes.max(LEAST_LINE_BYTES),
-            tag: settings.tag.clone(),
-            builder,
-            transcoder: Transcoder::default(),
-            fields: Fields::default(),
+            max_line_bytes,
+            redraws: settings.format != Format::Json,
+            rows: Rows::new(rules, settings),
+            joiner: Joiner::new(settings.multiline, settings.record_start.clone(), max_line_bytes),
+            fed_bytes: 0,
             partial: Vec::new(),
             parts,
-            clean: Vec::new(),
-            counts: Counts::default(),
         }
     }
 
     /// Takes the next bytes, which arrived now.
     pub fn feed(&mut self, data: &[u8], now_unix_nano: i64) {
-        self.begin(data.len(), now_unix_nano);
-        let mut rest = data;
+        self.rows.begin(data.len(), now_unix_nano);
+        let base = self.fed_bytes;
+        self.fed_bytes += data.len() as u64;
+        let mut start = 0;
         if !self.partial.is_empty() {
-            let Some(end) = memchr::memchr(b'\n', rest) else { return self.keep(rest) };
-            self.keep(&rest[..end]);
+            let Some(end) = memchr::memchr(b'\n', data) else { return self.keep(data) };
+            self.keep(&data[..end]);
             let line = std::mem::take(&mut self.partial);
-            self.whole(&line);
+            let line_start = base + end as u64 - line.len() as u64;
+            let mut held = None;
+            self.whole(&line, line_start..base + end as u64 + 1, &mut held);
+            self.release(held);
             self.partial = line;
             self.forget_partial();
-            rest = &rest[end + 1..];
-        }
-        let mut start = 0;
-        for end in memchr::memchr_iter(b'\n', rest) {
-            self.whole(&rest[start..end]);
             start = end + 1;
         }
+        let (rest, base) = (&data[start..], base + start as u64);
+        let mut start = 0;
+        let mut held = None;
+        for end in memchr::memchr_iter(b'\n', rest) {
+            self.whole(&rest[start..end], base + start as u64..base + end as u64 + 1, &mut held);
+            start = end + 1;
+        }
+        self.release(held);
         self.keep(&rest[start..]);
     }
 
     /// Ends what waits for more: lines that belong together. `at_end`: nothing follows, the last line is whole as it is.
     pub fn flush(&mut self, now_unix_nano: i64, at_end: bool) {
+        self.rows.begin(self.partial.len(), now_unix_nano);
         if at_end && !(self.partial.is_empty() && self.parts == 0) {
-            self.begin(self.partial.len(), now_unix_nano);
             let line = std::mem::take(&mut self.partial);
-            self.whole(&line);
+            let mut held = None;
+            self.whole(&line, self.fed_bytes - line.len() as u64..self.fed_bytes, &mut held);
+            self.release(held);
         }
+        self.settle();
     }
 
     /// The rows so far; None without one.
     pub fn take(&mut self) -> Option<Batch> {
-        (!self.builder.is_empty()).then(|| self.builder.take().0)
+        self.rows.take()
     }
 
     /// Bytes at the end of what was fed that are in no row yet.
     pub fn pending_bytes(&self) -> usize {
-        self.partial.len()
+        let joined = self.joiner.pending_from().map_or(0, |from| (self.fed_bytes - from) as usize);
+        self.partial.len().max(joined)
     }
 
     /// Parts of the line that pends which are rows already.
@@ -175,14 +194,7 @@ impl Source {
 
     /// What became of the lines so far.
     pub fn counts(&self) -> Counts {
-        self.counts
-    }
-
-    fn begin(&mut self, input_bytes: usize, now_unix_nano: i64) {
-        self.builder.set_now(now_unix_nano);
-        self.builder.set_tag(&self.tag);
-        // Rows are longer than short lines by what each begins with.
-        self.builder.reserve_first(input_bytes + input_bytes / 4);
+        self.rows.counts
     }
 
     /// Keeps the beginning of a line; what is over the limit becomes a row.
@@ -200,6 +212,27 @@ impl Source {
             self.partial.drain(..cut);
         }
         self.partial.extend_from_slice(data);
+        if self.redraws && memchr::memchr(b'\r', data).is_some() {
+            self.redraw();
+        }
+    }
+
+    /// Takes what was drawn over out of a line that goes on and on.
+    #[cold]
+    fn redraw(&mut self) {
+        if self.parts > 0 || self.partial.len() > MOST_REDRAWN_BYTES {
+            return;
+        }
+        let Some(last) = memchr::memrchr(b'\r', &self.partial) else { return };
+        let Some(before) = memchr::memrchr(b'\r', &self.partial[..last]) else { return };
+        // The last state that is whole stays: after a restart it is read again, and nobody misses the others.
+        let (over, next) = (&self.partial[..before], &self.partial[before + 1..last]);
+        if next.trim_ascii().is_empty() || !has_bars(over) {
+            return;
+        }
+        self.joiner.settle(|record| self.rows.put(record));
+        self.rows.redrawn(&Record::line(b""), over, Some(next));
+        self.partial.drain(..=before);
     }
 
     fn forget_partial(&mut self) {
@@ -221,24 +254,29 @@ impl Source {
     }
 
     fn put_part(&mut self, text: &[u8], continues: bool) {
+        self.settle();
         self.parts = self.parts.saturating_add(1);
-        self.counts.split += 1;
-        let text = without_nul(text, &mut self.clean, &mut self.counts.nul_bytes);
-        self.fields.clear();
-        self.fields.text(b"message", text);
-        self.fields.int(PART, i64::from(self.parts));
-        self.fields.bool(CONTINUES, continues);
-        self.push_fields();
+        self.rows.put(&Record { part: Some((self.parts, continues)), ..Record::line(text) });
+    }
+
+    /// Ends what is open; its rows come before those of what follows.
+    fn settle(&mut self) {
+        if !self.joiner.is_idle() {
+            self.joiner.settle(|record| self.rows.put(record));
+        }
     }
 
     /// A line that has ended, without its end.
     #[inline]
-    fn whole(&mut self, line: &[u8]) {
+    fn whole<'a>(&mut self, line: &'a [u8], mut span: Range<u64>, held: &mut Held<'a>) {
         let mut line = line;
         if self.parts == 0 && line.first() == Some(&0) {
-            line = self.behind_hole(line);
+            let text = self.behind_hole(line);
+            span.start += (line.len() - text.len()) as u64;
+            line = text;
         }
         if self.parts > 0 || line.len() > self.max_line_bytes {
+            self.release(held.take());
             while line.len() > self.max_line_bytes {
                 let cut = self.part(line);
                 line = &line[cut..];
@@ -247,67 +285,58 @@ impl Source {
             self.parts = 0;
             return;
         }
-        self.line(line.strip_suffix(b"\r").unwrap_or(line));
+        self.line(line.strip_suffix(b"\r").unwrap_or(line), span, held);
+    }
+
+    /// A line, and which others it belongs to. Most belong to none: they are looked at where they lie.
+    #[inline]
+    fn line<'a>(&mut self, line: &'a [u8], span: Range<u64>, held: &mut Held<'a>) {
+        let seen = look(line);
+        let part = self.rows.parser.wrapped(line);
+        if part.is_some() {
+            // It is of a stream of its own: what is above may go on behind it.
+            self.release(held.take());
+        } else if let Some((above, above_look, above_span)) = held.take() {
+            if may_belong(above_look, seen)
+                && let Some(group) = begin(above)
+            {
+                self.joiner.open(group, above, above_span);
+            } else {
+                self.rows.line(above);
+            }
+        }
+        if part.is_none() && self.joiner.is_idle() {
+            match line.first() {
+                Some(b'{') => self.rows.line(line),
+                _ if self.joiner.is_by_look() => *held = Some((line, seen, span)),
+                _ if self.joiner.joins() => self.join(None, line, span),
+                _ => self.rows.line(line),
+            }
+            return;
+        }
+        self.join(part, line, span);
+    }
+
+    fn join(&mut self, part: Option<Part<'_>>, line: &[u8], span: Range<u64>) {
+        let part = part.unwrap_or_else(|| whole(line));
+        self.joiner.take(&part, span, |record| self.rows.put(record));
+    }
+
+    /// The line that no other is below yet.
+    fn release(&mut self, held: Held<'_>) {
+        let Some((line, _, span)) = held else { return };
+        match begin(line) {
+            Some(group) => self.joiner.open(group, line, span),
+            None => self.rows.line(line),
+        }
     }
 
     /// What lies behind the NUL bytes that a line begins with: a hole, which may be longer than any line.
     #[cold]
     fn behind_hole<'a>(&mut self, data: &'a [u8]) -> &'a [u8] {
         let text = data.iter().position(|byte| *byte != 0).unwrap_or(data.len());
-        self.counts.nul_bytes += text as u64;
+        self.rows.counts.nul_bytes += text as u64;
         &data[text..]
-    }
-
-    /// A line as a row, in the source's format.
-    #[inline]
-    fn line(&mut self, line: &[u8]) {
-        match line.first() {
-            None => self.counts.blank += 1,
-            Some(b'{') if self.format != Format::Plain && self.json(line) => self.counts.rows += 1,
-            Some(_) => self.body(line),
-        }
-    }
-
-    /// A JSON object as a row; false, and nothing written, where the line is none.
-    fn json(&mut self, line: &[u8]) -> bool {
-        let mut text = Text::new(line);
-        let Ok(record) = self.transcoder.record(&mut text, MAX_DEPTH) else { return false };
-        text.peek();
-        text.offset() >= line.len() && self.builder.push(&Envelope::default(), record, 0).is_ok()
-    }
-
-    /// A line as the body of a row.
-    #[inline]
-    fn body(&mut self, line: &[u8]) {
-        if self.format == Format::Json {
-            self.counts.unparsed += 1;
-        }
-        if self.builder.push_text(line) {
-            self.counts.rows += 1;
-            return;
-        }
-        self.unusual_body(line);
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn unusual_body(&mut self, line: &[u8]) {
-        let text = without_nul(line, &mut self.clean, &mut self.counts.nul_bytes);
-        if text.trim_ascii().is_empty() {
-            self.counts.blank += 1;
-            return;
-        }
-        self.fields.clear();
-        self.fields.text(b"message", text);
-        self.push_fields();
-    }
-
-    /// The fields as a row.
-    fn push_fields(&mut self) {
-        // Fields that were written here are always a record.
-        if self.builder.push(&Envelope::default(), self.fields.record(), 0).is_ok() {
-            self.counts.rows += 1;
-        }
     }
 }
 
@@ -327,15 +356,4 @@ fn unfinished(text: &[u8]) -> usize {
         return if needs > back { back } else { 0 };
     }
     0
-}
-
-/// A text without NUL bytes, which no text has.
-fn without_nul<'a>(text: &'a [u8], clean: &'a mut Vec<u8>, nul_bytes: &mut u64) -> &'a [u8] {
-    if memchr::memchr(0, text).is_none() {
-        return text;
-    }
-    clean.clear();
-    clean.extend(text.iter().copied().filter(|byte| *byte != 0));
-    *nul_bytes += (text.len() - clean.len()) as u64;
-    clean
 }

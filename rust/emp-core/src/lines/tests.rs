@@ -1,4 +1,6 @@
 use super::*;
+use crate::http_json::MAX_DEPTH;
+use crate::normalize::{Builder, Envelope};
 use proptest::prelude::*;
 
 fn source(format: Format, max_line_bytes: usize) -> Source {
@@ -8,6 +10,7 @@ fn source(format: Format, max_line_bytes: usize) -> Source {
         scope: b"emp-pipe/tail".to_vec(),
         tag: b"app".to_vec(),
         resource: vec![("file.name".into(), "app.log".into())],
+        ..Settings::default()
     };
     Source::new(Arc::new(Normalizer::default()), &settings, 0)
 }
@@ -127,5 +130,56 @@ proptest! {
             let record = fields.record().to_vec();
             prop_assert_eq!(Some(found), row(&|builder| builder.push(&Envelope::default(), &record, 0).is_ok()));
         }
+    }
+
+    #[test]
+    fn any_cut_of_traces_and_containers_gives_the_same_rows_and_a_restart_at_what_pends_goes_on_with_the_same(
+        picks in proptest::collection::vec(0usize..24, 1..40),
+        cuts in proptest::collection::vec(1usize..200, 1..20),
+        stop in 0usize..2000,
+    ) {
+        let docker = |stream: &str, log: &str| format!(r#"{{"log":"{log}","stream":"{stream}","time":"2025-10-09T08:53:20Z"}}"#);
+        let pool = [
+            "Traceback (most recent call last):".to_owned(), "  File \"x.py\", line 1".to_owned(), "ValueError: bad".to_owned(), String::new(),
+            "During handling of the above exception, another exception occurred:".to_owned(), "Error: boom".to_owned(),
+            "    at f (x.js:1:1)".to_owned(), "Caused by: x".to_owned(), "panic: boom".to_owned(), "goroutine 1 [running]:".to_owned(),
+            "main.main()".to_owned(), "thread 'main' panicked at x.rs:1:1:".to_owned(), "some text".to_owned(), "/app/x.js:3".to_owned(),
+            "   ^".to_owned(), "[2025-10-09 08:53:20] ERROR: failed".to_owned(), r#"{"message":"json"}"#.to_owned(),
+            docker("stdout", "part"), docker("stdout", r"end\n"), docker("stderr", r"Error: x\n"), docker("stderr", r"    at f\n"),
+            docker("stderr", "part"), " 50%|#    | 1/2 [00:01<00:01]\r100%|#| 2/2 [00:01<00:01]".to_owned(), "2025-10-09T08:53:20Z stderr P x".to_owned(),
+        ];
+        let text: String = picks.iter().map(|pick| format!("{}\n", pool[*pick])).collect();
+        let bytes = text.as_bytes();
+        let lines = |source: &mut Source| {
+            let written = source.take().map_or(Vec::new(), |batch| crate::json_lines::json_lines(&batch).unwrap());
+            String::from_utf8(written).unwrap()
+        };
+        let mut at_once = source(Format::Auto, 1 << 16);
+        at_once.feed(bytes, 1);
+        at_once.flush(1, true);
+        let all = lines(&mut at_once);
+        prop_assert_eq!(at_once.pending_bytes(), 0);
+        let mut in_pieces = source(Format::Auto, 1 << 16);
+        let mut rest = bytes;
+        for cut in cuts.iter().cycle() {
+            if rest.is_empty() {
+                break;
+            }
+            let (piece, later) = rest.split_at((*cut).min(rest.len()));
+            in_pieces.feed(piece, 1);
+            rest = later;
+        }
+        in_pieces.flush(1, true);
+        prop_assert_eq!(&all, &lines(&mut in_pieces));
+        // A process that is killed has the rows so far; the next one reads on from before what pended.
+        let stop = stop.min(bytes.len());
+        let mut first = source(Format::Auto, 1 << 16);
+        first.feed(&bytes[..stop], 1);
+        let mut rows = lines(&mut first);
+        let mut second = source(Format::Auto, 1 << 16);
+        second.feed(&bytes[stop - first.pending_bytes()..], 1);
+        second.flush(1, true);
+        rows.push_str(&lines(&mut second));
+        prop_assert_eq!(&all, &rows);
     }
 }

@@ -3,6 +3,12 @@
 use super::container::{Part, Stream};
 use super::stamp::Times;
 
+/// A cheap look that is true for every such line.
+#[inline]
+pub fn may_be(line: &[u8]) -> bool {
+    memchr::memmem::find(&line[..line.len().min(64)], b" std").is_some()
+}
+
 /// The part that a line is; None where it is no such line.
 pub fn parse<'a>(line: &'a [u8], times: &mut Times) -> Option<Part<'a>> {
     let stamp = times.at(line)?;

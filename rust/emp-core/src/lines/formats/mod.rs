@@ -25,11 +25,13 @@ pub mod pattern;
 pub mod progress;
 mod python;
 mod stamp;
+mod syslog;
 #[cfg(test)]
 mod testing;
 
 use super::Fields;
 use crate::normalize::time::TimeReader;
+use crate::syslog::When;
 use container::Part;
 use pattern::Pattern;
 use stamp::{Times, level, put_level, put_time};
@@ -116,12 +118,21 @@ pub struct Parser {
     times: Times,
     runtime_times: TimeReader,
     pattern: Option<Pattern>,
+    syslog: crate::syslog::Parser,
+    when: When,
 }
 
 impl Parser {
     /// A parser of a format; times without a zone are that many seconds east of UTC.
     pub fn new(format: Format, pattern: Option<Pattern>, utc_offset_s: i64) -> Self {
-        Self { format, times: Times::new(utc_offset_s), runtime_times: TimeReader::default(), pattern }
+        let when = When { now_unix_nano: 0, utc_offset_s, most_ahead_s: When::FILE_AHEAD_S };
+        let (runtime_times, syslog) = (TimeReader::default(), crate::syslog::Parser::default());
+        Self { format, times: Times::new(utc_offset_s), runtime_times, pattern, syslog, when }
+    }
+
+    /// Sets when the following lines are read: some times leave out their year.
+    pub fn set_now(&mut self, now_unix_nano: i64) {
+        self.when.now_unix_nano = now_unix_nano;
     }
 
     /// What a runtime wrapped; None where the line is not wrapped.
@@ -129,7 +140,9 @@ impl Parser {
     pub fn wrapped<'a>(&mut self, line: &'a [u8]) -> Option<Part<'a>> {
         match (self.format, line.first()?) {
             (Format::Auto | Format::Docker, b'{') => docker::parse(line, &mut self.runtime_times),
-            (Format::Auto | Format::Cri, b'0'..=b'9') if line.get(10) == Some(&b'T') => cri::parse(line, &mut self.times),
+            (Format::Auto | Format::Cri, b'0'..=b'9') if line.get(10) == Some(&b'T') && cri::may_be(line) => {
+                cri::parse(line, &mut self.times)
+            }
             _ => None,
         }
     }
@@ -142,7 +155,7 @@ impl Parser {
             Format::Auto | Format::Docker | Format::Cri => self.by_look(line, fields),
             Format::Plain | Format::Json => None,
             Format::Logfmt => logfmt::parse(line, times, fields),
-            Format::Syslog => None,
+            Format::Syslog => syslog::parse(line, &mut self.syslog, &self.when, fields),
             Format::NginxAccess => nginx::access(line, times, fields),
             Format::NginxError => nginx::error(line, times, fields),
             Format::Python => python::parse(line, times, fields),
@@ -158,13 +171,30 @@ impl Parser {
     }
 
     fn by_look<'a>(&mut self, line: &'a [u8], fields: &mut Fields) -> Option<Found<'a>> {
-        let times = &mut self.times;
+        let Self { times, syslog, when, .. } = self;
         match line.first()? {
             b'[' => comfyui::parse(line, times, fields),
-            b'0'..=b'9' if matches!(line.get(4), Some(b'-' | b'/')) => stamped(line, times, fields),
+            b'0'..=b'9' if matches!(line.get(4), Some(b'-' | b'/')) => {
+                let found = stamped(line, times, fields);
+                if found.is_some_and(|found| found.severity > 0) || line.get(10) != Some(&b'T') {
+                    return found;
+                }
+                let fields_of_syslog = &mut Fields::default();
+                match syslog::by_look(line, syslog, when, fields_of_syslog) {
+                    None => found,
+                    found => {
+                        std::mem::swap(fields, fields_of_syslog);
+                        found
+                    }
+                }
+            }
+            b'<' => syslog::by_look(line, syslog, when, fields),
             b'0'..=b'9' | b':' => nginx::access(line, times, fields),
             b'!' | b'P' if comfyui::parse(line, times, fields).is_some() => Some(Found { message: Some(line), severity: 0 }),
             b'A'..=b'Z' => {
+                if let found @ Some(_) = syslog::by_look(line, syslog, when, fields) {
+                    return found;
+                }
                 if let found @ Some(_) = python::parse(line, times, fields) {
                     return found;
                 }

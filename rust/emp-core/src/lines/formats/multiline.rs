@@ -9,7 +9,8 @@ use std::sync::LazyLock;
 
 use regex::bytes::Regex;
 
-use super::look::{Look, error_name, identifier, look};
+pub use super::look::{Look, look};
+use super::look::{error_name, identifier};
 
 /// A line of a log that says one of these may have a trace below it.
 static MAY_BE_A_HEAD: LazyLock<Option<Regex>> =
@@ -51,10 +52,11 @@ pub struct Group {
     lines: u32,
 }
 
-/// Whether a line may belong to what is above it.
+/// Whether a line may belong to the one right above it; false for nearly all that do not.
 #[inline]
-pub fn may_continue(line: &[u8]) -> bool {
-    !matches!(look(line), Look::Other | Look::Source | Look::RustPanic | Look::GoPanic)
+pub fn may_belong(above: Look, line: Look) -> bool {
+    let leads = !matches!(above, Look::Other | Look::Blank | Look::Indented);
+    leads || !matches!(line, Look::Other | Look::Source | Look::RustPanic | Look::GoPanic)
 }
 
 /// The group that may begin with a line; None where it stands alone.
