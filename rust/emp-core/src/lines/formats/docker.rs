@@ -10,7 +10,7 @@ use crate::otlp::json::text::{Str, Text};
 
 /// The part that a line is; None where it is no such line.
 pub fn parse<'a>(line: &'a [u8], times: &mut TimeReader) -> Option<Part<'a>> {
-    if !line.starts_with(b"{\"log\":\"") {
+    if !line.starts_with(b"{\"log\":") {
         return None;
     }
     let mut text = Text::new(line);
@@ -107,6 +107,8 @@ mod tests {
         }
         let line = format!(r#"{{"log":"x\n","stream":"stdout","attrs":{{"tag":"web"}},{time}}}"#);
         assert_eq!(part(&line), Some((Stream::Stdout, true, "x".to_owned())));
+        let line = r#"{"log": "x\n", "stream": "stdout", "time": "2025-10-09T08:53:20Z"}"#;
+        assert_eq!(part(line), Some((Stream::Stdout, true, "x".to_owned())), "spaces, as other writers of this form have them");
     }
 
     #[test]
