@@ -103,7 +103,7 @@ impl Filter {
                 if std::mem::replace(&mut decided[row], true) {
                     continue;
                 }
-                keep[row] = rule.keep_one_in > 0 && seen[number] % rule.keep_one_in == 0;
+                keep[row] = rule.keep_one_in > 0 && seen[number].is_multiple_of(rule.keep_one_in);
                 seen[number] = seen[number].wrapping_add(1);
                 if !keep[row] {
                     dropped[number] += records(batch, row);

@@ -82,7 +82,7 @@ fn luhn(digits: &[u8]) -> bool {
             (_, digit) => 2 * digit - if digit > 4 { 9 } else { 0 },
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 fn is_word(byte: u8) -> bool {

@@ -195,7 +195,7 @@ impl Decoder {
             Ok(_) => self.counts.rows += 1,
             Err(fault) => {
                 self.read.rejected_items += 1;
-                set_aside(&mut self.read.rejected, ErrorKind::EntryInvalid, &fault.detail(), 0, frame.text, 1);
+                set_aside(&mut self.read.rejected, ErrorKind::EntryInvalid, fault.detail(), 0, frame.text, 1);
             }
         }
         if let Some(time) = message.time_unix_nano {

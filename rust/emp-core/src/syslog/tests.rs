@@ -230,7 +230,7 @@ fn whole(texts: &[&str]) -> Vec<(String, u32, bool)> {
 
 #[test]
 fn lengths_and_lines_are_told_apart_message_by_message() {
-    let stream = "8 <13>a\nbc<14>d\r\n5 <15>e\n\n<16>f\0404 not found\n7 <17>ghi";
+    let stream = "8 <13>a\nbc<14>d\r\n5 <15>e\n\n<16>f\x00404 not found\n7 <17>ghi";
     let expected = whole(&["<13>a\nbc", "<14>d\r", "<15>e", "<16>f", "404 not found", "<17>ghi"]);
     assert_eq!(frames(Framing::Auto, 1024, &[stream.as_bytes()]), expected);
     let bytes: Vec<&[u8]> = stream.as_bytes().chunks(1).collect();
