@@ -81,11 +81,13 @@ class ForwardConnection(AcceptedProtocol):
         decoder = self._decoder
         if decoder is None:
             return self._small
-        if self._unsniffed is None:
+        if self._unsniffed is None and not self.paused:
             return memoryview(decoder.reserve(self._read_bytes))
         # TLS asks for memory and may then have nothing to put there: the view of that time is given up, or the memory could not move.
-        self._unsniffed = memoryview(b"")
-        self._unsniffed = view = memoryview(decoder.reserve(self._read_bytes))
+        sniffs, self._unsniffed = self._unsniffed is not None, None
+        # Paused at its start it may be read a few times still (`connection_made`): of little.
+        view = memoryview(decoder.reserve(self._read_bytes))[: 64 if self.paused else None]
+        self._unsniffed = view if sniffs else None
         return view
 
     def buffer_updated(self, nbytes: int) -> None:
