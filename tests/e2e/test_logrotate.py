@@ -27,8 +27,15 @@ def logrotate() -> str:
 
 @pytest.mark.parametrize(
     "how",
-    ["create", "create\n compress", "create\n compress\n delaycompress", "create\n dateext\n dateformat -%Y%m%d-%s"],
-    ids=["renamed", "packed", "packed later", "by date"],
+    [
+        "create",
+        "create\n compress",
+        "create\n compress\n delaycompress",
+        "create\n dateext\n dateformat -%Y%m%d-%s",
+        "copytruncate",
+        "copytruncate\n compress",
+    ],
+    ids=["renamed", "packed", "packed later", "by date", "copied and truncated", "copied, truncated and packed"],
 )
 def test_no_line_is_missing_and_none_is_there_twice(tmp_path: Path, logrotate: str, how: str) -> None:
     bench = Bench(tmp_path)

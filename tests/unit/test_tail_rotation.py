@@ -330,3 +330,36 @@ def test_an_empty_file_that_is_filled_and_truncated_between_two_looks_loses_noth
     tail.write("app.log", numbered(50, 80))
     later(tail, "app.log")
     assert sorted(tail.pass_s(12)) == sorted(lines(0, 80))
+
+
+@pytest.mark.parametrize("at_start", [True, False], ids=["at the start", "while it runs"])
+@pytest.mark.parametrize("after", [0, 300], ids=["empty now", "longer now"])
+@pytest.mark.parametrize("truncations", [1, 2])
+def test_a_file_that_is_truncated_between_its_finding_and_its_first_read_loses_nothing(
+    tmp_path: Path, at_start: bool, after: int, truncations: int
+) -> None:
+    tail = Tailing(tmp_path)
+    tail.pump()
+    tail.kill()
+    log = tail.write("app.log", numbered(0, 200))
+    if not at_start:
+        log.rename(tail.path("aside"))
+    tail.start()
+    if not at_start:
+        tail.path("aside").rename(log)
+        tail.now_s += 1
+        assert tail.round()
+    assert tail.reader.followed == 1
+    assert tail.rows == []
+    written = 200
+    for _ in range(truncations):
+        copy_and_truncate(log)
+        later(tail, "app.log.1")
+        if after:
+            tail.write("app.log", numbered(written, written + after))
+            written += after
+        later(tail, "app.log")
+    assert sorted(tail.pass_s(8)) == sorted(lines(0, written))
+    tail.restart()
+    tail.write("app.log", numbered(written, written + 10))
+    assert sorted(tail.pass_s(8)) == sorted(lines(0, written + 10)), "its fingerprint is that of what was read"

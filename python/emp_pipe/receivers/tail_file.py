@@ -1,7 +1,8 @@
 """One file that is read: how far, by which parser, and whether it is still the file that it was.
 
 A read begins some bytes before where the last one ended. When these are not what they were, the file was rewritten in place (truncated,
-and grown past the old length before anybody looked): so that is seen at the very read, without another call.
+and grown past the old length before anybody looked): so that is seen at the very read, without another call. Of a file that was found and
+not read yet, its first bytes tell.
 Not here: which files there are (`tail_reader.py`), what becomes of a path (`tail_rotation.py`).
 """
 
@@ -193,6 +194,9 @@ class TailedFile:
         view = buffer.view(before + wanted)
         end = opened.read_into(view, self.read_at - before)
         if before and view[:before] != self._read_tail:
+            raise Rewritten
+        if is_first and self._head and not opened.packed and not head_of(opened).startswith(self._head):
+            self.read_at = self._offset = 0  # asked after the read: what the file began with when it was found does not come back
             raise Rewritten
         got = end - before
         if got <= 0:
