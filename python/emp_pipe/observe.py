@@ -255,7 +255,7 @@ class Observer:
         """Return what start-up says: what listens where, where records go, what a power cut loses, where to look."""
         config = self._pipeline.config
         lines = [f"emp-pipe {__version__} {config.role} on {config.machine_id}, data in {config.data_dir.absolute()}"]
-        lines += [f"receives: {name} on {_where(slot.config, 'listen')}" for name, slot in self._pipeline.receivers.items()]
+        lines += [f"receives: {name}{_source(slot.config)}" for name, slot in self._pipeline.receivers.items()]
         for name, slot in self._pipeline.exporters.items():
             lines.append(f"sends to: {name}{self._target(name, slot.config)}")
         lines.append(f"buffer: {self._pipeline.log.durability}")
@@ -302,6 +302,14 @@ class Observer:
 def _reader(name: str, kind: str, slot: DeriverSlot | ExporterSlot) -> dict[str, Any]:
     status = slot.loop.status()
     return {"id": name, "kind": kind, "state": "failed" if slot.failure else status.state, "error": str(slot.failure or status.error)}
+
+
+def _source(settings: Any) -> str:
+    """Return where a receiver listens, or what it reads; nothing where its name says it."""
+    if address := _where(settings, "listen", "udp"):
+        return f" on {address}"
+    read = _where(settings, "include")
+    return f" from {read}" if read else ""
 
 
 def _where(settings: Any, *names: str) -> str:
