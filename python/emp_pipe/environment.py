@@ -203,11 +203,6 @@ def traces_metrics_to(environment: Environment) -> tuple[str, str]:
     return "direct", f"environment {token_name}" if central else "no FLUENTD_HOST"
 
 
-def put_redact(layer: Layer, role: str) -> None:
-    """Put what masks credentials: in both roles, for a central is sent to by others than edges too. `redact: false` leaves it out."""
-    layer.put(("processors", "redact"), {}, place=f"role {role}")
-
-
 def put_processors(layer: Layer, names: Iterable[str], place: str) -> None:
     """Put processors with their defaults, for the exporters that take what they make."""
     for name in names:

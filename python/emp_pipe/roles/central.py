@@ -22,7 +22,7 @@ def expand(environment: env.Environment) -> Layer:
         env.put_secure_forward(layer, environment, key_name=name)
     env.put_otlp_receivers(layer, environment, "central")
     env.put_http_json(layer, environment, "central")
-    env.put_redact(layer, "central")
+    layer.put(("processors", "redact"), {}, place="role central")  # credentials; `redact: false` leaves it out
     env.put_processors(layer, env.TRACES_METRICS_PROCESSORS, "role central")
     to_dash0 = env.put_dash0(layer, environment)
     to_otlp = env.put_otlp(layer, environment)

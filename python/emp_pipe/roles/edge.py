@@ -23,7 +23,7 @@ def expand(environment: env.Environment) -> Layer:
     environment_redis.put_redis(layer, environment)
     env.put_stamp(layer, environment)
     _put_receivers(layer, environment)
-    env.put_redact(layer, "edge")
+    layer.put(("processors", "redact"), {}, place="role edge")  # credentials; `redact: false` leaves it out
     way, why = env.traces_metrics_to(environment)
     # What central does with traces and metrics is done here where they do not come by it; a block says what was done.
     env.put_processors(layer, env.TRACES_METRICS_PROCESSORS if way == "direct" else ("aggregate",), why)
