@@ -1,6 +1,7 @@
 """What there is to read on this machine, found without configuration: which receiver reads what, why, and what is left out.
 
-Looks at names, links and permissions only; opens no file of an application and writes nothing. A directory is listed up to a bound. With
+Looks at names, links and permissions only; opens no file of an application and writes nothing. A directory is listed up to a bound. It asks
+by `os.path`, where `pathlib` raises for what a user may not look into (a home of root's, for most). With
 `root` the machine is a tree below another directory (a host that is mounted into a container). A finding whose receiver this emp-pipe does
 not have is no finding. Not here: how findings are shown and written down (`discovery_print.py`), who uses them (`cli.py`).
 """
@@ -26,7 +27,10 @@ _MOST_ENTRIES = 10_000
 _MOST_HOMES = 100
 _PACKED = ("*.gz", "*.bz2", "*.xz", "*.zst", "*.zip")
 _COMBINED = "-combined.log"
+_ROTATED = "__"
+"""pm2-logrotate copies x.log to x__DATE.log: what is left out is left out under that name too."""
 _COMFYUI = ("workspace/ComfyUI", "opt/ComfyUI", "root/ComfyUI", "app/ComfyUI", "ComfyUI")
+_SYSTEM_JOURNAL = "system.journal"
 _SYSTEM_LOGS = ("syslog", "messages", "auth.log", "secure", "kern.log", "daemon.log", "user.log")
 """What a syslog daemon writes: the journal has all of it, where there is one."""
 _OF_THE_SYSTEM = frozenset(
@@ -89,6 +93,7 @@ def discover(environment: Environment, known: Iterable[str] = BUILT_IN[Kind.RECE
     looking = _Looking(Path(first(environment, "EMP_DISCOVERY_ROOT")[0] or "/"), environment, frozenset(known))
     for look in (
         looking.at_journal,
+        looking.at_kernel,
         looking.at_pm2,
         looking.at_comfyui,
         looking.at_nginx,
@@ -118,21 +123,27 @@ class _Looking:
     def at_journal(self) -> None:
         for folder in ("var/log/journal", "run/log/journal"):
             place = self._root / folder
-            if not any(path.is_dir() for path in self._entries(place)):
+            machines = [path for path in self._entries(place) if os.path.isdir(path)]
+            if not machines:
                 continue
             if shutil.which("journalctl", path=first(self._environment, "PATH")[0] or os.defpath) is None:
                 self._leave_out(place, "there is no journalctl here to read it with")
-                return
-            settings = {} if self._root == Path("/") else {"directory": str(place)}
-            self._has_journal = self._add("journald", "the journal", str(place), "services, logins and the kernel", settings)
+            elif not any(map(self._may_follow, machines)):
+                self._leave_out(place, "it may not be read by this user: add the user to the group systemd-journal")
+            else:
+                settings = {} if self._root == Path("/") else {"directory": str(place)}
+                self._has_journal = self._add("journald", "the journal", str(place), "services, logins and the kernel", settings)
             return
+
+    def at_kernel(self) -> None:
         kmsg = self._root / "dev/kmsg"
-        if kmsg.exists():
-            if not os.access(kmsg, os.R_OK):
-                self._leave_out(kmsg, "it may not be read by this user: the kernel's messages, GPU errors among them")
-                return
-            settings = {} if self._root == Path("/") else {"path": str(kmsg)}
-            self._add("kmsg", "the kernel's messages", str(kmsg), "there is no journal", settings)
+        if self._has_journal or not os.path.exists(kmsg):
+            return
+        if not os.access(kmsg, os.R_OK):
+            self._leave_out(kmsg, "it may not be read by this user: the kernel's messages, GPU errors among them")
+            return
+        settings = {} if self._root == Path("/") else {"path": str(kmsg)}
+        self._add("kmsg", "the kernel's messages", str(kmsg), "there is no journal that is read", settings)
 
     def at_pm2(self) -> None:
         folders = [self._root / "workspace/logs"]
@@ -151,7 +162,7 @@ class _Looking:
             installed.insert(0, Path(path))
         folders = [folder / name for folder in installed for name in ("logs", "user")]
         self._tail("comfyui", "ComfyUI's logs", folders, attributes={"service_type": "comfyui"})
-        if there := [folder for folder in installed if folder.is_dir()]:
+        if there := [folder for folder in installed if os.path.isdir(folder)]:
             self._add(
                 "checks", "whether each ComfyUI answers", str(there[0]), "ComfyUI is installed: those that run are asked for their queue"
             )
@@ -182,7 +193,7 @@ class _Looking:
             path for path in self._entries(log) if path.name.endswith(".log") and path.name not in _OF_THE_SYSTEM and self._is_file(path)
         ]
         readable = [path for path in loose if self._may_read(path)]
-        folders = [path for path in self._entries(log) if path.name not in _FOLDERS_OF_THE_SYSTEM and path.is_dir()]
+        folders = [path for path in self._entries(log) if path.name not in _FOLDERS_OF_THE_SYSTEM and os.path.isdir(path)]
         self._tail("applications", "logs of applications", folders, files=readable)
 
     def at_docker(self) -> None:
@@ -202,21 +213,21 @@ class _Looking:
 
     def at_kubernetes(self) -> None:
         pods = self._root / "var/log/pods"
-        if any(path.is_dir() for path in self._entries(pods)):
+        if any(os.path.isdir(path) for path in self._entries(pods)):
             settings = {} if self._root == Path("/") else {"include": [f"{glob.escape(str(pods))}/*/*/*.log"]}
             self._add("kubernetes", "pods", str(pods), "Kubernetes keeps its pods' logs there", settings)
 
     def at_gpus(self) -> None:
         driver = self._root / "proc/driver/nvidia/version"
         devices = [path for path in self._entries(self._root / "dev") if fnmatch(path.name, "nvidia[0-9]*")]
-        if driver.exists() or devices:
+        if os.path.exists(driver) or devices:
             kernel_is_read = self._has_journal or any(finding.component == "kmsg" for finding in self.found.findings)
             settings = {"xid_events": False} if kernel_is_read else {}
             count = f"{len(devices)} GPU{'' if len(devices) == 1 else 's'}" if devices else "NVIDIA's driver"
             self._add("gpu_metrics", count, str(devices[0] if devices else driver), "NVIDIA's driver is loaded", settings)
 
     def at_host(self) -> None:
-        if (self._root / "proc/stat").exists():
+        if os.path.exists(self._root / "proc/stat"):
             self._add("host_metrics", "this machine", str(self._root / "proc"), "processors, memory, disks, network, processes")
 
     # --- what they share --------------------------------------------------------------------------------------
@@ -247,19 +258,23 @@ class _Looking:
             real = Path(os.path.realpath(folder))
             logs = [path for path in self._entries(folder) if path.name.endswith(".log") and self._is_file(path)]
             if not logs:
+                if os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK):
+                    self._leave_out(folder, "it may not be looked into by this user")
                 continue
             if real in self._folders:
                 if self._folders[real] != str(folder):
                     self._leave_out(folder, f"it is the same folder as {self._folders[real]}")
                 continue
             self._folders[real] = str(folder)
-            mine = [path for path in logs if str(path) not in own]
-            for path in (path for path in logs if str(path) in own):
-                exclude.append(glob.escape(str(path)))
+            mine = [path for path in logs if str(path) in own]
+            for path in mine:
                 self._leave_out(path, "it is emp-pipe's own")
-            twice = self._combined(mine)
-            exclude += [glob.escape(str(path)) for path in twice]
-            readable = [path for path in mine if path not in twice and self._may_read(path)]
+            unread = [*mine, *self._combined([path for path in logs if path not in mine])]
+            copies = tuple(f"{path.stem}{_ROTATED}" for path in unread)
+            for path in unread:
+                exclude += [glob.escape(str(path)), f"{glob.escape(str(path.with_suffix('')))}{_ROTATED}*.log"]
+            others = [path for path in logs if path not in unread and not path.name.startswith(copies)]
+            readable = [path for path in others if self._may_read(path)]
             if not readable:
                 continue
             include.append(f"{glob.escape(str(folder))}/*.log")
@@ -291,15 +306,18 @@ class _Looking:
         self._leave_out(path, "it may not be read by this user")
         return False
 
+    @staticmethod
+    def _may_follow(journal: Path) -> bool:
+        """Return whether a journal tells this user of the system, and not of the user's own programs alone."""
+        system = journal / _SYSTEM_JOURNAL
+        return os.access(journal, os.R_OK | os.X_OK) and (not os.path.exists(system) or os.access(system, os.R_OK))
+
     def _entries(self, folder: Path) -> list[Path]:
         return sorted(_bounded(folder))
 
     @staticmethod
     def _is_file(path: Path) -> bool:
-        try:
-            return path.is_file()  # through a link, and no pipe or socket, which would hold a reader up
-        except OSError:
-            return False
+        return os.path.isfile(path)  # through a link, and no pipe or socket, which would hold a reader up
 
 
 def _bounded(folder: Path) -> Iterable[Path]:

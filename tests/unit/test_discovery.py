@@ -14,51 +14,11 @@ import yaml
 
 from emp_pipe import discovery
 from emp_pipe.config_layer import Layer
-from emp_pipe.discovery import Discovery, Finding, discover
+from emp_pipe.discovery import Discovery
 from emp_pipe.discovery_print import as_yaml, table
 from emp_pipe.errors import ConfigError
 from emp_pipe.receivers.tail_scan import Patterns
-
-KNOWN = ("tail", "journald", "kmsg", "docker", "kubernetes", "gpu_metrics", "host_metrics", "checks")
-
-
-class Machine:
-    """A tree that stands for a machine."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.known: tuple[str, ...] = KNOWN
-        self.variables = {"EMP_DISCOVERY_ROOT": str(root), "PATH": str(root / "bin")}
-
-    def has(self, *paths: str, text: str = "a line\n") -> None:
-        for path in paths:
-            file = self.root / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text)
-
-    def has_program(self, name: str) -> None:
-        self.has(f"bin/{name}")
-        (self.root / "bin" / name).chmod(0o755)
-
-    def found(self) -> Discovery:
-        return discover(self.variables, self.known)
-
-    def one(self, component: str) -> Finding:
-        matching = [finding for finding in self.found().findings if finding.component == component]
-        assert len(matching) == 1, self.found()
-        return matching[0]
-
-    def components(self) -> list[str]:
-        return [finding.component for finding in self.found().findings]
-
-    def read(self, component: str) -> set[str]:
-        """Return the files that the tail of a finding reads, below the root, as the tail itself sees them."""
-        settings = self.one(component).settings
-        files = Patterns(settings["include"], settings["exclude"]).files(lambda path, why: None)
-        return {str(Path(path).relative_to(self.root)) for path in files}
-
-    def left_out(self) -> dict[str, str]:
-        return {str(Path(one.where).relative_to(self.root)): one.why for one in self.found().left_out}
+from tests.support.machine_tree import KNOWN, Machine
 
 
 @pytest.fixture
@@ -123,6 +83,15 @@ def test_what_emp_pipe_says_under_pm2_is_not_read_by_it(machine: Machine) -> Non
     machine.variables["pm_err_log_path"] = str(machine.root / "workspace/logs/emp-pipe-error.log")
     assert machine.read("tail/pm2") == {"workspace/logs/api-out.log"}
     assert set(machine.left_out().values()) == {"it is emp-pipe's own"}
+
+
+def test_what_pm2_logrotate_copied_of_a_file_that_is_left_out_is_left_out_too(machine: Machine) -> None:
+    rotated = "__2026-01-01_00-00-00.log"
+    machine.has(*(f"workspace/logs/{name}.log" for name in ("api-out", "api-combined", "emp-pipe-out")))
+    machine.has(*(f"workspace/logs/{name}{rotated}" for name in ("api-combined", "emp-pipe-out", "api-out")))
+    machine.variables["pm_out_log_path"] = str(machine.root / "workspace/logs/emp-pipe-out.log")
+    assert machine.read("tail/pm2") == {"workspace/logs/api-out.log", f"workspace/logs/api-out{rotated}"}
+    assert machine.one("tail/pm2").why == "2 files"
 
 
 def test_a_folder_that_is_a_link_to_another_is_read_once(machine: Machine) -> None:
@@ -227,6 +196,11 @@ def test_a_journal_without_journalctl_is_left_out_and_the_files_are_read(machine
     machine.has("var/log/journal/0123/system.journal", "var/log/syslog")
     assert machine.components() == ["tail/system"]
     assert machine.left_out() == {"var/log/journal": "there is no journalctl here to read it with"}
+
+
+def test_a_journal_without_journalctl_leaves_the_kernels_messages_to_be_read_from_the_kernel(machine: Machine) -> None:
+    machine.has("var/log/journal/0123/system.journal", "dev/kmsg")
+    assert machine.components() == ["kmsg"]
 
 
 def test_the_kernels_messages_are_read_where_there_is_no_journal(machine: Machine) -> None:
