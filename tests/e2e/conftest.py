@@ -16,6 +16,7 @@ _ON_BOTH_LOOPS = (
     "test_http_client",
     "test_forward_receiver",
     "test_forward_pressure",
+    "test_forward_http",
     "test_otlp_receivers",
     "test_otlp_http_receiver",
     "test_otlp_pressure",
@@ -27,7 +28,7 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
     loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {}
     if module.startswith(_ON_BOTH_LOOPS) or not module.startswith(("test_forward", "test_otlp")):
         loops["asyncio"] = asyncio.new_event_loop
-    if module.startswith(("test_accepting", "test_forward", "test_http_client", "test_otlp")):
+    if module.startswith(("test_accepting", "test_forward", "test_http", "test_otlp", "test_syslog")):
         loops["uvloop"] = uvloop.new_event_loop
     return loops
 

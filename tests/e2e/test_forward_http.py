@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import shutil
+import socket
 import ssl
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,21 @@ async def test_an_answer_comes_when_the_records_are_durable(tmp_path: Path) -> N
         assert not asking.done()
         server.intake.commit()
         assert await asking == 200
+
+
+async def test_who_comes_by_http_while_the_log_is_full_is_read_again_on_the_same_connection(tmp_path: Path) -> None:
+    async with running(tmp_path) as server:
+        server.intake.admit(False)
+        with socket.create_connection(server.receiver.addresses[0]) as early:  # its request is there when it is accepted
+            early.sendall(request())
+            await asyncio.sleep(0.1)
+            server.intake.admit(True)
+            reader, writer = await asyncio.open_connection(sock=early)
+            assert (await answer_to(reader))[0] in (200, 503), "it waited, or is told to come again"
+            for _ in range(3):
+                writer.write(request())
+                assert (await answer_to(reader))[0] == 200
+            writer.close()
 
 
 async def test_a_body_and_requests_of_any_size_behind_one_another_are_read(tmp_path: Path) -> None:

@@ -369,10 +369,11 @@ async def test_a_clock_that_runs_ahead_is_said_with_its_address(tmp_path: Path, 
 
 async def test_places_are_limited_and_counted(tmp_path: Path) -> None:
     async with running_syslog(tmp_path, max_connections=1) as server:
-        await server.connect()
+        _, first = await server.connect()
         await server.until(lambda: server.metric("open_connections") == 1, "the first one has its place")
         reader, _ = await server.connect()
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await asyncio.wait_for(reader.readexactly(1), 20)
         cut = server.metrics.registry.get_sample_value("emp_pipe_cut_connections_total", {"component": "syslog", "reason": "too_many"})
         assert cut == 1
+        first.close()

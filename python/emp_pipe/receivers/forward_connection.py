@@ -386,7 +386,7 @@ class ForwardConnection(AcceptedProtocol):
         self.paused |= reason
 
     def _stay_paused(self) -> None:
-        if self.paused and not self._transport.is_closing():
+        if self.paused and not self.closed.is_set() and not self._transport.is_closing():
             self._transport.resume_reading()  # an older asyncio reads although it takes itself for paused
             self._transport.pause_reading()
 

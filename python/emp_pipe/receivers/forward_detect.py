@@ -26,6 +26,8 @@ def is_something_else(connection: ForwardConnection, hub: Hub, transport: asynci
         hub.connections.discard(connection)
         connection.closed.set()
         connection.read_nothing_more()
+        if connection.paused:  # for want of room; HTTP is told of that
+            transport.resume_reading()
         connection.paused |= FOR_GOOD
         hub.http.take_over(transport, connection.address, first_bytes)
         return True
