@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 _INLINE_BYTES = 65_536
 _MOST_WAITING_BYTES = 64 << 20
+_TURN_BYTES = 1 << 20
+"""What waits goes to the processors' thread by so much at once: a way there and back for each arrival costs more than most processors do,
+and hands the writer one at a time what would have been one block."""
 
 
 class Writer(Protocol):
@@ -154,20 +157,20 @@ class PipelineIntake:
         return await self._writer.checkpoint_get(name)
 
     async def run(self) -> None:
-        """Process large arrivals one after another in a thread, so that order is kept and the sockets go on being read."""
+        """Process what waits in a thread, in its order, so that the sockets go on being read."""
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1, thread_name_prefix="processors") as thread:
             while True:
                 while self._waiting:
-                    arrival, future, size_bytes = self._waiting[0]
-                    try:
-                        processed = await loop.run_in_executor(thread, self._processed, arrival)
-                    except EmpPipeError as error:
-                        self._refused(future, error)
-                    else:
-                        _follow(self._writer.submit(processed), future)
-                    self._waiting.popleft()
-                    self._waiting_bytes -= size_bytes
+                    turn = self._next_turn()
+                    made = await loop.run_in_executor(thread, self._processed_each, turn)
+                    for processed in made:
+                        _, future, size_bytes = self._waiting.popleft()
+                        if isinstance(processed, EmpPipeError):
+                            self._refused(future, processed)
+                        else:
+                            _follow(self._writer.submit(processed), future)
+                        self._waiting_bytes -= size_bytes
                     self._less.set()
                 self._wake.clear()
                 await self._wake.wait()
@@ -183,6 +186,26 @@ class PipelineIntake:
         if not future.done():
             future.set_exception(LogError(ErrorKind.LOG_CLOSED, place=error.place, detail=error.detail))
         return future
+
+    def _next_turn(self) -> list[Arrival]:
+        """Return the first that wait, up to `_TURN_BYTES`; one at least."""
+        turn: list[Arrival] = []
+        taken_bytes = 0
+        for arrival, _, size_bytes in self._waiting:
+            if turn and taken_bytes + size_bytes > _TURN_BYTES:
+                break
+            turn.append(arrival)
+            taken_bytes += size_bytes
+        return turn
+
+    def _processed_each(self, arrivals: Sequence[Arrival]) -> list[Arrival | EmpPipeError]:
+        made: list[Arrival | EmpPipeError] = []
+        for arrival in arrivals:
+            try:
+                made.append(self._processed(arrival))
+            except EmpPipeError as error:
+                made.append(error)
+        return made
 
     def _processed(self, arrival: Arrival) -> Arrival:
         processors = self._processors

@@ -168,6 +168,42 @@ async def test_small_arrivals_do_not_overtake_a_large_one_that_is_being_processe
     running.cancel()
 
 
+async def test_large_arrivals_that_wait_reach_the_writer_together_up_to_a_block_so_that_they_become_one() -> None:
+    bench = Bench(Keep(lambda row: True))
+    sizes = [300_000, 300_000, 300_000, 300_000, 5 << 20, 300_000]
+    for row, size_bytes in enumerate(sizes):
+        bench.intake.submit(arrival(row, size_bytes=size_bytes))
+    running = asyncio.ensure_future(bench.intake.run())
+    seen: list[int] = []
+    async with asyncio.timeout(10):
+        while len(bench.writer.arrivals) < len(sizes):
+            await asyncio.sleep(0)  # the writer begins behind what one turn of the loop brings
+            if (now := len(bench.writer.arrivals)) != (seen[-1] if seen else 0):
+                seen.append(now)
+    assert seen == [3, 4, 5, 6]
+    assert [each.batch.rows for each in bench.writer.arrivals] == [(row,) for row in range(len(sizes))]  # type: ignore[union-attr]
+    running.cancel()
+
+
+async def test_of_large_arrivals_together_one_that_stops_is_refused_and_the_others_are_not() -> None:
+    def refuse(row: int) -> bool:
+        if row == 2:
+            raise ValueError("a plugin's mistake")
+        return True
+
+    bench = Bench(Keep(refuse), on_error="stop")
+    futures = [bench.intake.submit(arrival(row, size_bytes=100_000)) for row in (1, 2, 3)]
+    running = asyncio.ensure_future(bench.intake.run())
+    await asyncio.wait_for(bench.intake.drained(), 10)
+    assert [each.batch.rows for each in bench.writer.arrivals] == [(1,), (3,)]  # type: ignore[union-attr]
+    with pytest.raises(LogError):
+        await asyncio.wait_for(futures[1], 10)
+    assert not futures[0].done()
+    assert not futures[2].done()
+    assert [error.place for error in bench.fatal] == ["keep"]
+    running.cancel()
+
+
 async def test_a_large_arrival_is_done_when_the_log_has_it_and_not_before() -> None:
     bench = Bench(Keep(lambda row: True))
     running = asyncio.ensure_future(bench.intake.run())
