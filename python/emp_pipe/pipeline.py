@@ -200,6 +200,10 @@ class Pipeline:
         """Stop in order; `run` returns when done."""
         self._stop.set()
 
+    async def stopping(self) -> None:
+        """Return when it is to stop, asked or by a failure."""
+        await self._stop.wait()
+
     def _fail(self, error: EmpPipeError) -> None:
         if self._fatal is None:
             self._fatal = error

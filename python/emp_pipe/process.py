@@ -1,12 +1,13 @@
 """The process: data directory, log lines, event loop, signals, and the few lines that start-up says.
 
 SIGTERM and SIGINT stop in order under one deadline, a second one at once; SIGHUP reloads. Exit code 0 after a stop, 1 after a failure.
-Not here: the components and their order (`pipeline.py`).
+Not here: the components and their order (`pipeline.py`), how systemd is told of all this (`service_manager.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import os
@@ -24,12 +25,15 @@ from emp_pipe.observe import Observer
 from emp_pipe.pipeline import Pipeline
 from emp_pipe.reload import reload
 from emp_pipe.self_metrics import Metrics
+from emp_pipe.service_manager import ServiceManager
 
 Load = Callable[[], tuple[PipelineConfig, Layer]]
 _logger = get_logger("pipeline")
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _KEPT_BYTES, _MAPPED_FROM_BYTES, _ARENAS = 8 << 20, 4 << 20, 2
+_AFTER_DEADLINE_S = 5.0
+"""What a stop may take past its own deadline, before a service manager may end it."""
 
 
 def run_until_stopped(config: PipelineConfig, layer: Layer, load: Load, first_lines: Sequence[str] = ()) -> int:
@@ -99,7 +103,9 @@ def keep_freed_memory() -> bool:
 class _Process:
     def __init__(self, config: PipelineConfig, load: Load) -> None:
         self._load = load
-        self._pipeline = Pipeline(config, SystemClock(), Metrics())
+        clock = SystemClock()
+        self._manager = ServiceManager(os.environ, os.getpid(), clock)
+        self._pipeline = Pipeline(config, clock, Metrics())
         self._observer = Observer(self._pipeline)
         self._running: asyncio.Task[None] | None = None
         self._reload_asked = asyncio.Event()
@@ -117,6 +123,8 @@ class _Process:
             helpers = [
                 tasks.create_task(self._say_when_started()),
                 tasks.create_task(self._reload_when_asked()),
+                tasks.create_task(self._feed_watchdog()),
+                tasks.create_task(self._tell_when_stopping()),
                 tasks.create_task(self._observer.run()),
             ]
             try:
@@ -140,6 +148,7 @@ class _Process:
 
     async def _say_when_started(self) -> None:
         await self._pipeline.started.wait()
+        await self._manager.tell("READY=1")
         for line in self._observer.start_up_lines():
             _logger.info("%s", line)
         for line in self._observer.warnings():
@@ -151,6 +160,8 @@ class _Process:
         while True:
             await self._reload_asked.wait()
             self._reload_asked.clear()
+            await self._manager.tell_reloading()
+            status = ""
             try:
                 config, layer = self._load()
                 _warn_of_secrets(config, layer)
@@ -158,4 +169,18 @@ class _Process:
                 await reload(self._pipeline, config)
                 use_key()
             except EmpPipeError as error:
-                _logger.error("the configuration was not reloaded, the one before stays: %s", error)
+                status = f"the configuration was not reloaded, the one before stays: {error}"
+                _logger.error("%s", status)
+            await self._manager.tell("READY=1", f"STATUS={status}")
+
+    async def _feed_watchdog(self) -> None:
+        await self._pipeline.started.wait()
+        await self._manager.feed_watchdog(self._log_answers)
+
+    async def _log_answers(self) -> None:
+        with contextlib.suppress(EmpPipeError):  # a disk that refuses is said elsewhere, and a restart mends none
+            await self._pipeline.log.answers()
+
+    async def _tell_when_stopping(self) -> None:
+        await self._pipeline.stopping()
+        await self._manager.tell_stopping(self._pipeline.config.shutdown.deadline_s + _AFTER_DEADLINE_S)

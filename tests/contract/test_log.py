@@ -43,6 +43,17 @@ async def test_an_append_is_invisible_until_it_is_durable(opened: OpenLog) -> No
     assert delivered(await opened.read("a")) == [1]
 
 
+async def test_an_open_log_answers_when_what_was_submitted_before_is_done(opened: OpenLog) -> None:
+    log = await opened.open(group("a"))
+    appending = asyncio.ensure_future(log.append(Append([block([1])])))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await log.answers()
+    if not opened.kind.startswith("redis"):  # a server is not waited for
+        assert appending.done()
+    await appending
+
+
 async def test_an_ack_frees_the_space(opened: OpenLog) -> None:
     log = await opened.open(group("a"))
     await opened.append(1, 2)

@@ -306,6 +306,10 @@ class SpooledLog(LateLog):
     def usage(self) -> Usage:
         return self.says.usage()
 
+    async def answers(self) -> None:
+        if self.spool is not None:
+            await self.spool.answers()
+
     # books
 
     async def receiver_books(self) -> list[ReceiverBooks]:

@@ -385,6 +385,9 @@ class SqliteLog(OfOnePiece):
     async def group_books(self) -> list[GroupBooks]:
         return list(self._ledger.books.values())
 
+    async def answers(self) -> None:
+        await self._submit(Operation(lambda store: Effects()))
+
     def usage(self) -> Usage:
         return self._ledger.usage(self._clock.set_by_ns())
 

@@ -266,12 +266,10 @@ class Log(Protocol):
         """The logs that this one consists of, once it is open; itself where it is of one piece.
 
         All that a deriver has to see together lies in one part, and its commits must be of one: so each part has a loop of its own."""
-        ...
 
     @property
     def ours(self) -> bool:
         """Whether this process reads and ends what is in it: False while another replica does. `state_get` waits until it is ours."""
-        ...
 
     async def open(self, groups: Groups | None) -> None:
         """Open or create the log, retire groups that are absent from `groups` (loudly), begin the new ones.
@@ -279,33 +277,26 @@ class Log(Protocol):
         None: leave the groups as they were stored (`emp-pipe groups` on a log that no process uses). A function is called with the
         stored groups and before any of them is retired, so that those whose blocks are to be handed on can be kept: `deriving.open_log`.
         The thread that it is called in is not that of the event loop."""
-        ...
 
     async def set_groups(self, groups: Sequence[GroupSpec]) -> None:
         """Do on an open log what `open` does with the groups: retire the absent, begin the new, adopt changed quotas (a reload)."""
-        ...
 
     async def close(self, deadline_monotonic_s: float) -> None:
         """Finish what was accepted, release the store. Operations after it raise LOG_CLOSED."""
-        ...
 
     async def append(self, append: Append) -> Appended:
         """Return when all of it is on stable storage. Raises LOG_FULL without effect when not `usage().admitting`."""
-        ...
 
     async def seen(self, chunks: Sequence[ChunkKey]) -> set[ChunkKey]:
         """Return those chunks that were appended within the last hour."""
-        ...
 
     async def read(self, group: str, max_bytes: int, owner: str = "") -> list[Delivery]:
         """Return the oldest deliverable blocks of a group, at least one if there is any, at most `max_bytes` of payload.
 
         They are in flight until ack, defer or reject; a restart makes them deliverable again."""
-        ...
 
     async def wait_readable(self, group: str) -> None:
         """Return when `read` has something to give."""
-        ...
 
     async def commit(
         self,
@@ -324,15 +315,12 @@ class Log(Protocol):
         `acks`: deliveries done; `skipped_records[offset]` of a delivery's rows were left out by selection (the rest count as acked).
         `rejections`: deliveries of which some or all rows became dead letters. `outputs`: blocks derived from them, appended to the topic
         of their header, from the reserve: never refused for admission. `state_*`: keyed state of the group."""
-        ...
 
     def defer(self, deliveries: Sequence[Delivery]) -> None:
         """Give deliveries back; the next `read` returns them again, in offset order."""
-        ...
 
     async def held_by(self, group: str, offsets: Sequence[int]) -> set[int]:
         """Return those of the blocks at `offsets` that a group holds, waiting or in flight; none of an unknown group."""
-        ...
 
     async def state_get(self, group: str, key: str) -> bytes | None: ...
 
@@ -344,18 +332,18 @@ class Log(Protocol):
 
     async def group_books(self) -> list[GroupBooks]: ...
 
+    async def answers(self) -> None:
+        """Return when what was submitted before has had its turn on this machine's disk, were it in vain. A server is not asked."""
+
     def usage(self) -> Usage:
         """Return how full the log is, from memory: for `/metrics`, `/readyz` and `groups list`."""
-        ...
 
     @property
     def admitting(self) -> bool:
         """Whether receivers may append: a plain attribute, cheap enough to ask at every read of a socket."""
-        ...
 
     async def wait_admitting(self) -> None:
         """Return when receivers may append again."""
-        ...
 
     async def reset_group(self, group: str, start: Literal["oldest", "newest"]) -> None: ...
 
@@ -365,11 +353,9 @@ class Log(Protocol):
         """Return dead letters by rising id, at most `limit`, only those with a higher id than `after_id` that `which` takes.
 
         Ids grow and are never used again. Fewer than `limit` means that there are no more."""
-        ...
 
     async def delete_dead_letters(self, ids: Sequence[int]) -> int:
         """Delete letters at an operator's word; return how many there were. In the books they are acked by the reader `dlq`."""
-        ...
 
     async def revive_dead_letters(self, revivals: Sequence[Revival]) -> list[int]:
         """Give rows back to the groups that gave them up; return the ids that went back, each exactly once.
@@ -378,12 +364,10 @@ class Log(Protocol):
         alone: no other reader of the topic gets it again, and it counts as appended once more in the books of (topic, group). A letter
         that is gone meanwhile, or whose group is or does not read the block's topic, is left alone and its id is not returned. Never
         refused for admission: what it adds to the log it takes from the dead letters."""
-        ...
 
     @property
     def durability(self) -> str:
         """One sentence for start-up, `/readyz` and the documentation: what a power cut loses."""
-        ...
 
 
 class OfOnePiece:
@@ -394,3 +378,6 @@ class OfOnePiece:
         return (cast("Log", self),)
 
     ours = True
+
+    async def answers(self) -> None:
+        """What is kept in memory has nothing to wait for."""
