@@ -60,6 +60,7 @@ _ENVIRONMENT = """## Environment
 | `EMP_BUFFER_REDIS_TLS_CA_FILE`, `EMP_BUFFER_REDIS_TLS_CERT_FILE`, `EMP_BUFFER_REDIS_TLS_KEY_FILE` | `buffer.tls`, for a rediss:// address | both |
 | `EMP_BUFFER_REDIS_CLUSTER` | `true`: the address is a node of a Redis Cluster | both |
 | `EMP_BUFFER_REDIS_PREFIX` | what the keys in Redis begin with, where several fleets share one | both |
+| `EMP_BUFFER_REDIS_SHARDS` | how many parts it is cut into when it is made, which several centrals share: the same for each of them | both |
 | `EMP_BUFFER_REDIS_SPOOL`, `EMP_BUFFER_REDIS_SPOOL_DIR` | `true`, `false` or `auto`, and where: what is kept on this disk while Redis is away | both |
 | `FLUENTD_HOST`, `FLUENTD_PORT` | the exporter `forward/central`; port 24225 unless set | edge |
 | `FLUENTD_SECURE` | TLS to central; default: yes on port 24225 | edge |

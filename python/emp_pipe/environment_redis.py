@@ -28,6 +28,7 @@ def put_redis(layer: Layer, environment: env.Environment) -> None:
     layer.put(("buffer", "type"), "redis", place=f"environment {_REDIS}URL")
     env.put(layer, ("buffer", "username"), environment, f"{_REDIS}USERNAME")
     env.put(layer, ("buffer", "prefix"), environment, f"{_REDIS}PREFIX")
+    env.put(layer, ("buffer", "shards"), environment, f"{_REDIS}SHARDS")
     for source, name in (("env", f"{_REDIS}PASSWORD"), ("file", f"{_REDIS}PASSWORD_FILE")):
         if value := env.first(environment, name)[0]:
             layer.put(("buffer", "password", source), name if source == "env" else value, place=f"environment {name}")

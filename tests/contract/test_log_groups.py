@@ -207,9 +207,11 @@ async def test_only_what_nobody_takes_over_is_said_to_be_given_up(opened: OpenLo
     with caplog.at_level(logging.WARNING):
         await log.set_groups([group("red", Topic.TRACES_IN), group("dash0")])
     given_up = [message for message in caplog.messages if "given up" in message]
-    assert sorted(given_up) == [
-        "logs: group file is not in the configuration: 3 held blocks (3 records) are given up",
+    if opened.shards > 1:
+        given_up.sort(reverse=True)  # who is in which shard, and so who is said first, is chance
+    assert given_up == [
         "traces.in: group sampler is not in the configuration: 2 held blocks (2 records) are given up",
+        "logs: group file is not in the configuration: 3 held blocks (3 records) are given up",
     ], "another deriver of the topic ends what it holds; another destination is another place"
     caplog.clear()
     with caplog.at_level(logging.WARNING):

@@ -146,8 +146,14 @@ def test_shards_appear_in_print_config_and_another_number_is_warned_of(tmp_path:
         assert any("was made with 4" in line for line in process.messages())
 
 
-def test_the_central_role_takes_its_shards_from_a_setting(tmp_path: Path, server: RedisServer) -> None:
+@pytest.mark.parametrize("by", ["setting", "variable"])
+def test_the_central_role_takes_its_shards_from_a_setting_or_the_variable(tmp_path: Path, server: RedisServer, by: str) -> None:
     listen = f"receivers.forward.listen=127.0.0.1:{free_port()}"
-    arguments = ("central", "--data-dir", str(tmp_path), "--set", "buffer.shards=3", "--set", listen)
-    with running(*arguments, EMP_BUFFER_REDIS_URL=server.url, PORT=str(free_port())):
-        assert [ask(server, "HGET", f"{{emp-pipe.{shard}}}:meta", "shards") for shard in range(4)] == [b"3", b"3", b"3", None]
+    arguments = ["central", "--data-dir", str(tmp_path), "--set", listen]
+    variables = {"EMP_BUFFER_REDIS_URL": server.url, "EMP_BUFFER_REDIS_PREFIX": by, "PORT": str(free_port())}
+    if by == "setting":
+        arguments += ["--set", "buffer.shards=3"]
+    else:
+        variables["EMP_BUFFER_REDIS_SHARDS"] = "3"
+    with running(*arguments, **variables):
+        assert [ask(server, "HGET", f"{{{by}.{shard}}}:meta", "shards") for shard in range(4)] == [b"3", b"3", b"3", None]

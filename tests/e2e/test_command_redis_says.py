@@ -105,6 +105,18 @@ def test_print_config_masks_the_password_of_the_address_and_gives_what_can_be_ru
     assert "url: ${EMP_BUFFER_REDIS_URL}" in again.stdout
 
 
+def test_the_number_of_shards_is_taken_from_the_variable_shown_and_refused_where_it_is_none(bench: Bench) -> None:
+    redis = {"EMP_BUFFER_REDIS_URL": "redis://redis.internal"}
+    printed = run("central", "--print-config", EMP_BUFFER_REDIS_SHARDS="4", **redis).stdout
+    assert "shards: 4  # environment EMP_BUFFER_REDIS_SHARDS" in printed
+    for none in ("0", "17", "many"):
+        result = run("central", "--print-config", EMP_BUFFER_REDIS_SHARDS=none, **redis)
+        assert result.returncode == 2, result
+        assert "environment EMP_BUFFER_REDIS_SHARDS" in result.stderr
+    bench.write(buffer='{type: redis, url: "redis://redis.internal", shards: 2}')
+    assert "shards: 2  # " in run(*bench.arguments, "--print-config", EMP_BUFFER_REDIS_SHARDS="4", **redis).stdout
+
+
 def test_print_config_shows_an_address_without_a_password_as_it_is() -> None:
     variables = {"EMP_BUFFER_REDIS_URL": "redis://redis.internal:6380/2", "EMP_BUFFER_REDIS_PASSWORD": "s3cret"}
     printed = run("central", "--print-config", **variables).stdout

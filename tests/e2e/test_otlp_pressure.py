@@ -257,8 +257,9 @@ async def test_stalled_calls_of_one_connection_hold_up_a_long_message_of_another
         connected(server) as client,
     ):
         calls = [stalled.channel.stream_unary(METHODS["logs"])(_never_a_message(asyncio.Event())) for _ in range(500)]
-        await until(lambda: sum(len(one.calls) for one in server.receiver._service.connections) == 500, "all are under way")
-        assert (await client.send("logs", long_message)).code == "OK"  # all of their turns would take longer than it waits
+        # While the others come the first ones' turns end already. Those of 300 take three times as long as the message is waited for.
+        await until(lambda: server.receiver._service.turns.waiting >= 300, "far more wait than could have their turn first")
+        assert (await client.send("logs", long_message)).code == "OK"
         for call in calls:
             call.cancel()
 
