@@ -52,7 +52,7 @@ class DockerBench(Bench):
         return rows_in(self.data_dir)
 
     def messages(self) -> list[str]:
-        return [row["message"].rstrip("\n") for row in self.rows()]
+        return [row["message"] for row in self.rows()]
 
     def until_messages(self, *expected: str) -> None:
         until(lambda: sorted(self.messages()) == sorted(expected), f"the messages {expected}, not {self.messages()}")

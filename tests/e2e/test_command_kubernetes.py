@@ -34,7 +34,7 @@ class NodeBench(Bench):
         return rows_in(self.data_dir)
 
     def until_messages(self, *expected: str) -> None:
-        until(lambda: sorted(row["message"].split()[-1] for row in self.rows()) == sorted(expected), f"the messages {expected}")
+        until(lambda: sorted(row["message"] for row in self.rows()) == sorted(expected), f"the messages {expected}")
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ mod comfyui;
 pub mod container;
 mod cri;
 mod docker;
-pub mod encoding;
 pub mod exception;
 pub mod json;
 mod logfmt;
