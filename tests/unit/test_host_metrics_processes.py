@@ -123,6 +123,20 @@ def test_processes_that_may_not_be_read_are_counted_and_the_others_are_read(tmp_
     assert of.unreadable == 1
 
 
+@pytest.mark.parametrize(("asked", "untold"), [("num_ctx_switches", "process.context_switches"), ("io_counters", "process.disk.io")])
+@pytest.mark.parametrize("error", [NotImplementedError("no such lines"), RuntimeError("file was empty"), ValueError("no such field")], ids=repr)
+def test_what_this_kernel_does_not_tell_of_a_process_is_left_out_and_the_rest_is_told(
+    asked: str, untold: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: psutil.Process) -> None:
+        raise error
+
+    monkeypatch.setattr(psutil.Process, asked, refuse)
+    names = {point.name for point in read(metrics(Path("/proc"), top=100)).points}  # this process among them
+    assert untold not in names
+    assert {"process.context_switches", "process.disk.io", "process.unix.file_descriptor.count", "process.uptime"} - {untold} <= names
+
+
 def test_what_only_root_may_read_of_a_process_is_left_out_and_the_rest_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: psutil.Process) -> None:
         raise psutil.AccessDenied(self.pid)

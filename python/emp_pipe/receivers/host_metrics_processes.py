@@ -25,6 +25,8 @@ _MOST_NAMES = 256
 _MOST_NAMED_PROCESSES = 64
 _STATES = ("running", "sleeping", "stopped", "defunct")
 _GONE = (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess, FileNotFoundError, ProcessLookupError, PermissionError)
+_NOT_TOLD = (*_GONE, AttributeError, RuntimeError, ValueError)
+"""What psutil raises, besides, where this kernel does not tell a thing of a process (gVisor has no context switches, some have no `io`)."""
 _LIFTED = {
     "WORKER_ID": "worker_id",
     "SERVICE_NAME": "service.name",
@@ -142,16 +144,16 @@ class ProcessMetrics:
                 self._more(readings, process, started, on)
 
     def _more(self, readings: Readings, process: psutil.Process, started: int, on: Attributes) -> None:
-        """Read what only the process' owner and root may know; it may be gone by now."""
-        with suppress(*_GONE):
+        """Read what only the process' owner and root may know; it may be gone by now, and a kernel may not tell it."""
+        with suppress(*_NOT_TOLD):
             readings.up_down_counter("process.unix.file_descriptor.count", process.num_fds(), "{file_descriptor}", resource=on)
-        with suppress(*_GONE):
+        with suppress(*_NOT_TOLD):
             switches = process.num_ctx_switches()
             for kind in ("voluntary", "involuntary"):
                 of = {"process.context_switch.type": kind}
                 count = getattr(switches, kind)
                 readings.counter("process.context_switches", count, "{context_switch}", of, since_unix_nano=started, resource=on)
-        with suppress(*_GONE, AttributeError, NotImplementedError):
+        with suppress(*_NOT_TOLD):
             io: Any = process.io_counters()
             for direction in ("read", "write"):
                 of = {"disk.io.direction": direction}
