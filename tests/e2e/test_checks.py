@@ -13,6 +13,7 @@ import trustme
 from aiohttp import web
 
 from emp_pipe.errors import ConfigError, ErrorKind, LogError
+from emp_pipe.receivers.checks_probes import TcpProbe
 from tests.support.checking import answering, checker, first_event, raw, serving
 from tests.support.command import free_port
 from tests.support.host_processes import comfyui, stop
@@ -221,3 +222,23 @@ async def test_a_secret_that_is_not_there_is_said_at_the_start() -> None:
     receiver = checker({"name": "api", "http": "http://127.0.0.1:1/", "headers": {"X": {"env": "NOT_THERE_AT_ALL"}}})
     with pytest.raises(ConfigError, match=r"checks: api: headers\.X"):
         await receiver.run(Kept(), asyncio.Event())
+
+
+async def test_a_check_that_fails_itself_is_said_and_counted_as_failed_and_the_others_are_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fall(*_: object) -> None:
+        raise ZeroDivisionError("of its own")
+
+    monkeypatch.setattr(TcpProbe, "look", fall)
+    kept = Kept()
+    receiver = checker({"name": "broken", "tcp": "127.0.0.1:1"}, {"name": "absent", "process": "no such process [0-9]"})
+    async with receiving(receiver, kept):
+        event = await kept.wait_for_record(**{"check.name": "broken"})
+        await kept.wait_for_record(**{"check.name": "absent"})
+    assert (event["event_type"], event["error_type"]) == ("service_down", "failed")
+    assert len([record for record in caplog.records if "broken: the check failed" in record.getMessage() and record.exc_info]) == 1
+    lines = [line.split() for line in receiver._context.metrics.text().decode().splitlines() if line.startswith("emp_pipe_reads_total{")]
+    counted = {labels: float(value) for labels, value in lines}
+    (well,), (failed,) = ([counted[labels] for labels in counted if f'outcome="{outcome}"' in labels] for outcome in ("ok", "failed"))
+    assert failed == well > 0

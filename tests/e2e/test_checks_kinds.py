@@ -13,7 +13,7 @@ from tests.support.checking import answering, checker, first_event, raw, serving
 from tests.support.command import free_port
 from tests.support.host_processes import comfyui, stop
 from tests.support.reading import Kept, of_name, receiving
-from tests.support.redis_server import RedisServer, needs_redis
+from tests.support.redis_server import RedisServer, needs_redis, needs_redis_tls
 
 # --- ComfyUI ------------------------------------------------------------------------------------------
 
@@ -135,6 +135,40 @@ async def test_a_redis_with_a_password_is_up_with_it_and_down_without() -> None:
             event = await first_event({"redis": address, **settings})
             assert (event["event_type"], event["error_type"]) == ("service_down", "unauthenticated")
             assert "hunter2" not in json.dumps(event)
+
+
+@needs_redis
+async def test_a_redis_is_checked_by_its_unix_socket() -> None:
+    kept = Kept()
+    with RedisServer() as server:
+        path = str(server.socket_path)
+        async with receiving(checker({"name": "queue", "redis": f"unix://{path}"}), kept):
+            event = await kept.wait_for_record(event_type="service_up")
+            used = await kept.wait_for_point("redis.memory.used", check__name="queue")
+            server.stop()
+            down = await kept.wait_for_record(event_type="service_down")
+    assert (event["server.address"], used.attributes["server.address"]) == (path, path)
+    assert "server.port" not in used.attributes
+    assert down["error_type"] == "unreachable"
+
+
+async def test_a_unix_socket_that_is_not_there_is_down(tmp_path: Path) -> None:
+    event = await first_event({"redis": f"unix://{tmp_path}/redis.sock"})
+    assert (event["event_type"], event["error_type"]) == ("service_down", "unreachable")
+
+
+@needs_redis_tls
+async def test_a_redis_is_checked_by_tls_with_a_certificate_that_is_trusted_and_is_down_with_another() -> None:
+    with RedisServer(tls="mutual") as server:
+        address = f"rediss://127.0.0.1:{server.port}"
+        own = {"cert_file": str(server.client_cert_file), "key_file": str(server.client_key_file)}
+        trusted = {"redis": address, "tls": {"ca_file": str(server.ca_file), **own}}
+        assert (await first_event(trusted))["event_type"] == "service_up"
+        for settings in ({}, {"tls": own}):
+            event = await first_event({"redis": address, **settings})
+            assert (event["event_type"], event["error_type"]) == ("service_down", "unreachable"), settings
+        refused = await first_event({"redis": address, "tls": {"ca_file": str(server.ca_file)}})
+        assert refused["event_type"] == "service_down", "the server asks for a certificate of ours"
 
 
 @needs_redis

@@ -237,15 +237,13 @@ class ChecksReceiver(ReadingReceiver):
             try:
                 async with asyncio.timeout(check.timeout_s):
                     outcome = await check.probe.look(found, check.attributes)
-            except Exception as error:
-                try:
-                    outcome = outcome_of(error, check.timeout_s)
-                except Exception:
-                    self._failed.inc()
+            except Exception as error:  # whatever a service makes of its probe, the looks beside it are taken and told
+                understood = outcome_of(error, check.timeout_s)
+                if understood is None:
                     self.said.exception(check.config.name, "%s: the check failed", check.config.name)
-                    outcome = Outcome("failed", f"the check failed ({type(error).__name__})")
+                outcome = understood or Outcome("failed", f"the check failed ({type(error).__name__})")
             took_s = self._context.clock.monotonic_s() - began_s
-        self._read_well.inc()
+        (self._failed if outcome.error == "failed" else self._read_well).inc()
         return outcome, found, took_s
 
     # --- processes --------------------------------------------------------------------------------------

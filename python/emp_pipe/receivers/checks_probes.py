@@ -177,12 +177,12 @@ def _is_number(value: Any) -> TypeGuard[int | float]:
     return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and math.isfinite(value))
 
 
-def outcome_of(error: BaseException, timeout_s: float) -> Outcome:
-    """Return what an exception of a probe means; raises it again where it means nothing of the service."""
+def outcome_of(error: Exception, timeout_s: float) -> Outcome | None:
+    """Return what an exception of a probe means; None where it means nothing of the service."""
     if isinstance(error, TimeoutError):
         return Outcome("timeout", f"no answer within {timeout_s:g} s")
     if isinstance(error, DeliveryError):
         return Outcome(_ERRORS.get(error.kind, "unreachable"), clean(error.detail)[:300])
     if isinstance(error, (OSError, EOFError)):
         return Outcome("unreachable", clean(str(error.strerror or error) if isinstance(error, OSError) else str(error))[:300])
-    raise error
+    return None
