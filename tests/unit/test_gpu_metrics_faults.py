@@ -256,3 +256,35 @@ async def test_an_event_that_could_not_be_kept_is_offered_again(nvml: StandInNvm
         nvml.says({"xid.1": "gpu.0,79"})
         await until(lambda: bench.events("error_xid"), "the event")
     assert bench.kept.refuse == []
+
+
+async def test_events_that_too_many_wait_before_or_that_a_stop_leaves_are_counted_and_said(
+    nvml: StandInNvml, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_metrics, "_MOST_WAITING_EVENTS", 2)
+    nvml.gpu()
+    bench = Bench(nvml, interval_s=3600)
+    async with bench.running():
+        await bench.kept.wait_for(1)
+        await until(lambda: _watches(nvml), "the events are waited for")
+        bench.kept.refuse += [LogError(ErrorKind.LOG_FULL)] * 1000
+        before = bench.kept.offered
+        nvml.says({"xid.1": "gpu.0,79"})
+        await until(lambda: bench.kept.offered > before, "the first is offered")
+        nvml.says({f"xid.{number}": f"gpu.0,{number}" for number in range(2, 7)})
+        await until(lambda: bench.counted("gpu_events_left_out") == 3, "two wait, three cannot")
+    assert len(said(caplog, "events of GPUs are left out: 2 wait to be kept")) == 1
+    assert bench.counted("gpu_events_left_out") == 6
+    assert said(caplog, "3 events of GPUs were not kept before the stop")
+
+
+async def test_a_stop_keeps_the_events_that_it_can(nvml: StandInNvml) -> None:
+    nvml.gpu()
+    bench = Bench(nvml, interval_s=3600)
+    async with bench.running():
+        await bench.kept.wait_for(1)
+        await until(lambda: _watches(nvml), "the events are waited for")
+        nvml.says({"xid.1": "gpu.0,79"})
+        await until(lambda: bench.receiver._xids, "it is counted")
+    assert len(bench.events("error_xid")) == 1
+    assert bench.counted("gpu_events_left_out") == 0

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 _LOOK_AGAIN_S = 300.0
 _MOST_WAITING_EVENTS = 1000
+_LAST_EVENTS_S = 1.0
+"""How long a stop waits for events to be kept."""
 _MOST_XID_KINDS = 256
 _NO_DRIVER = frozenset({"library_not_found", "driver_not_loaded"})
 _OUR_SHARE = 0.8
@@ -70,6 +72,14 @@ class GpuMetricsReceiver(ReadingReceiver):
         self._said = ""
         self._look_at_s = 0.0
         self._since_unix_nano = context.clock.unix_nano()
+        self._left_out = context.metrics.counter(
+            "gpu_events_left_out",
+            unit="events",
+            help="Events of GPUs that were not kept: too many waited for the buffer, or emp-pipe stopped meanwhile.",
+            labels=["component"],
+        ).labels(id)
+        self._unkept = 0
+        """Events that are filed and not known to be durable."""
 
     async def run(self, intake: Intake, started: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -79,9 +89,12 @@ class GpuMetricsReceiver(ReadingReceiver):
 
     async def end(self) -> None:
         await self._nvml.close()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
+        try:
+            async with asyncio.timeout(_LAST_EVENTS_S):
                 await self._events.join()
+        except TimeoutError:
+            self._left_out.inc(self._unkept)
+            self.log.warning("%d events of GPUs were not kept before the stop", self._unkept)
 
     async def read(self) -> Sequence[Batch]:
         """Return one reading of all GPUs; where NVML does not answer, that those that were here do not."""
@@ -188,7 +201,9 @@ class GpuMetricsReceiver(ReadingReceiver):
         event = {key: value for key, value in (event | (more or {})).items() if value is not None}
         try:
             self._events.put_nowait(event)
+            self._unkept += 1
         except asyncio.QueueFull:
+            self._left_out.inc()
             self.said.warning("events", "events of GPUs are left out: %d wait to be kept", _MOST_WAITING_EVENTS)
 
     async def _keep_events(self, intake: Intake) -> None:
@@ -199,6 +214,7 @@ class GpuMetricsReceiver(ReadingReceiver):
             batch = event_batch(events, normalizer=self._normalizer, tag="gpu", now_unix_nano=self._context.clock.unix_nano())
             if batch is not None:
                 await self.keep(intake, Arrival(receiver=self.id, batch=batch, received=batch.record_count))
+            self._unkept -= len(events)
             for _ in events:
                 self._events.task_done()
 
