@@ -124,7 +124,9 @@ def test_processes_that_may_not_be_read_are_counted_and_the_others_are_read(tmp_
 
 
 @pytest.mark.parametrize(("asked", "untold"), [("num_ctx_switches", "process.context_switches"), ("io_counters", "process.disk.io")])
-@pytest.mark.parametrize("error", [NotImplementedError("no such lines"), RuntimeError("file was empty"), ValueError("no such field")], ids=repr)
+@pytest.mark.parametrize(
+    "error", [NotImplementedError("no such lines"), RuntimeError("file was empty"), ValueError("no such field")], ids=repr
+)
 def test_what_this_kernel_does_not_tell_of_a_process_is_left_out_and_the_rest_is_told(
     asked: str, untold: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
