@@ -38,7 +38,8 @@ class SyslogConnection(AcceptedProtocol):
             asyncio.get_running_loop().call_soon(self._stay_paused)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return _scratch
+        # Paused at its start it may be read a few times still (`connection_made`): of little.
+        return _scratch[:64] if self._is_paused else _scratch
 
     def buffer_updated(self, nbytes: int) -> None:
         hub = self._hub
