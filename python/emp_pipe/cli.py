@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -79,6 +79,11 @@ class Sources:
         if self.role != "edge" or not discovery.wanted(self.environment, has_file=self.file is not None):
             return None
         return discovery.discover(self.environment)
+
+    def what_is_read(self, config: PipelineConfig) -> Sequence[str]:
+        """Return the lines that say what was found on this machine and is read; none where nothing was looked for."""
+        found = self.found()
+        return table(found.used_by(config.receivers)) if found is not None else ()
 
     def _written(self) -> Layer:
         if self.file is None:
@@ -218,8 +223,7 @@ def _start(sources: Sources, print_config: bool) -> None:
         )
     from emp_pipe.process import run_until_stopped  # what runs is heavy; a check needs none of it
 
-    found = sources.found()
-    sys.exit(run_until_stopped(config, layer, sources.load, table(found) if found is not None else ()))
+    sys.exit(run_until_stopped(config, layer, sources.load, sources.what_is_read))
 
 
 def _locate(directory: Path | None, file: Path | None) -> PipelineConfig:

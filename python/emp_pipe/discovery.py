@@ -12,7 +12,7 @@ import glob
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -66,6 +66,13 @@ class Discovery:
 
     findings: list[Finding] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+
+    def used_by(self, receivers: Container[str]) -> Discovery:
+        """Return it with what a configuration does not read among what is left out."""
+        unused = [
+            LeftOut(one.where, f"the configuration leaves {one.component} out") for one in self.findings if one.component not in receivers
+        ]
+        return Discovery([one for one in self.findings if one.component in receivers], [*self.left_out, *unused])
 
     def put(self, layer: Layer) -> None:
         """Put a receiver for each finding into a layer, with the finding as its place."""

@@ -28,6 +28,7 @@ from emp_pipe.self_metrics import Metrics
 from emp_pipe.service_manager import ServiceManager
 
 Load = Callable[[], tuple[PipelineConfig, Layer]]
+Say = Callable[[PipelineConfig], Sequence[str]]
 _logger = get_logger("pipeline")
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -36,23 +37,37 @@ _AFTER_DEADLINE_S = 5.0
 """What a stop may take past its own deadline, before a service manager may end it."""
 
 
-def run_until_stopped(config: PipelineConfig, layer: Layer, load: Load, first_lines: Sequence[str] = ()) -> int:
+def run_until_stopped(config: PipelineConfig, layer: Layer, load: Load, what_is_read: Say = lambda _: ()) -> int:
     """Run a pipeline until a signal stops it; return the exit code. Raises EmpPipeError when it cannot start.
 
-    `first_lines`: what is said before anything else."""
+    `what_is_read`: lines that are said before anything else, and again after a reload that changes them."""
     keep_freed_memory()
     log_lines.set_up(config.log_level, machine_id=config.machine_id, role=config.role)
-    for line in first_lines:
-        _logger.info("%s", line)
+    reads = _Said(what_is_read)
+    reads.say(config)
     _warn_of_secrets(config, layer)
     with data_dir.owned(config.data_dir), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
-            return runner.run(_Process(config, load).run())
+            return runner.run(_Process(config, load, reads).run())
         except BaseExceptionGroup as group:
             ours, others = group.split(EmpPipeError)
             if ours is None or others is not None:
                 raise
             raise next(_leaves(ours)) from None
+
+
+class _Said:
+    """Lines that are said when they are not what was said last."""
+
+    def __init__(self, lines: Say) -> None:
+        self._lines = lines
+        self._last: Sequence[str] = ()
+
+    def say(self, config: PipelineConfig) -> None:
+        lines = self._lines(config)
+        for line in lines if lines != self._last else ():
+            _logger.info("%s", line)
+        self._last = lines
 
 
 def _warn_of_secrets(config: PipelineConfig, layer: Layer) -> None:
@@ -101,8 +116,9 @@ def keep_freed_memory() -> bool:
 
 
 class _Process:
-    def __init__(self, config: PipelineConfig, load: Load) -> None:
+    def __init__(self, config: PipelineConfig, load: Load, reads: _Said) -> None:
         self._load = load
+        self._reads = reads
         clock = SystemClock()
         self._manager = ServiceManager(os.environ, os.getpid(), clock)
         self._pipeline = Pipeline(config, clock, Metrics())
@@ -168,6 +184,7 @@ class _Process:
                 use_key = self._observer.read_key(config)
                 await reload(self._pipeline, config)
                 use_key()
+                self._reads.say(config)
             except EmpPipeError as error:
                 status = f"the configuration was not reloaded, the one before stays: {error}"
                 _logger.error("%s", status)

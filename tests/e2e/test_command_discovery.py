@@ -75,6 +75,25 @@ def test_with_a_file_it_can_look_around_all_the_same(machine: Machine, tmp_path:
     assert "tail/comfyui:" not in shown, "the file has the last word"
 
 
+def test_the_table_at_the_start_says_what_the_file_leaves_out(machine: Machine, tmp_path: Path) -> None:
+    file = tmp_path / "emp.yaml"
+    file.write_text("receivers: {tail/comfyui: false}\n")
+    with running(*machine.arguments, "--config", str(file), **machine.variables | {"EMP_DISCOVERY": "on"}) as command:
+        until(lambda: _messages(machine) == ["from the application"], "what the file did not leave out")
+    assert _said(command, "the configuration leaves tail/comfyui out")
+    assert not _said(command, "ComfyUI's logs")
+
+
+def test_a_reload_that_finds_the_same_says_it_no_second_time(machine: Machine) -> None:
+    with running(*machine.arguments, **machine.variables) as command:
+        until(lambda: len(_messages(machine)) == 2, "a line of each")
+        command.signal(signal.SIGHUP)
+        until(lambda: _said(command, "reloaded"), "the reload")
+        command.process.terminate()
+        assert command.wait() == 0
+    assert len(_said(command, "tail/pm2  ")) == 1
+
+
 def test_it_can_be_switched_off(machine: Machine) -> None:
     shown = run(*machine.arguments, "--print-config", **machine.variables | {"EMP_DISCOVERY": "off"}).stdout
     assert "tail/" not in shown
@@ -104,6 +123,8 @@ def test_a_reload_reads_what_has_come_since(machine: Machine) -> None:
         machine.log("var/log/nginx/error.log", "from nginx")
         command.signal(signal.SIGHUP)
         until(lambda: "from nginx" in _messages(machine), "the line of what came later")
+        until(lambda: _said(command, "nginx's access and error logs"), "the table with what came later")
+        assert len(_said(command, "tail/pm2  ")) == 2, "the table is said whole"
 
 
 def test_what_was_found_can_be_written_down_and_used(machine: Machine, tmp_path: Path) -> None:
