@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +48,11 @@ class Tailing:
         self.reader = Reader("tail", self.config, Watcher(self.config.watch), Report("tail", self.metrics), self._parser)
         index = self.checkpoints.get(self.reader.index_name)
         stored: dict[str, list[Position]] = {}
+        ended: dict[str, list[Position]] = {}
         for key in json.loads(index) if index is not None else ():
             stored[key] = decode(self.checkpoints.get(self.reader.name(key), b"[]"))
-        self.reader.start(stored, self.now_s, is_first=index is None)
+            ended[key] = decode(self.checkpoints.get(self.reader.ended_name(key), b"[]"))
+        self.reader.start(stored, self.now_s, is_first=index is None, ended=ended)
 
     def kill(self) -> None:
         """What was read and is not durable is gone with the process."""
@@ -111,3 +115,12 @@ def numbered(start: int, end: int) -> str:
 
 def lines(start: int, end: int) -> list[str]:
     return [f"line {number}" for number in range(start, end)]
+
+
+def pack(path: Path) -> None:
+    """As gzip does: the time of the last change is kept."""
+    known = path.stat()
+    packed = path.with_name(path.name + ".gz")
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    os.utime(packed, ns=(known.st_atime_ns, known.st_mtime_ns))
+    path.unlink()

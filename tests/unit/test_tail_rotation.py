@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tailing import Tailing, lines, numbered
+from tests.support.tailing import Tailing, lines, numbered, pack
 
 Rotate = Callable[[Path], None]
 
@@ -31,15 +31,6 @@ def shift(path: Path, suffix: str = "") -> None:
             if older.exists():
                 older.rename(path.with_name(f"{path.name}.{number + 1}{packed}"))
     path.rename(path.with_name(f"{path.name}.1"))
-
-
-def pack(path: Path) -> None:
-    """As gzip does: the time of the last change is kept."""
-    known = path.stat()
-    packed = path.with_name(path.name + ".gz")
-    packed.write_bytes(gzip.compress(path.read_bytes()))
-    os.utime(packed, ns=(known.st_atime_ns, known.st_mtime_ns))
-    path.unlink()
 
 
 def copy_and_truncate(path: Path) -> None:
@@ -193,6 +184,22 @@ def test_two_rotations_while_the_tail_was_down_are_found_and_finished(tail: Tail
     assert sorted(tail.pass_s(8)) == sorted(lines(0, 250))
     tail.restart()
     assert len(tail.pass_s(8)) == 250, "what was finished is not read again"
+
+
+def test_short_files_that_say_the_same_are_all_read(tmp_path: Path) -> None:
+    tail = Tailing(tmp_path)
+    tail.write("app.log", "started\n")
+    tail.pump()
+    shift(tail.path("app.log"))
+    assert tail.pass_s(8) == ["started"]
+    tail.kill()
+    for second in (10, 20):
+        path = tail.write("app.log", "started\n")
+        os.utime(path, (path.stat().st_mtime + second,) * 2)
+        if second == 10:
+            shift(path)
+    tail.start()
+    assert tail.pass_s(8) == ["started"] * 3
 
 
 def test_two_truncations_while_the_tail_was_down_are_found_and_finished(tail: Tailing) -> None:

@@ -42,7 +42,7 @@ class TailReceiver:
     def __init__(self, id: str, config: TailConfig, context: Context) -> None:
         self.id = id
         self.config = config
-        self._context = context
+        self.context = context
         self._log = RateLimitedLogger(get_logger(id))
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -53,18 +53,19 @@ class TailReceiver:
     async def run(self, intake: Intake, started: asyncio.Event) -> None:
         from emp_pipe._core import Normalizer
 
-        self._normalizer = self._context.normalizer or Normalizer()
+        self._normalizer = self.context.normalizer or Normalizer()
         watcher = Watcher(self.config.watch)
-        reader = Reader(self.id, self.config, watcher, Report(self.id, self._context.metrics), self._make_parser)
-        gauges = ComponentGauges(self._context.metrics, self.id)
+        reader = Reader(self.id, self.config, watcher, Report(self.id, self.context.metrics), self._make_parser)
+        gauges = ComponentGauges(self.context.metrics, self.id)
         gauges.add("tail_followed", unit="files", help="Files that are read.", read=lambda: reader.followed)
         gauges.add("tail_leaving", unit="files", help="Rotated files that are read to their end.", read=lambda: reader.leaving)
         pool = ThreadPoolExecutor(1, thread_name_prefix="tail")
         loop = asyncio.get_running_loop()
         try:
             stored = await self._stored(reader, intake)
-            now_s = self._context.clock.monotonic_s()
-            await loop.run_in_executor(pool, partial(reader.start, stored or {}, now_s, is_first=stored is None))
+            now_s = self.context.clock.monotonic_s()
+            ended = {key: await self._positions(intake, reader.ended_name(key), key) for key in stored or ()}
+            await loop.run_in_executor(pool, partial(reader.start, stored or {}, now_s, is_first=stored is None, ended=ended))
             started.set()
             await self._follow(reader, watcher, intake, pool)
         finally:
@@ -79,7 +80,7 @@ class TailReceiver:
     async def stop(self, deadline_monotonic_s: float) -> None:
         self._stopping.set()
         self._wake.set()
-        left_s = max(deadline_monotonic_s - self._context.clock.monotonic_s(), 0.0)
+        left_s = max(deadline_monotonic_s - self.context.clock.monotonic_s(), 0.0)
         try:
             await asyncio.wait_for(self._ended.wait(), left_s)
         except TimeoutError:
@@ -88,7 +89,7 @@ class TailReceiver:
     # the way of a round
 
     async def _follow(self, reader: Reader, watcher: Watcher, intake: Intake, pool: ThreadPoolExecutor) -> None:
-        clock, loop = self._context.clock, asyncio.get_running_loop()
+        clock, loop = self.context.clock, asyncio.get_running_loop()
         handed_over: asyncio.Task[bool] | None = None
         try:
             while not self._stopping.is_set():
@@ -123,7 +124,7 @@ class TailReceiver:
                     self._log.warning(str(error.kind), "reading waits: %s", error)
             arrivals = refused
             if refused:
-                await self._first_of(self._context.clock.sleep(_AGAIN_S))
+                await self._first_of(self.context.clock.sleep(_AGAIN_S))
                 if not intake.admitting and not await self._first_of(intake.wait_admitting()):
                     return False
                 if self._stopping.is_set():
@@ -165,19 +166,20 @@ class TailReceiver:
         index = await self._asked(intake, reader.index_name)
         if index is None:
             return None
-        stored = {}
         try:
             keys = [str(key) for key in json.loads(index)]
         except (ValueError, TypeError):
             self._log.warning("positions", "the list of files that were read cannot be understood: all are new")
             return None
-        for key in keys:
-            value = await self._asked(intake, reader.name(key))
-            try:
-                stored[key] = decode(value) if value is not None else []
-            except ValueError as error:
-                self._log.warning("positions", "%s: its position cannot be understood, it is read from its beginning (%s)", key, error)
-        return stored
+        return {key: await self._positions(intake, reader.name(key), key) for key in keys}
+
+    async def _positions(self, intake: Intake, name: str, key: str) -> list[Position]:
+        value = await self._asked(intake, name)
+        try:
+            return decode(value) if value is not None else []
+        except ValueError as error:
+            self._log.warning("positions", "%s: a position cannot be understood, it is read from its beginning (%s)", key, error)
+            return []
 
     async def _asked(self, intake: Intake, name: str) -> bytes | None:
         """Return a checkpoint; a log that cannot answer now is asked again."""
@@ -188,7 +190,7 @@ class TailReceiver:
                 if error.kind is ErrorKind.LOG_CLOSED or self._stopping.is_set():
                     raise
                 self._log.warning(str(error.kind), "reading waits: %s", error)
-                await self._first_of(self._context.clock.sleep(_AGAIN_S))
+                await self._first_of(self.context.clock.sleep(_AGAIN_S))
 
     def resource_of(self, path: str) -> dict[str, str]:
         """Return the resource attributes that a file's path says; called in the reading thread when its first bytes are read."""

@@ -135,11 +135,6 @@ class TailedFile:
         self._drop_parser()
         self.refused = ""
 
-    def go_to(self, offset: int) -> None:
-        """Leave out what is before an offset."""
-        assert self._opened is not None
-        self.begin(self._opened, Position(self.file, offset))
-
     def open(self) -> bool:
         """Open it again where it lay; False where something else lies there now. Raises OSError."""
         if self._opened is not None:
@@ -150,10 +145,6 @@ class TailedFile:
             return False
         self._opened = opened
         return True
-
-    def adopt(self, opened: Readable) -> None:
-        """Take the descriptor of the file, found under another name."""
-        self._opened = opened
 
     def close(self) -> None:
         if self._opened is not None:
@@ -167,9 +158,6 @@ class TailedFile:
         known = self._opened.stat()
         self.size_bytes, self.modified_unix_nano = known.st_size, known.st_mtime_ns
         return self._opened.packed or known.st_size > self.read_at
-
-    def shrunk(self) -> bool:
-        return self._opened is not None and not self._opened.packed and self._opened.stat().st_size < self.read_at
 
     # reading
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from emp_pipe.receivers.tail_disk import NoFile, PackedFile, PlainFile, begins_as, holds, last_line_start, open_file
 from emp_pipe.receivers.tail_file import TailedFile
 from emp_pipe.receivers.tail_position import FileId, Position, encode
 from emp_pipe.receivers.tail_report import Report
-from emp_pipe.receivers.tail_rotation import Found, candidates, is_rotated_name, trace
+from emp_pipe.receivers.tail_rotation import Found, Traced, candidates, is_rotated_name, trace
 from emp_pipe.receivers.tail_scan import Patterns
 from emp_pipe.receivers.tail_settings import TailConfig
 from emp_pipe.receivers.tail_watch import Watcher
@@ -26,12 +27,16 @@ if TYPE_CHECKING:
 
 LEAST_BETWEEN_LOOKS_S = 0.1
 _LOOK_AGAIN_S = 1.0
+_MOST_ENDED = 32
+"""So many files of a path that were read to their end are remembered: no fewer than rotation usually keeps."""
+_MOST_PATHS_ENDED = 4096
 _COPY_S = 10.0
 """A new file that begins as its neighbour is, by its name, a copy in the making: so long it is waited for what becomes of the original."""
 
 
 class Paths:
-    """See the module's head. `live` by path, `gone` by the path that led there; `dirty`: paths of which the log is to be told anew."""
+    """See the module's head. `live` by path, `gone` by the path that led there, `ended`: where files ended that were read to their end;
+    `dirty`: paths of which the log is to be told anew."""
 
     def __init__(self, config: TailConfig, watcher: Watcher, report: Report, make_parser: Callable[[str, int], LineParser]) -> None:
         self._config = config
@@ -41,6 +46,8 @@ class Paths:
         self._patterns = Patterns(config.include, config.exclude)
         self.live: dict[str, TailedFile] = {}
         self.gone: dict[str, list[TailedFile]] = {}
+        self.ended: dict[str, list[Position]] = {}
+        self.newly_ended: set[str] = set()
         self._by_file: dict[FileId, TailedFile] = {}
         self.open_files: OrderedDict[TailedFile, None] = OrderedDict()
         self.ready: deque[TailedFile] = deque()
@@ -56,9 +63,12 @@ class Paths:
 
     # beginning and end
 
-    def start(self, stored: Mapping[str, Sequence[Position]], now_s: float, *, is_first: bool) -> None:
+    def start(
+        self, stored: Mapping[str, Sequence[Position]], now_s: float, *, is_first: bool, ended: Mapping[str, Sequence[Position]]
+    ) -> None:
         """Go on where the last run stopped; `is_first`: there was none."""
         self.now_s = now_s
+        self.ended = {key: list(positions) for key, positions in ended.items()}
         self._watch()
         found = self._files()
         if self._config.from_ != "beginning":
@@ -104,7 +114,9 @@ class Paths:
             if at is not None:
                 rest.remove(at)
         known = self._by_file.keys() | ({opened.file} if opened else set())
-        traced = trace(key, rest, known, found.keys(), newer_than_unix_nano=0 if at is None and positions else None)
+        ended = self.ended.get(key)  # with no position: there was nothing at the path when the last run ended
+        newer_than = (ended[-1].modified_unix_nano if ended else None) if not positions else None if at is not None else 0
+        traced = self._trace(key, rest, known, found, newer_than=newer_than)
         self._take_up(key, traced.found, found)
         for position in traced.lost:
             if position.offset or position.head.size:
@@ -115,6 +127,19 @@ class Paths:
                 self.live[key].began_unix_nano = at.modified_unix_nano
                 self._truncated_unread(self.live[key], found[key])
         self.dirty[key] = None
+
+    def _trace(
+        self,
+        key: str,
+        positions: Sequence[Position],
+        known: Collection[FileId],
+        own: Mapping[str, os.stat_result],
+        *,
+        newer_than: int | None,
+        unlike: bytes = b"",
+    ) -> Traced:
+        ended = self.ended.get(key, ())
+        return trace(key, positions, known, own.keys(), newer_than_unix_nano=newer_than, ended=ended, unlike=unlike)
 
     def _take_up(self, key: str, found: Sequence[Found], own: Mapping[str, os.stat_result]) -> None:
         """Read what rotation left of a path to its end, each under the path's name, or under its own if it is one of ours."""
@@ -264,7 +289,7 @@ class Paths:
         self._report.truncated(file.path)
         position = file.position()
         own = self._files()
-        traced = trace(file.key, [position], self._by_file.keys(), own.keys(), newer_than_unix_nano=None)
+        traced = self._trace(file.key, [position], self._by_file.keys(), own, newer_than=None)
         elsewhere = any(one.position is not None and one.position.offset == position.offset for one in traced.found)
         if not file.is_open and not self.opens(file):
             return
@@ -274,7 +299,7 @@ class Paths:
         newest = max((one.opened.stat().st_mtime_ns for one in traced.found), default=None)
         self._take_up(file.key, traced.found, own)
         if newest is not None:
-            later = trace(file.key, [], self._by_file.keys(), own.keys(), newer_than_unix_nano=newest)
+            later = self._trace(file.key, [], self._by_file.keys(), own, newer_than=newest)
             self._take_up(file.key, later.found, {})
         self.queue(file)
 
@@ -282,14 +307,8 @@ class Paths:
         """A file of which nothing had been read since it was truncated may have been truncated again: take up what was copied then."""
         if known.st_mtime_ns <= file.began_unix_nano or not self.opens(file):
             return
-        traced = trace(
-            file.key,
-            [],
-            self._by_file.keys(),
-            self._files().keys(),
-            newer_than_unix_nano=file.began_unix_nano,
-            unlike=file.present_head(),
-        )
+        began, head = file.began_unix_nano, file.present_head()
+        traced = self._trace(file.key, [], self._by_file.keys(), self._files(), newer_than=began, unlike=head)
         self._take_up(file.key, traced.found, {})
         file.began_unix_nano = known.st_mtime_ns
 
@@ -299,7 +318,7 @@ class Paths:
             return
         file.grown()
         own = self._files()
-        traced = trace(file.key, [], self._by_file.keys(), own.keys(), newer_than_unix_nano=file.modified_unix_nano)
+        traced = self._trace(file.key, [], self._by_file.keys(), own, newer_than=file.modified_unix_nano)
         live = own.get(file.key)
         self._take_up(file.key, [one for one in traced.found if live is None or one.opened.file != FileId.of(live)], {})
 
@@ -348,6 +367,8 @@ class Paths:
         """A file that was rotated away is read to its end."""
         if lost:
             self._report.lost(file.path)
+        elif file.read_at:
+            self._remember(file)
         self.open_files.pop(file, None)
         file.close()
         self.unflushed.discard(file)
@@ -359,6 +380,16 @@ class Paths:
         if self._by_file.get(file.file) is file:
             del self._by_file[file.file]
         file.is_finished = True
+
+    def _remember(self, file: TailedFile) -> None:
+        """Keep where a file ended, while rotation keeps files of its path."""
+        file.grown()
+        ended = [one for one in self.ended.pop(file.key, ()) if one.file != file.file]
+        if file.key in self.live or candidates(file.key):
+            self.ended[file.key] = [*ended, replace(file.position(), head_bytes=b"")][-_MOST_ENDED:]
+            self.newly_ended.add(file.key)
+            if len(self.ended) > _MOST_PATHS_ENDED:
+                del self.ended[next(iter(self.ended))]
 
     def record(self, key: str) -> bytes:
         """Return what the log is to keep of a path: how far its files are read."""

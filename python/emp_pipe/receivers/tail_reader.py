@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from emp_pipe.component import Arrival
 from emp_pipe.receivers.tail_file import Buffer, NoText, Rewritten, TailedFile
 from emp_pipe.receivers.tail_paths import LEAST_BETWEEN_LOOKS_S, Paths
-from emp_pipe.receivers.tail_position import Position
+from emp_pipe.receivers.tail_position import Position, encode
 from emp_pipe.receivers.tail_report import Report
 from emp_pipe.receivers.tail_settings import TailConfig
 from emp_pipe.receivers.tail_watch import Watcher
@@ -75,9 +75,20 @@ class Reader:
     def leaving(self) -> int:
         return sum([len(files) for files in list(self._paths.gone.values())])
 
-    def start(self, stored: Mapping[str, Sequence[Position]], now_s: float, *, is_first: bool) -> None:
+    def ended_name(self, key: str) -> str:
+        """Return the name of the checkpoint of a path's files that were read to their end."""
+        return f"{self.id}:ended:{key}"
+
+    def start(
+        self,
+        stored: Mapping[str, Sequence[Position]],
+        now_s: float,
+        *,
+        is_first: bool,
+        ended: Mapping[str, Sequence[Position]],
+    ) -> None:
         """Go on where the last run stopped; `is_first`: there was none."""
-        self._paths.start(stored, now_s, is_first=is_first)
+        self._paths.start(stored, now_s, is_first=is_first, ended=ended)
 
     def close(self) -> None:
         self._paths.close()
@@ -145,8 +156,10 @@ class Reader:
 
     def _structure(self) -> list[Arrival]:
         """Tell the log which files there are, all that changed at once, with the positions that are durable."""
-        checkpoints = {self.name(key): self._paths.record(key) for key in self._paths.dirty}
-        keys = frozenset(self._paths.live) | frozenset(self._paths.gone)
+        checkpoints: dict[str, bytes] = {}
+        for key in self._paths.dirty:
+            checkpoints |= self._checkpoints(key)
+        keys = frozenset(self._paths.live) | frozenset(self._paths.gone) | frozenset(self._paths.ended)
         if keys != self._keys:
             self._keys = keys
             checkpoints[self.index_name] = json.dumps(sorted(keys)).encode()
@@ -159,6 +172,14 @@ class Reader:
             arrivals.append(Arrival(self.id))
         arrivals[-1].checkpoints = checkpoints
         return arrivals
+
+    def _checkpoints(self, key: str) -> dict[str, bytes]:
+        """Return what the log is to keep of a path; where its files ended only when another one did."""
+        checkpoints = {self.name(key): self._paths.record(key)}
+        if key in self._paths.newly_ended:
+            self._paths.newly_ended.remove(key)
+            checkpoints[self.ended_name(key)] = encode(self._paths.ended.get(key, ()))
+        return checkpoints
 
     def _read_ready(self, now_unix_nano: int) -> list[Arrival]:
         """Give each file that has something its share. Of the files of one path only one a round: one arrival tells of all of them."""
@@ -184,7 +205,7 @@ class Reader:
             for index, batch in enumerate(batches):
                 arrival = Arrival(self.id, batch, received=batch.record_count)
                 if index == len(batches) - 1:
-                    arrival.checkpoints = {self.name(file.key): self._paths.record(file.key)}
+                    arrival.checkpoints = self._checkpoints(file.key)
                 arrivals.append(arrival)
             self._report.counted(*file.counts())
             if file.is_finished:

@@ -4,7 +4,7 @@
 
 By rename (the inode is the same) or by copy (the content is); packed or not. Rotated files that are newer than the one that was read last
 were written and rotated away while nobody looked: they are read from their beginning. Age is the time of the last change, which
-rotation keeps; nothing is read twice only because a clock jumped, for what is known by inode or content is never taken for new.
+rotation keeps. A clock that jumped may make what was finished long ago look new: so what was finished is remembered, and known again.
 """
 
 from __future__ import annotations
@@ -89,13 +89,15 @@ def trace(
     own: Collection[str],
     *,
     newer_than_unix_nano: int | None,
+    ended: Sequence[Position] = (),
     unlike: bytes = b"",
 ) -> Traced:
     """Find what holds the rest of `positions`, which were read under `path` and are not open any more, and what came after them.
 
     `known`: files that are read as it is. `own`: paths that are read under their own name, whatever rotation made of them: of these only
     what continues a position is taken. `newer_than_unix_nano`: rotated files that were changed later, and later than those that hold
-    the positions, are read from their beginning; None: there can be none. `unlike`: what the path begins with now; a copy of that is
+    the positions, are read from their beginning; None: there can be none. `ended`: where files of the path ended that were read
+    before; of such a one only what came since is taken. `unlike`: what the path begins with now; a copy of that is
     read where it lies."""
     beside = candidates(path)
     found: list[Found] = []
@@ -113,16 +115,38 @@ def trace(
             found.append(Found(candidate.path, opened, at))
             newest_unix_nano = max(newest_unix_nano, candidate.modified_unix_nano)
     for candidate in beside if newer_than_unix_nano is not None else ():
-        is_newer = candidate.modified_unix_nano > newest_unix_nano
-        if is_newer and candidate.file not in taken and candidate.path not in own and not _has_packed_twin(candidate, beside):
-            with contextlib.suppress(OSError):
-                opened = open_file(candidate.path)
-                if unlike and (head := opened.read(len(unlike), 0)) and (unlike.startswith(head) or head.startswith(unlike)):
-                    opened.close()
-                    continue
-                found.append(Found(candidate.path, opened, None))
-                taken.add(candidate.file)
+        if candidate.modified_unix_nano <= newest_unix_nano or candidate.file in taken or candidate.path in own:
+            continue
+        if not _has_packed_twin(candidate, beside) and (newer := _newer(candidate, ended, unlike)) is not None:
+            found.append(newer)
+            taken.add(candidate.file)
     return Traced(found, lost)
+
+
+def _newer(candidate: Candidate, ended: Sequence[Position], unlike: bytes) -> Found | None:
+    """Open a file that is newer than what was read; None where nothing of it is to be read."""
+    try:
+        opened = open_file(candidate.path)
+    except OSError:
+        return None
+    try:
+        head = opened.read(len(unlike), 0) if unlike else b""
+        end = next((one for one in ended if _has_ended(candidate, opened, one)), None)
+        is_known = bool(head) and (unlike.startswith(head) or head.startswith(unlike))
+        if not is_known and (end is None or opened.read(1, end.offset)):
+            return Found(candidate.path, opened, end)
+    except OSError:
+        pass
+    opened.close()
+    return None
+
+
+def _has_ended(candidate: Candidate, opened: PlainFile | PackedFile, end: Position) -> bool:
+    """Whether it is the file, or that file packed, whose end was reached. Two short files may say the same: so the time must be the same
+    too (packing may cut it to the second), or the file have grown."""
+    is_same = candidate.modified_unix_nano // 10**9 == end.modified_unix_nano // 10**9
+    is_grown = candidate.file == end.file and not opened.packed and opened.stat().st_size > end.offset
+    return (is_same or is_grown) and holds(opened, end)
 
 
 def _has_packed_twin(candidate: Candidate, beside: Sequence[Candidate]) -> bool:
