@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from emp_pipe.receivers.forward_http import ForwardHttpConfig
 from emp_pipe.receivers.http_json import HttpJsonConfig
 from tests.support.command import free_port, run, running, until
 from tests.support.command_bench import Bench, rows_in
@@ -33,6 +34,9 @@ class JsonBench(Bench):
     def receive(self, settings: str = "") -> None:
         more = f", {settings}" if settings else ""
         self.write(receivers=f'{{http_json: {{listen: "127.0.0.1:{self.json_port}"{more}}}}}')
+
+    def receive_on_forwards_port(self, settings: str) -> None:
+        self.write(receivers=f'{{forward: {{listen: "127.0.0.1:{self.json_port}", http: {{{settings}}}}}}}')
 
 
 @pytest.fixture
@@ -104,7 +108,7 @@ def _head_timeout_s(port: int) -> None:
 
 
 def _idle_timeout_s(port: int) -> None:
-    assert said_until_closed(raw(port)) == b""
+    assert b" 200 " in said_until_closed(raw(port, b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}"))
 
 
 def _one_connection(port: int) -> None:
@@ -144,8 +148,17 @@ def test_each_setting_is_seen_by_clients(bench: JsonBench, name: str) -> None:
         shown(bench.json_port)
 
 
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name in ForwardHttpConfig.model_fields])
+def test_each_setting_is_seen_by_clients_of_forwards_port_too(bench: JsonBench, name: str) -> None:
+    settings, shown = SETTINGS[name]
+    bench.receive_on_forwards_port(settings)
+    with running(*bench.arguments):
+        shown(bench.json_port)
+
+
 def test_every_setting_has_a_case() -> None:
     assert set(HttpJsonConfig.model_fields) == SETTINGS.keys() | SHOWN_ELSEWHERE
+    assert set(ForwardHttpConfig.model_fields) <= SETTINGS.keys() | {"enabled", "helo_wait_ms"}, "those are in test_command_forward_http.py"
 
 
 def test_tls_is_spoken_where_a_certificate_is_set_and_failed_handshakes_are_limited(bench: JsonBench) -> None:

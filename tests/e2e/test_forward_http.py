@@ -173,6 +173,16 @@ async def test_tls_holds_for_http_too(tmp_path: Path) -> None:
         assert [row.body for row in server.intake.rows()] == ["one"]
 
 
+async def test_http_without_tls_is_told_in_http_where_the_port_has_tls(tmp_path: Path) -> None:
+    async with running(tmp_path, tls=Certificates(tmp_path).server()) as server:
+        reader, writer = await connect(server)
+        writer.write(request())
+        assert await answer_to(reader) == (400, b"This port speaks TLS.\n")
+        writer.close()
+        assert server.metric("forward_refused_handshakes_total", reason="tls_expected") == 1
+        assert server.intake.arrivals == []
+
+
 async def test_places_are_shared_and_given_back(tmp_path: Path) -> None:
     async with running(tmp_path, max_connections=1) as server:
         for _ in range(3):

@@ -93,10 +93,10 @@ def call(port: int, signal: str, request: Message) -> None:
         assert channel.unary_unary(METHODS[signal])(request.SerializeToString(), timeout=20.0) == b""
 
 
-def by_http_json(ports: Ports, case: Case) -> None:
+def post_json(port: int, case: Case) -> None:
     """The tag is the path and the time is in the query, as Fluentd's `in_http` has them."""
     seconds, nanoseconds = divmod(T0_NS, 10**9)
-    address = f"http://127.0.0.1:{ports.http_json}/app/web?time={seconds}.{nanoseconds:09}"
+    address = f"http://127.0.0.1:{port}/app/web?time={seconds}.{nanoseconds:09}"
     body = json.dumps({**case.record, **case.resource}, ensure_ascii=False).encode()
     with urllib.request.urlopen(urllib.request.Request(address, data=body), timeout=20.0) as answer:
         assert json.load(answer) == {"refused": 0}
@@ -104,7 +104,8 @@ def by_http_json(ports: Ports, case: Case) -> None:
 
 WAYS: dict[str, Callable[[Ports, Case], None]] = {
     "forward": by_forward,
-    "http_json": by_http_json,
+    "http_json": lambda ports, case: post_json(ports.http_json, case),
+    "http_on_forwards_port": lambda ports, case: post_json(ports.forward, case),
     "otlp_grpc": lambda ports, case: call(ports.otlp_grpc, "logs", case.request()),
     "otlp_http": lambda ports, case: post(ports.otlp_http, "logs", case.request(), "protobuf"),
     "otlp_http_json": lambda ports, case: post(ports.otlp_http, "logs", case.request(), "json"),

@@ -11,12 +11,14 @@ import contextlib
 import socket
 
 from emp_pipe.accepting import ADVICE, Cut
-from emp_pipe.forward_handshake import Refusal, refused_pong
+from emp_pipe.forward_handshake import Refusal
 from emp_pipe.receivers.forward_access import Access
 from emp_pipe.receivers.forward_connection import ForwardConnection
 from emp_pipe.receivers.forward_hub import Hub
+from emp_pipe.receivers.forward_refusals import answer_without_tls
 
 _TLS_HANDSHAKE_RECORD = b"\x16"
+_LONGEST_METHOD_BYTES = 8
 
 
 class ForwardDoor:
@@ -40,13 +42,13 @@ class ForwardDoor:
 
     async def expects_tls(self, sock: socket.socket, address: str) -> bool:
         await _readable(sock)
-        first = sock.recv(1, socket.MSG_PEEK)
-        if first and first != _TLS_HANDSHAKE_RECORD:
+        first = sock.recv(_LONGEST_METHOD_BYTES, socket.MSG_PEEK)
+        if first and not first.startswith(_TLS_HANDSHAKE_RECORD):
             self._hub.refused(Refusal.TLS_EXPECTED, address)
             with contextlib.suppress(OSError):
-                sock.send(refused_pong(Refusal.TLS_EXPECTED))
+                sock.send(answer_without_tls(first))
                 _discard(sock)
-        return first == _TLS_HANDSHAKE_RECORD
+        return first.startswith(_TLS_HANDSHAKE_RECORD)
 
     def timed_out(self, address: str, timeout_s: float) -> None:
         self._hub.cut.count(Cut.TLS_TIMED_OUT)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from emp_pipe.forward_handshake import Refusal
+from emp_pipe.forward_handshake import Refusal, refused_pong
 
 _TLS_HANDSHAKE_RECORD = 0x16
 _TLS_ALERT = b"\x15\x03\x01\x00\x02\x02\x46"
 """A fatal protocol_version alert: what a TLS client understands from a port without TLS."""
-_HTTP_TEXT = b"This port speaks Fluent Forward, not HTTP.\n"
-_HTTP_ANSWER = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (
-    len(_HTTP_TEXT),
-    _HTTP_TEXT,
-)
+_HTTP_ANSWER = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
+_NO_HTTP = b"This port speaks Fluent Forward, not HTTP.\n"
+_NO_PLAIN_HTTP = b"This port speaks TLS.\n"
 _HTTP_BEGINNINGS = (b"GET /", b"POST ", b"PUT /", b"HEAD ", b"OPTIO")
 
 ADVICE = {
@@ -33,5 +31,12 @@ def answer_to(first_bytes: bytes | memoryview) -> tuple[bytes, Refusal] | None:
     if first_bytes[0] == _TLS_HANDSHAKE_RECORD:
         return _TLS_ALERT, Refusal.TLS_UNEXPECTED
     if bytes(first_bytes[:5]) in _HTTP_BEGINNINGS:
-        return _HTTP_ANSWER, Refusal.NOT_FORWARD
+        return _HTTP_ANSWER % (len(_NO_HTTP), _NO_HTTP), Refusal.NOT_FORWARD
     return None
+
+
+def answer_without_tls(first_bytes: bytes) -> bytes:
+    """Return what to say to a client that begins without TLS on a port that has it."""
+    if first_bytes[:5] in _HTTP_BEGINNINGS:
+        return _HTTP_ANSWER % (len(_NO_PLAIN_HTTP), _NO_PLAIN_HTTP)
+    return refused_pong(Refusal.TLS_EXPECTED)
