@@ -15,6 +15,9 @@ from emp_pipe.clock import SystemClock
 from emp_pipe.component import Arrival, Context
 from emp_pipe.intake import GuardedProcessor, PipelineIntake
 from emp_pipe.processors.enrich import Enrich, EnrichConfig
+from emp_pipe.processors.filter import Filter, FilterConfig
+from emp_pipe.processors.rate_limit import RateLimit, RateLimitConfig
+from emp_pipe.processors.redact import Redact, RedactConfig
 from emp_pipe.self_metrics import Metrics
 from emp_pipe.taps import Taps
 from tests.support.command import ROOT
@@ -115,3 +118,20 @@ async def test_a_block_that_cannot_be_opened_goes_on_unchanged_to_become_a_dead_
     good = encode_block([log_batch(3)], "gzip", topic="logs", block_id="b-1")
     torn = type(good)(good.header, bytes(memoryview(good))[:10])
     assert (await through(KeepFirst(), torn)).blocks == [torn]
+
+
+def test_rules_of_one_name_are_counted_together_and_none_of_their_records_is_missing_in_the_count(tmp_path: Path) -> None:
+    given, batch = context(tmp_path), log_batch([log_record(text) for text in ("one", "one", "two", "three", "badge-1 pass-2")])
+    rules = [{"name": "same", "matches": {"body": text}} for text in ("one", "two", "three")]
+    Filter("filter", FilterConfig.model_validate({"rules": rules}), given).process(batch)
+    limits = [{**rule, "by": "all", "records_per_s": 1, "burst": 1} for rule in rules[:2]]
+    limit = RateLimit("limit", RateLimitConfig.model_validate({"rules": limits}), given)
+    for _ in range(2):
+        limit.process(batch)
+    redact = RedactConfig.model_validate({"patterns": ["bearer"], "extra_patterns": {"key": "badge-[0-9]", "bearer": "pass-[0-9]"}})
+    masked = Redact("redact", redact, given).process(log_batch([log_record("badge-1 pass-2 Bearer 0123456789abcdef")]))
+    assert rows(masked)[0]["message"] == "[redacted] [redacted] Bearer [redacted]"
+    counted = given.metrics.registry.get_sample_value
+    assert counted("emp_pipe_filter_dropped_records_total", {"component": "filter", "reason": "same"}) == 4
+    assert counted("emp_pipe_rate_limit_dropped_records_total", {"component": "limit", "reason": "same"}) == 4
+    assert counted("emp_pipe_redact_masked_values_total", {"component": "redact", "reason": "bearer"}) == 2

@@ -54,6 +54,15 @@ impl PyRateLimiter {
     }
 }
 
+/// The counts that are not zero, by the rules' names; rules of one name are counted together.
+pub fn by_name<'a>(names: impl Iterator<Item = &'a str>, counts: &[u64]) -> HashMap<String, u64> {
+    let mut out = HashMap::new();
+    for (name, count) in names.zip(counts).filter(|(_, count)| **count > 0) {
+        *out.entry(name.to_owned()).or_default() += count;
+    }
+    out
+}
+
 /// What rules left of a batch.
 #[pyclass(name = "Filtered", module = "emp_pipe._core", frozen)]
 pub struct PyFiltered {
@@ -63,7 +72,7 @@ pub struct PyFiltered {
 
 impl PyFiltered {
     fn new(py: Python<'_>, filtered: Filtered, batch: &Bound<'_, PyBatch>, names: &[String]) -> PyResult<Self> {
-        let dropped = names.iter().cloned().zip(filtered.dropped).filter(|(_, records)| *records > 0).collect();
+        let dropped = by_name(names.iter().map(String::as_str), &filtered.dropped);
         let batch = match filtered.batch {
             Some(left) => Some(Py::new(py, PyBatch::from(left))?),
             None => filtered.unchanged.then(|| batch.clone().unbind()),

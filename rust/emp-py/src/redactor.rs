@@ -9,6 +9,7 @@ use pyo3::types::PyBytes;
 
 use crate::batch::{PyBatch, StringMap};
 use crate::error::to_py_err;
+use crate::filter::by_name;
 
 /// Compiled rules of what is a secret; any number of threads may use it.
 #[pyclass(name = "Redactor", module = "emp_pipe._core", frozen)]
@@ -63,7 +64,7 @@ impl PyRedactor {
 
 impl PyRedactor {
     fn named(&self, counts: &Counts) -> HashMap<String, u64> {
-        self.0.rules().zip(counts).filter(|(_, count)| **count > 0).map(|(name, count)| (name.to_owned(), *count)).collect()
+        by_name(self.0.rules(), counts)
     }
 }
 
