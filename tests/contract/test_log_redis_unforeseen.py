@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from emp_pipe.errors import ErrorKind, LogError
-from emp_pipe.log.protocol import Append, ReceiverBooks
+from emp_pipe.log.protocol import Append, DeadLetter, DeadReason, ReceiverBooks
 from tests.contract.conftest import group
 from tests.contract.redis_logs import Make, check_books, logs_of, read, until
 from tests.support.blocks import block, delivered
@@ -27,8 +27,13 @@ def server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-async def make(server: RedisServer, tmp_path: Path) -> AsyncIterator[Make]:
-    async with logs_of(server.url, ManualClock(), tmp_path) as one:
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def make(server: RedisServer, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Make]:
+    async with logs_of(server.url, clock, tmp_path) as one:
         yield one
 
 
@@ -100,3 +105,37 @@ async def test_a_beat_or_a_renewal_that_fails_as_nobody_foresaw_is_not_the_last(
     await until(lambda: share.replicas and lease.renewed_s > renewed_s)
     await log.append(Append([block([1])]))
     assert delivered(await read(log, "a")) == [1]
+
+
+@pytest.mark.parametrize(("broken", "failure"), [("settle", KeyError), ("_expire", ValueError)])
+async def test_upkeep_that_fails_as_nobody_foresaw_is_said_and_not_the_last(
+    make: Make, clock: ManualClock, monkeypatch: Any, caplog: Any, broken: str, failure: type[Exception]
+) -> None:
+    log = make(dead_max_age_s=60.0)
+    await log.open([group("a")])
+    await log.append(Append([], dead=[DeadLetter("a", DeadReason.REFUSED, "no", b"x")]))
+    shard = log.shard
+    of = shard if broken == "settle" else shard.space
+    works, failed = getattr(of, broken), list[str]()
+
+    def breaks() -> Any:
+        task = asyncio.current_task()
+        if not failed and task is not None and task.get_name().endswith("upkeep"):
+            failed.append(broken)
+            raise failure(broken)
+        return works()
+
+    monkeypatch.setattr(of, broken, breaks)
+
+    async def a_second_goes_by() -> bool:
+        clock.advance(1.0)
+        await asyncio.sleep(0.01)
+        return not await log.dead_letters()
+
+    async with asyncio.timeout(30):
+        while not await a_second_goes_by():
+            pass
+    assert failed
+    assert "upkeep failed; it is tried again" in caplog.text
+    assert failure.__name__ in caplog.text
+    await check_books(log)
