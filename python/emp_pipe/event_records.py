@@ -31,9 +31,7 @@ def event_batch(
     hold are kept as text. Raises ValueError for a record that is nested deeper than the schema allows."""
     if not records:
         return None
-    body = b"\n".join(_json(record) for record in records)
-    decoder = _decoder(normalizer)
-    read = decoder.decode(body, form="lines", tag=tag.encode(), time=b"", now_unix_nano=now_unix_nano)
+    read = _decoder(normalizer).decode(_json(records), tag=tag.encode(), time=b"", now_unix_nano=now_unix_nano)
     if read.rejected:
         raise ValueError(f"a record cannot be kept: {read.rejected[0].detail}")
     batch = read.batch
@@ -49,11 +47,12 @@ def _decoder(normalizer: Normalizer | None) -> HttpJsonDecoder:
     return HttpJsonDecoder(normalizer or Normalizer())
 
 
-def _json(record: Mapping[str, Any]) -> bytes:
+def _json(records: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return records as one array: written in one call, not one for each."""
     try:
-        text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), default=_as_text, allow_nan=False)
+        text = _STRICT.encode(records)
     except ValueError:  # a number that is none, which JSON has no word for
-        text = json.dumps(_with_text_for_no_numbers(record), ensure_ascii=False, separators=(",", ":"), default=_as_text)
+        text = _STRICT.encode(_with_text_for_no_numbers(records))
     return text.encode("utf-8", "replace")
 
 
@@ -69,3 +68,6 @@ def _with_text_for_no_numbers(value: Any) -> Any:
     if isinstance(value, float) and not (-float("inf") < value < float("inf")):
         return str(value)
     return value
+
+
+_STRICT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_as_text, allow_nan=False)

@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emp_pipe.receivers.journald_entries import is_same_entry, missing_between, read_entry
+from emp_pipe.receivers.journald_entries import is_same_entry, missing_between, read_entries
 from emp_pipe.receivers.journald_process import LineCutter
 
 CURSOR = "s=a;i=1f;b=c;m=1;t=2;x=3"
 
 
 def record(**fields: Any) -> dict[str, Any]:
-    return read_entry(json.dumps({"__CURSOR": CURSOR, "__REALTIME_TIMESTAMP": "1764000000000001", **fields}).encode()).record
+    (entry,), bad = read_entries([json.dumps({"__CURSOR": CURSOR, "__REALTIME_TIMESTAMP": "1764000000000001", **fields}).encode()])
+    assert not bad
+    return entry.record
 
 
 def test_time_level_and_names_are_those_of_the_standard_schema() -> None:
@@ -59,10 +61,28 @@ def test_what_systemd_says_of_a_unit_is_that_units() -> None:
     assert record(MESSAGE="Started", _SYSTEMD_UNIT="init.scope", UNIT="nginx.service")["service.name"] == "nginx"
 
 
-@pytest.mark.parametrize("line", [b"", b"{", b"[]", b"1", b"{}", b'{"__CURSOR":5}', b'{"__CURSOR":""}', b"\xff"])
-def test_what_is_no_entry_is_refused(line: bytes) -> None:
-    with pytest.raises(ValueError, match=r".*"):
-        read_entry(line)
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b""],
+        [b"{"],
+        [b"[]"],
+        [b"1"],
+        [b"{}"],
+        [b'{"__CURSOR":5}'],
+        [b'{"__CURSOR":""}'],
+        [b"\xff"],
+        [b"{},{}"],
+        [b'{"a":"', b'"}'],
+        [b"{}]", b"[{}"],
+    ],
+)
+def test_what_is_no_entry_is_set_aside_and_costs_its_neighbours_nothing(lines: list[bytes]) -> None:
+    before, after = (json.dumps({"__CURSOR": cursor, "MESSAGE": cursor}).encode() for cursor in ("before", "after"))
+    entries, bad = read_entries([before, *lines, after])
+    assert [(entry.cursor, entry.record["message"]) for entry in entries] == [("before", "before"), ("after", "after")]
+    assert [line for line, _ in bad] == lines
+    assert all(why for _, why in bad)
 
 
 @pytest.mark.parametrize(

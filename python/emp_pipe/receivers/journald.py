@@ -20,7 +20,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from emp_pipe.component import ComponentConfig, Context
 from emp_pipe.log.protocol import DeadLetter, DeadReason
 from emp_pipe.own_reading import ReadingReceiver
-from emp_pipe.receivers.journald_entries import FIELDS, Entry, is_same_entry, missing_between, read_entry
+from emp_pipe.receivers.journald_entries import FIELDS, Entry, is_same_entry, missing_between, read_entries
 from emp_pipe.receivers.journald_process import Journalctl, LineCutter, Lines
 
 _CHECKPOINT = "cursor"
@@ -126,11 +126,15 @@ class JournaldReceiver(ReadingReceiver):
                 while data := await process.read():
                     output = (output + data)[-self.config.max_entry_bytes :]
             last = output.strip().rpartition(b"\n")[2]
-            self._cursor = read_entry(last).cursor if last.startswith(b"{") else ""
-        except (TimeoutError, ValueError):
-            self.limited.warning("end", "the journal's newest entry is not to be found; everything that is there is read")
+            found, _ = read_entries([last])
+            self._cursor = found[0].cursor if found else ""
+            unusable = not found and last.startswith(b"{")
+        except TimeoutError:
+            unusable = True
         finally:
             await process.end()
+        if unusable:
+            self.limited.warning("end", "the journal's newest entry is not to be found; everything that is there is read")
         if self._cursor:
             await self.hand_over(None, self._checkpoints())
 
@@ -156,18 +160,12 @@ class JournaldReceiver(ReadingReceiver):
         self.limited.warning(line[:60], "journalctl says: %s", line)
 
     async def _take(self, lines: Lines) -> None:
-        entries: list[Entry] = []
+        entries, bad = read_entries([line for line in lines.whole if not line.startswith(b"-- ")])  # that is said to people
         dead: list[DeadLetter] = [
             self.dead_letter(beginning, f"an entry of over {self.config.max_entry_bytes:,} bytes", reason=DeadReason.TOO_LARGE)
             for beginning in lines.too_long
         ]
-        for line in lines.whole:
-            if line.startswith(b"-- "):  # what journalctl says to people
-                continue
-            try:
-                entries.append(read_entry(line))
-            except (ValueError, RecursionError) as error:
-                dead.append(self.dead_letter(line, f"no entry of the journal ({error})"))
+        dead += [self.dead_letter(line, f"no entry of the journal ({why})") for line, why in bad]
         if entries:
             self._got_some = True
             self.troubles.over("the journal can be read again")

@@ -7,6 +7,7 @@ Source: systemd.journal-fields(7), "Journal JSON Format". Not here: where the li
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from emp_pipe import xid
@@ -49,9 +50,27 @@ class Cursor(NamedTuple):
     sequence: int
 
 
-def read_entry(line: bytes) -> Entry:
-    """Return what a line holds. Raises ValueError where it is no entry."""
-    fields = json.loads(line)
+def read_entries(lines: Sequence[bytes]) -> tuple[list[Entry], list[tuple[bytes, str]]]:
+    """Return what lines hold, in order; and those that are no entry, with why.
+
+    They are read in one call. Where one of them is not JSON, or more than one value, each is read by itself."""
+    try:
+        objects = json.loads(b"[%b]" % b",\n".join(lines))  # a line's end within a text is no JSON: lines cannot run into another
+        if len(objects) == len(lines):
+            return [_entry(fields) for fields in objects], []
+    except (ValueError, RecursionError):
+        pass
+    entries: list[Entry] = []
+    bad: list[tuple[bytes, str]] = []
+    for line in lines:
+        try:
+            entries.append(_entry(json.loads(line)))
+        except (ValueError, RecursionError) as error:
+            bad.append((line, str(error)))
+    return entries, bad
+
+
+def _entry(fields: Any) -> Entry:
     if not isinstance(fields, dict):
         raise ValueError("an entry is an object")
     cursor = fields.get("__CURSOR")
