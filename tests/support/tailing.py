@@ -124,3 +124,13 @@ def pack(path: Path) -> None:
     packed.write_bytes(gzip.compress(path.read_bytes()))
     os.utime(packed, ns=(known.st_atime_ns, known.st_mtime_ns))
     path.unlink()
+
+
+def shift(path: Path, suffix: str = "") -> None:
+    """Rename app.log to app.log.1, what was app.log.1 to app.log.2, …"""
+    for number in range(8, 0, -1):
+        for packed in ("", ".gz"):
+            older = path.with_name(f"{path.name}.{number}{packed}")
+            if older.exists():
+                older.rename(path.with_name(f"{path.name}.{number + 1}{packed}"))
+    path.rename(path.with_name(f"{path.name}.1"))

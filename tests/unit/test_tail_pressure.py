@@ -10,12 +10,13 @@ import pytest
 
 from emp_pipe.component import Arrival
 from emp_pipe.errors import ErrorKind, LogError
+from emp_pipe.receivers import tail_reader
 from emp_pipe.receivers.tail import TailReceiver
 from emp_pipe.receivers.tail_reader import ROUND_BYTES
 from emp_pipe.receivers.tail_settings import TailConfig
 from tests.support.context import make_context
 from tests.support.own_reading import KeptIntake, reading
-from tests.support.tailing import Tailing, lines, numbered
+from tests.support.tailing import Tailing, lines, numbered, shift
 
 
 class FailingIntake(KeptIntake):
@@ -133,3 +134,47 @@ def test_of_files_that_are_all_noisy_each_gets_its_share(tmp_path: Path) -> None
     shares = [sum(row["file.name"] == name for row in tail.rows) for name in names]
     assert min(shares) > 0
     assert max(shares) <= min(shares) + 2 * (128 << 10) // 1000
+
+
+@pytest.mark.parametrize("restarts", [False, True], ids=["running", "restarted"])
+def test_unfinished_lines_of_many_files_are_kept_within_a_limit_and_none_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: bool
+) -> None:
+    monkeypatch.setattr(tail_reader, "_MOST_HELD_BYTES", 1 << 20)
+    tail = Tailing(tmp_path, max_open_files=8)
+    names = [f"worker-{number}.log" for number in range(40)]
+    for name in names:
+        tail.write(name, f"whole of {name}\n{name} " + "x" * 100_000)
+    tail.pass_s(3)
+    assert 0 < tail.reader.held_bytes <= 1 << 20
+    assert len(tail.rows) == len(names)
+    before = tail.metric("tail_read_bytes")
+    tail.pass_s(30)
+    assert tail.metric("tail_read_bytes") == before, "nothing is read again and again"
+    if restarts:
+        tail.restart()
+    for part in ("y", "z"):
+        for name in names:
+            tail.write(name, part)
+        tail.pass_s(3)
+        assert tail.reader.held_bytes <= 1 << 20
+    for name in names[1:]:
+        tail.write(name, "\n")
+    shift(tail.path(names[0]))
+    tail.write(names[0], "next\n")
+    expected = [message for name in names for message in (f"whole of {name}", f"{name} {'x' * 100_000}yz")]
+    assert sorted(tail.pass_s(12)) == sorted([*expected, "next"])
+    assert tail.reader.held_bytes == 0
+
+
+def test_traces_that_wait_for_their_next_line_are_ended_early_where_there_is_too_much_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tail_reader, "_MOST_HELD_BYTES", 1 << 20)
+    tail = Tailing(tmp_path, flush_s=3600.0)
+    trace = "Traceback (most recent call last):\n" + '  File "a.py", line 1, in work\n    work()\n' * 2000
+    for number in range(40):
+        tail.write(f"worker-{number}.log", trace)
+    tail.pass_s(3)
+    assert tail.reader.held_bytes <= (1 << 20) + len(trace)
+    assert sum(str(row.get("exception.stacktrace", row["message"])).count("work()") for row in tail.rows) >= 2000 * 10

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tailing import Tailing, lines, numbered, pack
+from tests.support.tailing import Tailing, lines, numbered, pack, shift
 
 Rotate = Callable[[Path], None]
 
@@ -21,16 +21,6 @@ def tail(tmp_path: Path) -> Tailing:
     tail.write("app.log", numbered(0, 100))
     assert tail.pump() == lines(0, 100)
     return tail
-
-
-def shift(path: Path, suffix: str = "") -> None:
-    """Rename app.log to app.log.1, what was app.log.1 to app.log.2, …"""
-    for number in range(8, 0, -1):
-        for packed in ("", ".gz"):
-            older = path.with_name(f"{path.name}.{number}{packed}")
-            if older.exists():
-                older.rename(path.with_name(f"{path.name}.{number + 1}{packed}"))
-    path.rename(path.with_name(f"{path.name}.1"))
 
 
 def copy_and_truncate(path: Path) -> None:

@@ -59,6 +59,7 @@ class TailReceiver:
         gauges = ComponentGauges(self.context.metrics, self.id)
         gauges.add("tail_followed", unit="files", help="Files that are read.", read=lambda: reader.followed)
         gauges.add("tail_leaving", unit="files", help="Rotated files that are read to their end.", read=lambda: reader.leaving)
+        gauges.add("tail_unfinished", unit="bytes", help="What is kept of lines without an end.", read=lambda: reader.held_bytes)
         pool = ThreadPoolExecutor(1, thread_name_prefix="tail")
         loop = asyncio.get_running_loop()
         try:

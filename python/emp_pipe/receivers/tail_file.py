@@ -70,11 +70,13 @@ class TailedFile:
         self._head = b""
         self._head_print = NO_PRINT
         self._read_tail = b""
-        self._offset_tail = NO_PRINT
+        self._offset_tail = b""
         self.modified_unix_nano = 0
         self.began_unix_nano = 0
         """When it was truncated, while nothing of it has been read since: another truncation shows by nothing but the time."""
         self.size_bytes = 0
+        self.let_go_at = 0
+        """So far it was read, though of its unfinished line nothing is kept."""
         self._left_over: list[Batch] = []
         self.refused = ""
         """Why it is not read, while it is what it is."""
@@ -107,7 +109,7 @@ class TailedFile:
 
     def position(self) -> Position:
         """Return where to go on when all rows that were taken are durable."""
-        return Position(self.file, self._offset, self._parts, self._head_print, self._offset_tail, self._when, self._head)
+        return Position(self.file, self._offset, self._parts, self._head_print, Print.of(self._offset_tail), self._when, self._head)
 
     @property
     def _when(self) -> int:
@@ -131,7 +133,8 @@ class TailedFile:
         self._parts = position.parts if position else 0
         start = max(self._offset - TAIL_BYTES, 0)
         self._read_tail = opened.read(self._offset - start, start) if self._offset else b""
-        self._offset_tail = Print.of(self._read_tail)
+        self._offset_tail = self._read_tail
+        self.let_go_at = 0
         self._drop_parser()
         self.refused = ""
 
@@ -213,7 +216,7 @@ class TailedFile:
             return
         self._offset = offset
         at = end - (self.read_at - offset)
-        self._offset_tail = Print.of(bytes(view[max(at - TAIL_BYTES, 0) : at])) if at > 0 else NO_PRINT
+        self._offset_tail = bytes(view[max(at - TAIL_BYTES, 0) : at]) if at > 0 else b""
 
     def flush(self, now_unix_nano: int, *, at_end: bool) -> None:
         """End lines that wait for more of their kind; `at_end`: the last line too."""
@@ -227,8 +230,13 @@ class TailedFile:
             self._parts = parser.parts
             self._offset = offset
             behind = self.read_at - offset
-            tail = self._read_tail[: len(self._read_tail) - behind] if behind < len(self._read_tail) else b""
-            self._offset_tail = Print.of(tail)
+            self._offset_tail = self._read_tail[: len(self._read_tail) - behind] if behind < len(self._read_tail) else b""
+
+    def let_go(self) -> None:
+        """Forget what was read of an unfinished line: it is read again when the file grows."""
+        self.let_go_at = max(self.read_at, self.let_go_at)
+        self.read_at, self._read_tail = self._offset, self._offset_tail
+        self._drop_parser()
 
     def start_over(self, now_unix_nano: int, *, rest_is_elsewhere: bool) -> None:
         """Begin the file anew: it was truncated. What of its last line was read becomes a row, unless it is read elsewhere."""
@@ -248,13 +256,13 @@ class TailedFile:
 
     def counts(self) -> Counts:
         """Return what became of lines since the last call."""
+        dropped, self.dropped_counts = self.dropped_counts, NO_COUNTS
         parser = self._parser
         if parser is None:
-            dropped, self.dropped_counts = self.dropped_counts, NO_COUNTS
             return dropped
         now = Counts(parser.blank, parser.split, parser.nul_bytes, parser.unparsed, parser.redrawn)
         last, self._counted = self._counted, now
-        return Counts(*(count - before for count, before in zip(now, last, strict=True)))
+        return Counts(*(count - before + more for count, before, more in zip(now, last, dropped, strict=True)))
 
     def _drop_parser(self) -> None:
         if self._parser is None:

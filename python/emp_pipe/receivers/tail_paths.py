@@ -133,13 +133,11 @@ class Paths:
         key: str,
         positions: Sequence[Position],
         known: Collection[FileId],
-        own: Mapping[str, os.stat_result],
-        *,
+        own: Collection[str],
         newer_than: int | None,
-        unlike: bytes = b"",
+        **more: bytes,
     ) -> Traced:
-        ended = self.ended.get(key, ())
-        return trace(key, positions, known, own.keys(), newer_than_unix_nano=newer_than, ended=ended, unlike=unlike)
+        return trace(key, positions, known, own, newer_than_unix_nano=newer_than, ended=self.ended.get(key, ()), **more)
 
     def _take_up(self, key: str, found: Sequence[Found], own: Mapping[str, os.stat_result]) -> None:
         """Read what rotation left of a path to its end, each under the path's name, or under its own if it is one of ours."""
@@ -271,7 +269,8 @@ class Paths:
             self._report.rotated(path)
             self._appeared(path, FileId.of(known))
             return
-        if known.st_size < file.read_at:
+        read_to = max(file.read_at, file.let_go_at)
+        if known.st_size < read_to:
             self.truncated(file)
             return
         if file.refused and known.st_size < file.size_bytes:
@@ -279,7 +278,7 @@ class Paths:
         if file.read_at == 0 and file.began_unix_nano:
             self._truncated_unread(file, known)
         # One that has another time and the same length was perhaps rewritten: the next read tells.
-        grown = known.st_size > file.read_at or (known.st_mtime_ns != file.modified_unix_nano and not file.refused)
+        grown = known.st_size > read_to or (known.st_mtime_ns != file.modified_unix_nano and not file.refused)
         file.size_bytes, file.modified_unix_nano = known.st_size, known.st_mtime_ns
         if grown and not file.refused:
             self.queue(file)
@@ -291,6 +290,8 @@ class Paths:
         own = self._files()
         traced = self._trace(file.key, [position], self._by_file.keys(), own, newer_than=None)
         elsewhere = any(one.position is not None and one.position.offset == position.offset for one in traced.found)
+        if not elsewhere and file.let_go_at > file.read_at:
+            self._report.lost(file.path)
         if not file.is_open and not self.opens(file):
             return
         file.start_over(0, rest_is_elsewhere=elsewhere)

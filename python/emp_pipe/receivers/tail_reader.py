@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 ROUND_BYTES = 1 << 20
 _LEAST_SHARE_BYTES = 128 << 10
 _MOST_FILES_A_ROUND = 512
+_MOST_HELD_BYTES = 64 << 20
+"""So much is kept of unfinished lines, of all files together; of those that have not grown for the longest it is read again then."""
 _LOOK_EVERY_S = 10.0
 _LOOK_EVERY_MISSING_S = 0.9
 _SLOWEST_POLL_S = 1.0
@@ -57,6 +59,8 @@ class Reader:
         self._buffer = Buffer()
         self._keys: frozenset[str] = frozenset()
         self._next_poll_s = 0.0
+        self._held: dict[TailedFile, int] = {}
+        self.held_bytes = 0
 
     @property
     def index_name(self) -> str:
@@ -201,6 +205,7 @@ class Reader:
             seen.add(file.key)
             got_bytes = self._read(file, min(share_bytes, left_bytes), now_unix_nano)
             left_bytes -= got_bytes
+            self._hold(file)
             batches = file.take() if not self._paths.dirty else []
             for index, batch in enumerate(batches):
                 arrival = Arrival(self.id, batch, received=batch.record_count)
@@ -211,6 +216,25 @@ class Reader:
             if file.is_finished:
                 self._paths.dirty[file.key] = None
         return arrivals
+
+    def _hold(self, file: TailedFile) -> None:
+        """Keep the unfinished lines of all files within their limit."""
+        before = self._held.pop(file, 0)
+        now = 0 if file.is_finished else file.pending_bytes
+        if now:
+            self._held[file] = now  # the last one that grew is the last
+        self.held_bytes += now - before
+        if self.held_bytes <= _MOST_HELD_BYTES:
+            return
+        for one in [one for one in self._held if one is not file]:
+            if one in self._paths.unflushed:
+                one.quiet_since_s = float("-inf")  # it is ended at its next turn
+                self._paths.queue(one)
+            elif not (one.queued or one.gone):
+                self.held_bytes -= self._held.pop(one)
+                one.let_go()
+            if self.held_bytes <= _MOST_HELD_BYTES // 2:
+                return
 
     def _read(self, file: TailedFile, most_bytes: int, now_unix_nano: int) -> int:
         if file.refused or not self._paths.opens(file):
