@@ -208,7 +208,8 @@ class Processor(Protocol):
     """Sees every batch before the log, in the order of the configuration. Vectorised: no per-record Python.
 
     `process` may return the batch, a changed copy, or None to drop it whole (counted as dropped by rule). It may be called from a thread of
-    a pool, one call at a time for each processor."""
+    a pool, one call at a time for each processor. One that keeps lines of log back has `speak(last=…)`: called about once a second whether
+    batches come or not, beside `process`, and with `last` when it is replaced or emp-pipe stops."""
 
     id: str
 

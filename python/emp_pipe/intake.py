@@ -53,6 +53,7 @@ class GuardedProcessor:
         self.samples = bool(getattr(processor, "samples", False))
         """It leaves rows out by chance: what has been decided elsewhere is not decided again."""
         self._processor = processor
+        self._speak: Callable[..., None] | None = getattr(processor, "speak", None)
         self._on_error = on_error
         self._failed = metrics.counter(
             "processor_failed",
@@ -86,6 +87,15 @@ class GuardedProcessor:
         if left_out:
             self._dropped.inc(left_out)
         return result
+
+    def speak(self, *, last: bool = False) -> None:
+        """Let the processor say what it has kept back; `last`: it is not asked again."""
+        if self._speak is None:
+            return
+        try:
+            self._speak(last=last)
+        except Exception as error:  # a plugin may raise anything
+            self._logger.warning("speak", "the processor could not say what it kept back (%s)", _what(error))
 
     @staticmethod
     def _check(batch: Batch, result: Any) -> None:
@@ -122,7 +132,13 @@ class PipelineIntake:
 
     def set_processors(self, processors: Sequence[GuardedProcessor]) -> None:
         """Use these from the next arrival on."""
+        self.speak(last=True)
         self._processors = tuple(processors)
+
+    def speak(self, *, last: bool = False) -> None:
+        """Let the processors say what they have kept back; `last`: they are not asked again."""
+        for processor in self._processors:
+            processor.speak(last=last)
 
     def submit(self, arrival: Arrival) -> asyncio.Future[None]:
         if self._taps:

@@ -76,13 +76,15 @@ class Observer:
         settings = self._pipeline.config.self_metrics
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(watch_event_loop_delay(self._delay.observe))
-            tasks.create_task(self._say_when_receivers_wait())
+            tasks.create_task(self._say_what_nobody_asks())
             if settings.otlp_endpoint:
                 export = SelfMetricsExport(settings, self._pipeline.context, self._log_metrics.refresh)
                 tasks.create_task(export.run())
 
-    async def _say_when_receivers_wait(self) -> None:
-        """One line when the buffer takes nothing new and one when it does again: `/readyz` says so too, but nobody may be asking."""
+    async def _say_what_nobody_asks(self) -> None:
+        """One line when the buffer takes nothing new and one when it does again: `/readyz` says so too, but nobody may be asking.
+
+        Once a second, as whoever else has to say something when nothing happens any more: the watch of dead letters, the processors."""
         pipeline = self._pipeline
         log = RateLimitedLogger(get_logger("buffer"))
         waited = False
@@ -96,6 +98,7 @@ class Observer:
             waited = not usage.admitting
             with contextlib.suppress(EmpPipeError):  # a log that is closing
                 await self._dead_letters.look()
+            pipeline.intake.speak()
             await pipeline.clock.sleep(1.0)
 
     # the HTTP port

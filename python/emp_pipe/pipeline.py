@@ -311,6 +311,7 @@ class Pipeline:
         await asyncio.gather(*(slot.receiver.stop(drain_until_s) for slot in self.receivers.values()))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.intake.drained(), max(drain_until_s - self.clock.monotonic_s(), 0.0))
+        self.intake.speak(last=True)
         await self.writer.close(drain_until_s)
         failpoints.hit("pipeline.drain")
         derivers = self.derivers

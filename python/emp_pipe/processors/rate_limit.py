@@ -1,12 +1,13 @@
 """Keeps so many records a second of each source, tag or service, before the log: one that runs wild does not fill the buffer for all.
 
-A bucket of tokens for each; what finds none is left out, counted by rule, and said at once and then once a minute. For users:
-`docs/filters.md`. Not here: the buckets (Rust core, `filter/rate.rs`).
+A bucket of tokens for each; what finds none is left out, counted by rule, and said at once and then once a minute, the last of it when no
+batch comes any more too. For users: `docs/filters.md`. Not here: the buckets (Rust core, `filter/rate.rs`).
 """
 
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -79,28 +80,34 @@ class RateLimit:
         self._dropped = {rule["name"]: dropped.labels(id, rule["name"]) for rule in rules}
         self._unsaid: Counter[str] = Counter()
         self._said_at_s: float | None = None
+        self._saying = threading.Lock()
+        """Batches come in a thread, `speak` in another."""
         self._logger = get_logger(id)
 
     def process(self, batch: Batch) -> Batch | None:
-        now_s = self._clock.monotonic_s()
-        limited = self._limiter.apply(batch, int(now_s * 1e9))
-        for rule, records in limited.dropped.items():
-            self._dropped[rule].inc(records)
-            self._unsaid[rule] += records
-        if self._unsaid:
-            self._say(now_s)
+        limited = self._limiter.apply(batch, int(self._clock.monotonic_s() * 1e9))
+        if limited.dropped:
+            for rule, records in limited.dropped.items():
+                self._dropped[rule].inc(records)
+            with self._saying:
+                self._unsaid.update(limited.dropped)
+            self.speak()
         return limited.batch
 
-    def _say(self, now_s: float) -> None:
-        if self._said_at_s is not None and now_s - self._said_at_s < _SAID_EVERY_S:
-            return
-        since = "" if self._said_at_s is None else f" in the last {now_s - self._said_at_s:.0f} s"
-        what = ", ".join(f"{records:,} by {rule}" for rule, records in sorted(self._unsaid.items()))
-        self._logger.warning(
-            "records above a limit were left out%s: %s; emp_pipe_rate_limit_dropped_records_total counts them", since, what
-        )
-        self._unsaid.clear()
-        self._said_at_s = now_s
+    def speak(self, *, last: bool = False) -> None:
+        with self._saying:
+            now_s = self._clock.monotonic_s()
+            passed_s = None if self._said_at_s is None else now_s - self._said_at_s
+            if self._unsaid and (last or passed_s is None or passed_s >= _SAID_EVERY_S):
+                since = "" if passed_s is None else f" in the last {passed_s:.0f} s"
+                what = ", ".join(f"{records:,} by {rule}" for rule, records in sorted(self._unsaid.items()))
+                self._logger.warning(
+                    "records above a limit were left out%s: %s; emp_pipe_rate_limit_dropped_records_total counts them", since, what
+                )
+                self._unsaid.clear()
+                self._said_at_s = now_s
+            if last:
+                self._said_at_s = None  # of a batch that is under way still it is said at once
 
 
 CONFIG = RateLimitConfig
