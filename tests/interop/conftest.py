@@ -1,4 +1,4 @@
-"""An edge with every kind of Forward listener, in front of an endpoint that decodes with the official classes; and who took part."""
+"""An edge with every kind of Forward listener and one for HTTP JSON, before an endpoint of the official classes; and who took part."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from tests.interop import counterparts
 
 SHARED_KEY = "interop-shared-key"
 USER, PASSWORD = "interop-user", "interop-password"
+TOKEN = "interop-token"
+PORTS = ("plain", "tls", "secure", "users", "http_json")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Edge:
     tls_port: int
     secure_port: int
     users_port: int
+    http_json_port: int
     unix_path: Path
     ca_file: Path
 
@@ -42,7 +45,7 @@ class Edge:
 def edge(tmp_path: Path) -> Iterator[Edge]:
     write_certificates(tmp_path)
     tls = {"cert_file": str(tmp_path / "cert.pem"), "key_file": str(tmp_path / "key.pem")}
-    ports = {name: free_port() for name in ("plain", "tls", "secure", "users")}
+    ports = {name: free_port() for name in PORTS}
     unix_path = tmp_path / "forward.sock"
 
     def listen(name: str) -> str:
@@ -54,13 +57,14 @@ def edge(tmp_path: Path) -> Iterator[Edge]:
         "forward/tls": {"listen": listen("tls"), "tls": tls},
         "forward/secure": {"listen": listen("secure"), "tls": tls, "shared_key": SHARED_KEY},
         "forward/users": {"listen": listen("users"), "tls": tls, "shared_key": SHARED_KEY, "users": {USER: PASSWORD}},
+        "http_json": {"listen": listen("http_json"), "token": TOKEN},
     }
     config_file.write_text(json.dumps({"receivers": receivers}))  # JSON is YAML
     endpoint = OtlpEndpoint()
     process = EmpPipe("edge", tmp_path, {}, {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint.url}, config_file=config_file)
     try:
         process.wait_ready()
-        yield Edge(process, endpoint, ports["plain"], ports["tls"], ports["secure"], ports["users"], unix_path, tmp_path / "ca.pem")
+        yield Edge(process, endpoint, *(ports[name] for name in PORTS), unix_path, tmp_path / "ca.pem")
         assert process.stop() == 0, process.last_lines()
     finally:
         process.stop()

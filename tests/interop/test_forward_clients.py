@@ -1,4 +1,4 @@
-"""Unmodified Fluent Forward clients against our receiver: each record arrives exactly once, with its fields, whatever the dialect."""
+"""Unmodified clients, of Fluent Forward and of HTTP JSON, against our receivers: each record arrives once, with its fields."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.interop import counterparts
-from tests.interop.conftest import PASSWORD, SHARED_KEY, USER, Edge
+from tests.interop.conftest import PASSWORD, SHARED_KEY, TOKEN, USER, Edge
 
 COUNT = 500
 Run = Callable[[Edge, str], subprocess.CompletedProcess[str]]
@@ -60,7 +60,7 @@ class Client:
 
 def node(name: str, script: str, port: str, **options: Any) -> Client:
     def arguments(edge: Edge) -> list[str]:
-        secure = {"caFile": str(edge.ca_file)} if port != "plain_port" else {}
+        secure = {"caFile": str(edge.ca_file)} if port not in ("plain_port", "http_json_port") else {}
         return [json.dumps({"port": getattr(edge, port), **secure, **options})]
 
     return Client(name, counterparts.node_modules, arguments, script)
@@ -70,7 +70,7 @@ def go(name: str, *flags: str, port: str = "plain_port") -> Client:
     return Client(name, counterparts.go_client, lambda edge: [f"-port={getattr(edge, port)}", *flags])
 
 
-ORG, WINSTON = "fluent_org_logger.cjs", "winston_transport.cjs"
+ORG, WINSTON, WINSTON_HTTP = "fluent_org_logger.cjs", "winston_transport.cjs", "winston_http.cjs"
 CLIENTS = [
     *(node(f"fluent-org-logger-{mode}", ORG, "plain_port", eventMode=mode) for mode in ("Message", "Forward", "PackedForward")),
     node("fluent-org-logger-CompressedPackedForward", ORG, "plain_port", eventMode="CompressedPackedForward"),
@@ -79,6 +79,10 @@ CLIENTS = [
     node("fluent-org-logger-user", ORG, "users_port", eventMode="Forward", sharedKey=SHARED_KEY, username=USER, password=PASSWORD),
     node("winston", WINSTON, "plain_port"),
     node("winston-shared-key", WINSTON, "secure_port", sharedKey=SHARED_KEY),
+    node("winston-http", WINSTON_HTTP, "http_json_port", token=TOKEN),
+    node("winston-http-in-batches", WINSTON_HTTP, "http_json_port", token=TOKEN, batchCount=100),
+    node("winston-http-on-forwards-port", WINSTON_HTTP, "plain_port"),
+    node("winston-http-in-batches-on-forwards-port", WINSTON_HTTP, "plain_port", batchCount=100),
     go("go", "-ack"),
     go("go-tls", "-ack", "-network=tls", port="tls_port"),
     go("go-json", "-ack", "-json"),
