@@ -69,11 +69,24 @@ def on_path(name: str, *version: str) -> Path:
 @cache
 def node_modules() -> Path:
     """Return a node_modules folder with the clients in it. Raises Absent."""
+    return _installed("node", HERE / "node_client/package.json")
+
+
+@cache
+def pm2() -> Path:
+    """Return the pm2 command. Raises Absent."""
+    modules = _installed("pm2", HERE / "pm2/package.json")
+    present("pm2", json.loads((modules / "pm2/package.json").read_bytes())["version"])
+    return modules / "pm2/bin/pm2"
+
+
+def _installed(name: str, package: Path) -> Path:
+    """Return the node_modules folder with what a package.json names. Raises Absent."""
     node, npm = on_path("node", "--version"), shutil.which("npm")
     if npm is None:
-        raise absent("node", f"{node} is there, npm is not")
-    folder = CACHE / "node"
-    wanted = (HERE / "node_client/package.json").read_text()
+        raise absent(name, f"{node} is there, npm is not")
+    folder = CACHE / name
+    wanted = package.read_text()
     if not (folder / "package.json").is_file() or (folder / "package.json").read_text() != wanted or not (folder / "complete").is_file():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -81,7 +94,7 @@ def node_modules() -> Path:
         try:
             output(npm, "install", "--silent", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", cwd=folder)
         except (RuntimeError, subprocess.TimeoutExpired) as error:
-            raise absent("node", f"npm could not install the clients ({error})") from error
+            raise absent(name, f"npm could not install it ({error})") from error
         (folder / "complete").touch()
     return folder / "node_modules"
 
