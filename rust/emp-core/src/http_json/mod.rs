@@ -220,8 +220,8 @@ impl Walk<'_> {
         };
         if is_object {
             match self.transcoder.record(text, MAX_DEPTH) {
-                Ok(record) => match self.builder.push(&self.envelope, record, 0) {
-                    Ok(_) => return Ok(Ok(())),
+                Ok(record) => match self.builder.push_alone(&self.envelope, record) {
+                    Ok(()) => return Ok(Ok(())),
                     Err(fault) => {
                         self.set_aside(
                             base + start,

@@ -18,10 +18,10 @@ pub(crate) struct Transcoder {
 
 impl Transcoder {
     /// The msgpack of the object that is next. A fault that is not `broken` leaves a text that can be followed from the object's start.
-    pub(crate) fn record(&mut self, text: &mut Text<'_>, depth: usize) -> Result<&[u8]> {
+    pub(crate) fn record(&mut self, text: &mut Text<'_>, depth: usize) -> Result<&mut Vec<u8>> {
         self.out.clear();
         self.object(text, depth)?;
-        Ok(&self.out)
+        Ok(&mut self.out)
     }
 
     fn object(&mut self, text: &mut Text<'_>, depth: usize) -> Result<()> {

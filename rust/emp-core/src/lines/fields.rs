@@ -86,9 +86,9 @@ impl Fields {
     }
 
     /// The record.
-    pub fn record(&mut self) -> &[u8] {
+    pub fn record(&mut self) -> &mut Vec<u8> {
         self.out[1..5].copy_from_slice(&self.count.to_be_bytes());
-        &self.out
+        &mut self.out
     }
 
     fn key(&mut self, key: &[u8]) {

@@ -165,14 +165,14 @@ impl Rows {
         let envelope = Envelope { time_unix_nano: record.time_unix_nano, metadata: b"" };
         let is_dialect = json::may_be_dialect(line);
         if !is_dialect && record.stream.name().is_none() && record.attributes.is_empty() {
-            return self.builder.push(&envelope, object, 0).is_ok();
+            return self.builder.push_alone(&envelope, object).is_ok();
         }
         self.fields.clear();
         if !is_dialect || !json::rewrite(object, &mut self.fields) {
             self.fields.set(object);
         }
         put_origin(&mut self.fields, record);
-        self.builder.push(&envelope, self.fields.record(), 0).is_ok()
+        self.builder.push_alone(&envelope, self.fields.record()).is_ok()
     }
 
     #[cold]
@@ -228,7 +228,7 @@ impl Rows {
     fn push(&mut self, record: &Record<'_>) {
         let envelope = Envelope { time_unix_nano: record.time_unix_nano, metadata: b"" };
         // Fields that were written here are always a record.
-        if self.builder.push(&envelope, self.fields.record(), 0).is_ok() {
+        if self.builder.push_alone(&envelope, self.fields.record()).is_ok() {
             self.counts.rows += 1;
             self.counts.split += u64::from(record.part.is_some());
         }

@@ -278,6 +278,18 @@ impl Builder {
         self.push_careful(envelope, data, pos)
     }
 
+    /// The same for a record that has its buffer to itself, as one that was written for this; the buffer is left as it was.
+    #[inline]
+    pub fn push_alone(&mut self, envelope: &Envelope<'_>, record: &mut Vec<u8>) -> Result<(), Fault> {
+        if is_ours(record, 0) {
+            return self.push_restored(envelope, record, 0).map(drop);
+        }
+        if envelope.metadata.len() <= 1 && self.push_usual_alone(envelope.time_unix_nano, record) {
+            return Ok(());
+        }
+        self.push_careful(envelope, record, 0).map(drop)
+    }
+
     /// Writes the record when it is there as a whole and a usual one; None, and nothing written, when not.
     #[inline]
     pub fn push_if_usual(&mut self, time_unix_nano: Option<i64>, data: &[u8], pos: usize) -> Option<usize> {

@@ -2,7 +2,8 @@
 //!
 //! It takes the usual record: text keys, no two fields for one name, values of the types that the schema expects, valid UTF-8. At anything
 //! else it steps aside (the row taken back) and [`super::careful`] writes the record, by rules that it shares. It reads in blocks, so the
-//! last record of a buffer, behind which no block is readable, is copied to where one is ([`Builder::push_usual`]).
+//! last record of a buffer, behind which no block is readable, is copied to where one is ([`Builder::push_usual`]); one that has its buffer to
+//! itself is given room there ([`Builder::push_alone`]).
 //! How fields are written is in [`super::out`].
 
 use super::copy::{BLOCK, SLACK, has_byte, hex, same_block};
@@ -16,6 +17,8 @@ use crate::fluent::cursor::Cursor;
 
 /// Readable bytes from the first byte of a field: its key, the head of its value, and a block more.
 const FIELD_BYTES: usize = 2 * SLACK;
+/// What stands behind a record where room was made: no key and no value begins with it.
+const ROOM_BYTE: u8 = 0xc1;
 /// A record that ends a buffer is copied up to this size.
 const MAX_TAIL_BYTES: usize = 64 << 10;
 const KEEP_TAIL_BYTES: usize = 4 << 10;
@@ -80,6 +83,22 @@ impl Builder {
         }
     }
 
+    /// The same for a record that has its buffer to itself: room is made behind it, and it is read once, where it lies.
+    #[inline]
+    pub(super) fn push_usual_alone(&mut self, entry_time: Option<i64>, record: &mut Vec<u8>) -> bool {
+        let len = record.len();
+        // What lies behind must not be taken for fields: `valid` ends before it.
+        record.resize(len + FIELD_BYTES, ROOM_BYTE);
+        let start = self.template.begin(&mut self.batch.rows);
+        let pass = self.usual_fields(entry_time, record, 0, len, start);
+        record.truncate(len);
+        let done = matches!(pass, Pass::Done(_));
+        if !done {
+            self.batch.rows.truncate(start);
+        }
+        done
+    }
+
     /// The same for a record at the end of its buffer, by way of a copy with room behind it.
     #[inline(never)]
     fn usual_tail(&mut self, entry_time: Option<i64>, data: &[u8], pos: usize, start: usize) -> Pass {
@@ -90,7 +109,7 @@ impl Builder {
         copy.clear();
         copy.extend_from_slice(record);
         // What lies behind must not be taken for fields: `valid` ends before it.
-        copy.resize(record.len() + FIELD_BYTES + 256, 0xc1);
+        copy.resize(record.len() + FIELD_BYTES, ROOM_BYTE);
         let pass = self.usual_fields(entry_time, &copy, 0, record.len(), start);
         // A quiet connection keeps little.
         if copy.capacity() <= KEEP_TAIL_BYTES {

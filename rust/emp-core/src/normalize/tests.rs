@@ -1,4 +1,4 @@
-//! Both ways of writing a row give the same row.
+//! All ways of writing a row give the same row.
 
 use std::sync::Arc;
 
@@ -142,7 +142,7 @@ proptest! {
         damage in proptest::option::of((any::<prop::sample::Index>(), any::<u8>())),
         repeat in 1..3usize,
     ) {
-        let (mut usual, mut careful) = (builder(max_resources), builder(max_resources));
+        let (mut usual, mut careful, mut alone) = (builder(max_resources), builder(max_resources), builder(max_resources));
         for _ in 0..repeat {
             for (index, (record, time_unix_nano, behind)) in records.iter().enumerate() {
                 let mut data = record.clone();
@@ -155,11 +155,18 @@ proptest! {
                 let envelope = Envelope { time_unix_nano: *time_unix_nano, metadata: &[] };
                 let ends = (usual.push(&envelope, &data, 0), careful.push_careful(&envelope, &data, 0));
                 prop_assert_eq!(ends.0, ends.1);
+                let kept = data.clone();
+                prop_assert_eq!(alone.push_alone(&envelope, &mut data), ends.0.map(drop));
+                prop_assert_eq!(data, kept, "the buffer is left as it was");
             }
         }
         prop_assert_eq!(usual.min_age_ns(), careful.min_age_ns());
+        prop_assert_eq!(usual.min_age_ns(), alone.min_age_ns());
+        let (alone, alone_over) = alone.take();
         let ((usual, usual_over), (careful, careful_over)) = (usual.take(), careful.take());
         prop_assert_eq!(usual.len(), careful.len());
+        prop_assert_eq!((&alone.rows, &alone.resources, alone_over), (&usual.rows, &usual.resources, usual_over));
+        prop_assert_eq!(&alone.extremes, &usual.extremes);
         for row in 0..usual.len() {
             prop_assert_eq!(usual.row(row), careful.row(row));
         }
@@ -191,4 +198,6 @@ fn the_usual_record_takes_the_usual_way_also_at_the_end_of_its_buffer() {
         assert_eq!(builder.push_usual(None, &data[..cut], 0), None, "cut at {cut}");
     }
     assert_eq!(builder.len(), 1);
+    assert!(builder.push_usual_alone(None, &mut data));
+    assert_eq!(builder.len(), 2);
 }

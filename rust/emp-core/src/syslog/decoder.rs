@@ -191,8 +191,8 @@ impl Decoder {
             }
         }
         let envelope = Envelope { time_unix_nano: message.time_unix_nano, metadata: &[] };
-        match self.builder.push(&envelope, record.end(), 0) {
-            Ok(_) => self.counts.rows += 1,
+        match self.builder.push_alone(&envelope, record.end()) {
+            Ok(()) => self.counts.rows += 1,
             Err(fault) => {
                 self.read.rejected_items += 1;
                 set_aside(&mut self.read.rejected, ErrorKind::EntryInvalid, fault.detail(), 0, frame.text, 1);

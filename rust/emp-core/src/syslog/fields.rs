@@ -125,8 +125,8 @@ impl Record {
         self.out.push(0xc2 | u8::from(value));
     }
 
-    pub(super) fn end(&mut self) -> &[u8] {
+    pub(super) fn end(&mut self) -> &mut Vec<u8> {
         self.out[1..5].copy_from_slice(&self.count.to_be_bytes());
-        &self.out
+        &mut self.out
     }
 }
