@@ -138,11 +138,15 @@ def event_of(message: str) -> dict[str, Any] | None:
     return event
 
 
-def marked(batch: Batch) -> Batch:
-    """Return rows of a kernel's stream with their Xid messages made error events; the very batch that was given where there is none."""
+def marked(batch: Batch, *, facility: str | None = None) -> Batch:
+    """Return rows of a kernel's stream with their Xid messages made error events; the very batch that was given where there is none.
+
+    `facility`: only rows of this one of syslog."""
     marks = []
     for row in batch.rows_with(_MARK.encode()):
         said = json.loads(batch.slice(row, row + 1).to_json_lines())
+        if facility is not None and said.get("syslog.facility") != facility:
+            continue
         if (event := event_of(str(said.get("message", "")))) is not None:
             del event["level"]
             marks.append((row, event))

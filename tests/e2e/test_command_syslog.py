@@ -106,11 +106,6 @@ def _allowed_peers(bench: SyslogBench) -> None:
     assert bench.bodies() == []
 
 
-def _udp_buffer_bytes(bench: SyslogBench) -> None:
-    udp(bench.syslog_port, LINE)
-    until(lambda: bench.bodies() == ["one"], "what fits arrives")
-
-
 def _max_unstored_bytes(bench: SyslogBench) -> None:
     tcp(bench.syslog_port, (LINE + b"\n") * 1000).close()
     until(lambda: len(bench.bodies()) == 1000, "all of them, a few at a time")
@@ -145,7 +140,6 @@ SETTINGS: dict[str, tuple[str, Callable[[SyslogBench], None]]] = {
     "max_message_bytes": ("max_message_bytes: 480", _max_message_bytes),
     "timezone": ("timezone: Etc/GMT-5", _timezone),
     "allowed_peers": ("allowed_peers: [192.0.2.0/24]", _allowed_peers),
-    "udp_buffer_bytes": ("udp_buffer_bytes: 100000", _udp_buffer_bytes),
     "max_unstored_bytes": ("max_unstored_bytes: 1000", _max_unstored_bytes),
     "max_connections": ("max_connections: 1", _one_connection),
     "max_connections_per_address": ("max_connections_per_address: 1", _one_connection),
@@ -161,6 +155,14 @@ def test_a_setting_does_what_it_says(bench: SyslogBench, setting: str, shown_by:
     assert setting.partition(":")[0] + ":" in printed.stdout
     with running(*bench.arguments):
         shown_by(bench)
+
+
+def test_the_kernel_is_asked_for_the_buffer_that_is_set(bench: SyslogBench) -> None:
+    bench.receive("udp_buffer_bytes: 1000000000")
+    with running(*bench.arguments) as command:
+        command.wait_for("bytes of datagrams, not the 1,000,000,000 of `udp_buffer_bytes`")
+        udp(bench.syslog_port, LINE)
+        until(lambda: bench.bodies() == ["one"], "the record")
 
 
 def test_tls_and_its_limits(bench: SyslogBench, tmp_path: Path) -> None:

@@ -82,6 +82,18 @@ async def test_json_in_a_message_becomes_the_fields_of_the_record(tmp_path: Path
     assert row.resource["machine_id"] == "gpu-9"
 
 
+async def test_an_xid_of_a_kernel_becomes_an_error_event_and_of_anybody_else_stays_text(tmp_path: Path) -> None:
+    text = b"NVRM: Xid (PCI:0000:65:00): 79, pid=1234, name=python3, GPU has fallen off the bus."
+    async with running_syslog(tmp_path) as server:
+        server.send_udp(b"<4>Nov 24 17:00:00 gpu-9 kernel: " + text, b"<13>Nov 24 17:00:00 gpu-9 app: " + text)
+        of_kernel, of_app = sorted(await server.rows(2), key=lambda row: row.resource["service.name"], reverse=True)
+    assert (of_kernel.body, of_kernel.severity, of_kernel.resource["host.name"]) == (text.decode(), 17, "gpu-9")
+    assert of_kernel.attributes["event_type"] == "error_xid"
+    assert (of_kernel.attributes["xid.number"], of_kernel.attributes["xid.pci_address"]) == (79, "0000:65:00")
+    assert of_app.severity == 10
+    assert "event_type" not in of_app.attributes
+
+
 FRAMINGS = {
     "octet counting": b"".join(b"%d %s" % (len(one), one) for one in (RFC_5424, RFC_3164, b"<13>two\nlines")),
     "lines": RFC_5424 + b"\n" + RFC_3164 + b"\r\n" + b"<13>two lines\n",

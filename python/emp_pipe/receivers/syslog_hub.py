@@ -13,6 +13,7 @@ import zoneinfo
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from emp_pipe import xid
 from emp_pipe.accepting import CutConnections, LimitedDoor, Places, Strikes
 from emp_pipe.clock import Clock
 from emp_pipe.clock_skew import ClockSkew
@@ -177,6 +178,8 @@ class SyslogHub(LimitedDoor):
         batch, rejected = read.batch, read.rejected
         if batch is None and not rejected:
             return
+        if batch is not None:
+            batch = xid.marked(batch, facility="kern")
         now = self.clock.unix_nano()
         dead = tuple(
             DeadLetter(
