@@ -212,7 +212,7 @@ class Reader:
                 if index == len(batches) - 1:
                     arrival.checkpoints = self._checkpoints(file.key)
                 arrivals.append(arrival)
-            self._report.counted(*file.counts())
+            self._report.counted(file.counts())
             if file.is_finished:
                 self._paths.dirty[file.key] = None
         return arrivals

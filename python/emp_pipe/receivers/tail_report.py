@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from prometheus_client import Counter
+
 from emp_pipe.logs import RateLimitedLogger, get_logger
+from emp_pipe.receivers.tail_file import Counts
 from emp_pipe.self_metrics import Metrics
 
 _MOST_REMEMBERED = 10_000
@@ -34,37 +37,21 @@ class Report:
             "tail_refused", unit="files", help="Files that were found and are not read, by reason.", labels=["component", "reason"]
         )
         self._id = id
-        self._bytes = metrics.counter("tail_read", unit="bytes", help="What was read of files.", labels=["component"]).labels(id)
-        self._rotated = metrics.counter(
-            "tail_rotated", unit="files", help="Files that were rotated away under their path.", labels=["component"]
-        ).labels(id)
-        self._truncated = metrics.counter(
-            "tail_truncated", unit="files", help="Files that began anew in their place.", labels=["component"]
-        ).labels(id)
-        self._lost = metrics.counter(
-            "tail_lost", unit="files", help="Files that were gone before they were read to their end.", labels=["component"]
-        ).labels(id)
-        self._blank = metrics.counter(
-            "tail_blank", unit="lines", help="Lines without text, of which there is no record.", labels=["component"]
-        ).labels(id)
-        self._split = metrics.counter(
-            "tail_split", unit="records", help="Records that are a part of a line that was too long.", labels=["component"]
-        ).labels(id)
-        self._unparsed = metrics.counter(
-            "tail_unparsed",
-            unit="lines",
-            help="Lines that are not of the format that is set; each is a record all the same.",
-            labels=["component"],
-        ).labels(id)
-        self._redrawn = metrics.counter(
-            "tail_redrawn",
-            unit="states",
-            help="States of progress bars that were drawn over, of which there is no record.",
-            labels=["component"],
-        ).labels(id)
-        self._nul = metrics.counter(
-            "tail_nul", unit="bytes", help="NUL bytes that were left out: holes, or no text.", labels=["component"]
-        ).labels(id)
+
+        def counter(name: str, unit: str, help: str) -> Counter:
+            return metrics.counter(name, unit=unit, help=help, labels=["component"]).labels(id)
+
+        self._bytes = counter("tail_read", "bytes", "What was read of files.")
+        self._rotated = counter("tail_rotated", "files", "Files that were rotated away under their path.")
+        self._truncated = counter("tail_truncated", "files", "Files that began anew in their place.")
+        self._lost = counter("tail_lost", "files", "Files that were gone before they were read to their end.")
+        self._lines = (
+            counter("tail_blank", "lines", "Lines without text, of which there is no record."),
+            counter("tail_split", "records", "Records that are a part of a line that was too long."),
+            counter("tail_nul", "bytes", "NUL bytes that were left out: holes, or no text."),
+            counter("tail_unparsed", "lines", "Lines that are not of the format that is set; each is a record all the same."),
+            counter("tail_redrawn", "states", "States of progress bars that were drawn over, of which there is no record."),
+        )
 
     def refused(self, path: str, reason: str, detail: str = "") -> None:
         """A file is there and is not read."""
@@ -109,14 +96,8 @@ class Report:
     def read(self, size_bytes: int) -> None:
         self._bytes.inc(size_bytes)
 
-    def counted(self, blank: int, split: int, nul_bytes: int, unparsed: int, redrawn: int) -> None:
-        if blank:
-            self._blank.inc(blank)
-        if split:
-            self._split.inc(split)
-        if nul_bytes:
-            self._nul.inc(nul_bytes)
-        if unparsed:
-            self._unparsed.inc(unparsed)
-        if redrawn:
-            self._redrawn.inc(redrawn)
+    def counted(self, counts: Counts) -> None:
+        """What became of lines: each of the counters has its place in `Counts`."""
+        for counter, count in zip(self._lines, counts, strict=True):
+            if count:
+                counter.inc(count)
