@@ -87,7 +87,7 @@ async def check_stored(log: RedisLog, server: RedisServer) -> None:
 @pytest.mark.parametrize("inside", [AFTER_ITS_BLOCKS, AT_ITS_END])
 async def test_an_append_of_which_a_killed_redis_wrote_half_never_comes_back_in_place_of_a_later_one(tmp_path: Path, inside: bytes) -> None:
     with RedisServer(appendfsync="always") as server:
-        async with logs_of(server.url, ManualClock(), tmp_path, patience_s=0.2) as make:
+        async with logs_of(server.url, ManualClock(), tmp_path, patience_s=0.2, lease_s=2.0) as make:
             log = make()
             await log.open([group("a")])
             await log.append(Append([block([1])], books=[ReceiverBooks("r", 1, 1)]))
@@ -115,7 +115,7 @@ async def test_an_append_of_which_a_killed_redis_wrote_half_never_comes_back_in_
 
 async def test_an_ack_of_which_a_killed_redis_wrote_half_ends_nothing(tmp_path: Path) -> None:
     with RedisServer(appendfsync="always") as server:
-        async with logs_of(server.url, ManualClock(), tmp_path) as make:
+        async with logs_of(server.url, ManualClock(), tmp_path, lease_s=2.0) as make:
             first, second, third = make(), make(), make()
             await first.open([group("a")])
             await first.append(Append([block(range(10))]))
