@@ -18,7 +18,7 @@ import zstandard
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from emp_pipe.clock import SystemClock
-from emp_pipe.component import Arrival, Context
+from emp_pipe.component import Arrival, Context, Receiver
 from emp_pipe.errors import ErrorKind, LogError
 from emp_pipe.log.protocol import ChunkKey, DeadLetter
 from emp_pipe.receivers.forward import ForwardConfig, ForwardReceiver
@@ -228,14 +228,10 @@ def make_context(data_dir: Path, **changes: Any) -> Context:
 
 
 @contextlib.asynccontextmanager
-async def running(
-    directory: Path, *, intake: RecordingIntake | None = None, id: str = "forward", **settings: Any
-) -> AsyncIterator[Running]:
-    """Run a receiver on a free loopback port (or what `settings` say) for the length of the block."""
-    settings.setdefault("listen", ["127.0.0.1:0"])
-    context = make_context(directory)
-    receiver = ForwardReceiver(id, ForwardConfig(**settings), context)
-    intake = intake or RecordingIntake()
+async def served(
+    receiver: Receiver, intake: RecordingIntake, context: Context, stop_within_s: float = PATIENCE_S / 4
+) -> AsyncIterator[None]:
+    """Run a receiver for the length of the block: from when it listens until it has stopped."""
     started = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(receiver.run(intake, started))
@@ -245,9 +241,22 @@ async def running(
             waiting.cancel()
             await task
         try:
-            yield Running(receiver, intake, context.metrics)
+            yield
         finally:
-            await receiver.stop(context.clock.monotonic_s() + PATIENCE_S / 4)
+            await receiver.stop(context.clock.monotonic_s() + stop_within_s)
+
+
+@contextlib.asynccontextmanager
+async def running(
+    directory: Path, *, intake: RecordingIntake | None = None, id: str = "forward", **settings: Any
+) -> AsyncIterator[Running]:
+    """Run a receiver on a free loopback port (or what `settings` say) for the length of the block."""
+    settings.setdefault("listen", ["127.0.0.1:0"])
+    context = make_context(directory)
+    receiver = ForwardReceiver(id, ForwardConfig(**settings), context)
+    intake = intake or RecordingIntake()
+    async with served(receiver, intake, context):
+        yield Running(receiver, intake, context.metrics)
 
 
 @dataclass

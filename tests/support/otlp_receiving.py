@@ -28,7 +28,7 @@ from emp_pipe.receivers.http_json import HttpJsonConfig, HttpJsonReceiver
 from emp_pipe.receivers.otlp_grpc import OtlpGrpcConfig, OtlpGrpcReceiver
 from emp_pipe.receivers.otlp_http import OtlpHttpConfig, OtlpHttpReceiver
 from emp_pipe.self_metrics import Metrics
-from tests.support.forward import PATIENCE_S, RecordingIntake, make_context
+from tests.support.forward import PATIENCE_S, RecordingIntake, make_context, served
 from tests.support.telemetry import log_record, log_request, metric_request, span_request
 
 Signal = Literal["logs", "traces", "metrics"]
@@ -136,18 +136,8 @@ async def running(
     else:
         receiver = OtlpHttpReceiver("otlp_http", OtlpHttpConfig(**settings), context)
     intake = intake or RecordingIntake()
-    started = asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(receiver.run(intake, started))
-        waiting = tasks.create_task(started.wait())
-        await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE_S)
-        if task.done():
-            waiting.cancel()
-            await task
-        try:
-            yield Running(receiver, intake, context.metrics, transport)
-        finally:
-            await receiver.stop(context.clock.monotonic_s() + stop_within_s)
+    async with served(receiver, intake, context, stop_within_s):
+        yield Running(receiver, intake, context.metrics, transport)
 
 
 @dataclass(frozen=True)

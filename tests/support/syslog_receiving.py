@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 from emp_pipe.receivers.syslog import SyslogConfig, SyslogReceiver
 from emp_pipe.self_metrics import Metrics
-from tests.support.forward import PATIENCE_S, RecordingIntake, make_context
+from tests.support.forward import PATIENCE_S, RecordingIntake, make_context, served
 
 
 @dataclass(frozen=True)
@@ -98,15 +98,5 @@ async def running_syslog(
     context = make_context(directory, **({"clock": clock} if clock is not None else {}))
     receiver = SyslogReceiver("syslog", SyslogConfig(**settings), context)
     intake = intake or RecordingIntake()
-    started = asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(receiver.run(intake, started))
-        waiting = tasks.create_task(started.wait())
-        await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE_S)
-        if task.done():
-            waiting.cancel()
-            await task
-        try:
-            yield RunningSyslog(receiver, intake, context.metrics)
-        finally:
-            await receiver.stop(context.clock.monotonic_s() + stop_within_s)
+    async with served(receiver, intake, context, stop_within_s):
+        yield RunningSyslog(receiver, intake, context.metrics)
