@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,45 @@ def test_a_file_of_this_format_becomes_records_and_the_lines_around_it_too(name:
     assert around == (["before it"] if "record_start" in CASES[name][0] else ["before it", "after it"])
     assert len(inner) == len(expected), inner
     assert same_times(of(inner, expected)) == same_times(expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text", "behind", "expected"),
+    [
+        ("", f"[{AT}] ERROR: it failed\n{PYTHON_TRACE[:-9]}", f"{PYTHON_TRACE[-9:]}\n", ["it failed"]),
+        ("record_start: '^#'", "#1 first\nsecond\n  th", "ird\n", ["#1 first\nsecond\n  third"]),
+        ("multiline: false", "Error: x\n    at f (x.js:1:1)\n  at", " g\n", ["Error: x", "    at f (x.js:1:1)", "  at g"]),
+    ],
+    ids=["traces", "record_start", "multiline: false"],
+)
+def test_a_sigkill_in_a_record_of_several_lines_loses_and_repeats_nothing(
+    settings: str, text: str, behind: str, expected: list[str], tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path)
+    log = tmp_path / "app.txt"
+    more = f", {settings}" if settings else ""
+    bench.write(receivers=f"{{tail: {{include: ['{log}'], flush_s: 60, poll_interval_s: 0.05{more}}}}}")
+    # `record_start` keeps the last record open: one more that begins ends the one under test.
+    log.write_text(f"#0 above\n{text}")
+    with running(*bench.arguments) as command:
+        until(lambda: len(rows_in(bench.data_dir)) == (3 if "false" in settings else 1), "what ended before the kill")
+        until(lambda: bench.groups()["file"]["held_records"] == 0, "nothing held")
+        command.signal(signal.SIGKILL)
+        command.wait()
+    with log.open("a") as file:
+        file.write(f"{behind}#9 below\n#10 end\n")
+    wanted = ["#0 above", *expected, "#9 below", *([] if "record_start" in settings else ["#10 end"])]
+    with running(*bench.arguments) as command:
+        until(lambda: len(rows_in(bench.data_dir)) >= len(wanted), "all records")
+        filed = bench.metric("emp_pipe_receiver_records", component="tail", outcome="appended")
+        command.process.terminate()
+        assert command.wait() == 0
+    rows = rows_in(bench.data_dir)
+    # A stop leaves what is open for the next start, so nothing more came with it.
+    assert [row["message"] for row in rows] == wanted
+    assert filed == len(wanted), "by the books, which go on over the kill, each record was filed once"
+    if not settings:
+        assert rows[1]["exception.stacktrace"] == PYTHON_TRACE
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])

@@ -60,13 +60,8 @@ fn a_line_over_the_limit_is_split_between_characters_and_marked_and_nothing_is_d
     }
 }
 
-#[test]
-fn a_json_line_is_the_row_that_the_http_receiver_makes_of_it_and_any_other_is_a_body() {
-    let line = r#"{"level":"warn","message":"hot","job_id":"job-1","timestamp":"2025-10-09T08:53:20Z","n":[1,{"a":2}]}"#;
-    let mut source = source(Format::Auto, 1 << 20);
-    source.feed(format!("{line}\n{{torn\n{{}} x\n").as_bytes(), 7);
-    let batch = source.take().unwrap();
-    assert_eq!(bodies(&batch), ["hot", "{torn", "{} x"]);
+/// The rows that the HTTP receiver makes of JSON lines.
+fn by_http(lines: &str) -> Batch {
     let decoder = crate::http_json::Decoder::new(Arc::new(Normalizer::default()), 1 << 20);
     let request = crate::http_json::Request {
         coding: crate::http_json::Coding::Codec(crate::compress::Codec::None),
@@ -75,8 +70,68 @@ fn a_json_line_is_the_row_that_the_http_receiver_makes_of_it_and_any_other_is_a_
         time: b"",
         now_unix_nano: 7,
     };
-    let by_http = decoder.decode(line.as_bytes(), &request).unwrap().batch.unwrap();
-    assert_eq!(batch.row(0), by_http.row(0));
+    decoder.decode(lines.as_bytes(), &request).unwrap().batch.unwrap()
+}
+
+#[test]
+fn a_json_line_is_the_row_that_the_http_receiver_makes_of_it_and_any_other_is_a_body() {
+    let line = r#"{"level":"warn","message":"hot","job_id":"job-1","timestamp":"2025-10-09T08:53:20Z","n":[1,{"a":2}]}"#;
+    let mut source = source(Format::Auto, 1 << 20);
+    source.feed(format!("{line}\n{{torn\n{{}} x\n").as_bytes(), 7);
+    let batch = source.take().unwrap();
+    assert_eq!(bodies(&batch), ["hot", "{torn", "{} x"]);
+    assert_eq!(batch.row(0), by_http(line).row(0));
+}
+
+#[test]
+fn each_dialect_of_json_is_the_row_that_http_makes_of_it_or_of_what_its_names_mean_here() {
+    for (dialect, line, meant) in [
+        (
+            "winston",
+            r#"{"level":"warn","message":"hot","timestamp":"2025-10-09T08:53:20Z","jobId":"job-1","stack":"Error: x\n    at f"}"#,
+            None,
+        ),
+        (
+            "pino",
+            r#"{"level":50,"time":1760000000000,"pid":7,"hostname":"gpu-1","msg":"it failed","err":{"type":"Error","message":"x","stack":"s"}}"#,
+            None,
+        ),
+        ("bunyan", r#"{"name":"api","hostname":"gpu-1","pid":7,"level":30,"msg":"up","time":"2025-10-09T08:53:20Z","v":0}"#, None),
+        (
+            "structlog",
+            r#"{"event":"job done","level":"info","timestamp":"2025-10-09T08:53:20Z","job_id":"job-1"}"#,
+            Some(r#"{"message":"job done","level":"info","timestamp":"2025-10-09T08:53:20Z","job_id":"job-1"}"#),
+        ),
+        (
+            "structlog with an exception",
+            r#"{"event":"failed","exception":"Traceback (most recent call last):\n  File \"x\", line 1, in f\nValueError: bad"}"#,
+            Some(
+                r#"{"message":"failed","exception.type":"ValueError","exception.message":"bad","exception.stacktrace":"Traceback (most recent call last):\n  File \"x\", line 1, in f\nValueError: bad"}"#,
+            ),
+        ),
+        (
+            "ecs",
+            r#"{"@timestamp":"2025-10-09T08:53:20Z","log":{"level":"error","logger":"a.b"},"message":"m","ecs":{"version":"1.6.0"},"error":{"type":"E","message":"bad","stack_trace":"s"},"service":{"name":"api"}}"#,
+            Some(
+                r#"{"@timestamp":"2025-10-09T08:53:20Z","level":"error","logger":"a.b","message":"m","ecs.version":"1.6.0","exception.type":"E","exception.message":"bad","exception.stacktrace":"s","service.name":"api"}"#,
+            ),
+        ),
+    ] {
+        for format in [Format::Auto, Format::Json] {
+            let mut source = source(format, 1 << 20);
+            source.feed(format!("{line}\n").as_bytes(), 7);
+            let batch = source.take().unwrap();
+            let expected = by_http(meant.unwrap_or(line));
+            assert_eq!(batch.row(0), expected.row(0), "{dialect}");
+            assert_eq!(batch.columns.severity_number, expected.columns.severity_number, "{dialect}");
+            assert_eq!(batch.columns.time_unix_nano, expected.columns.time_unix_nano, "{dialect}");
+        }
+        if meant.is_some() {
+            let mut source = source(Format::Auto, 1 << 20);
+            source.feed(format!("{line}\n").as_bytes(), 7);
+            assert_ne!(source.take().unwrap().row(0), by_http(line).row(0), "{dialect}: names of a sender's own choosing stay over HTTP");
+        }
+    }
 }
 
 #[test]
