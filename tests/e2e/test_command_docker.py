@@ -240,6 +240,30 @@ def test_a_log_that_goes_elsewhere_is_left_alone_and_said_so(bench: DockerBench)
         command.wait_for("its log goes elsewhere (driver fluentd)")
 
 
+@pytest.mark.parametrize("daemon_is_there", [True, False])
+def test_a_container_whose_label_says_so_is_left_out_of_logs_and_events(bench: DockerBench, daemon_is_there: bool) -> None:
+    labels = {"emp-pipe.exclude": "true"}
+    bench.append(bench.in_files(FakeContainer("by-file", 2, labels=labels)), "not wanted")
+    by_socket = bench.daemon.run(FakeContainer("by-socket", 3, labels=labels))
+    bench.daemon.log(by_socket, "not wanted", at=START)
+    wanted = bench.in_files(web())
+    bench.append(wanted, "wanted")
+    if not daemon_is_there:
+        bench.daemon.stop()
+    with running(*bench.arguments) as command:
+        expected = ["wanted"]
+        if daemon_is_there:
+            command.wait_for("by-socket: it is left out")
+            command.wait_for("by-file: it is left out")
+            until(lambda: bench.daemon.asked_for("/events"), "events are asked for")
+            bench.daemon.happen(by_socket, "start", at=START * 2)
+            bench.daemon.happen(wanted, "start", at=START * 2)
+            expected.append("container web-1 started")
+        bench.until_messages(*expected)
+        bench.append(wanted, "wanted too")
+        bench.until_messages(*expected, "wanted too")
+
+
 def _socket(bench: DockerBench) -> None:
     bench.daemon.log(bench.daemon.run(web()), "wanted", at=START)
 
@@ -287,10 +311,33 @@ def _hanging(bench: DockerBench) -> None:
     bench.read()
 
 
+def _two_more(bench: DockerBench) -> None:
+    """Beside the one that is wanted: one by file and one by the socket, each with a start that is an event."""
+    bench.append(bench.in_files(web()), "wanted")
+    by_file = bench.in_files(FakeContainer("db-1", 2))
+    bench.append(by_file, "not wanted")
+    by_socket = bench.daemon.run(FakeContainer("db-2", 3))
+    bench.daemon.log(by_socket, "not wanted", at=START)
+    for container in (by_file, by_socket):
+        bench.daemon.happen(container, "start", at=START * 2)
+
+
+def _included(bench: DockerBench) -> None:
+    _two_more(bench)
+    bench.read('include: ["web-*"]')
+
+
+def _excluded(bench: DockerBench) -> None:
+    _two_more(bench)
+    bench.read('exclude: ["db-*"]')
+
+
 SETTINGS: dict[str, Callable[[DockerBench], None]] = {
     "socket": _socket,
     "containers_directory": _files,
     "logs": _only_files,
+    "include": _included,
+    "exclude": _excluded,
     "events": _no_events,
     "labels": _some_labels,
     "timeout_s": _hanging,
@@ -302,8 +349,12 @@ SETTINGS: dict[str, Callable[[DockerBench], None]] = {
 @pytest.mark.parametrize("name", SETTINGS)
 def test_each_setting_decides_what_is_read(bench: DockerBench, name: str) -> None:
     SETTINGS[name](bench)
-    with running(*bench.arguments):
+    with running(*bench.arguments) as command:
         bench.until_messages("wanted")
+        for left_out in ("db-1", "db-2") if name in ("include", "exclude") else ():
+            command.wait_for(f"{left_out}: it is left out")
+    if name in ("include", "exclude"):
+        assert bench.messages() == ["wanted"]
     if name == "labels":
         (row,) = bench.rows()
         assert "container.label.team" not in row

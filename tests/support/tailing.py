@@ -12,6 +12,7 @@ from emp_pipe._core import LineParser, Normalizer
 from emp_pipe.receivers.tail_position import Position, decode
 from emp_pipe.receivers.tail_reader import Reader
 from emp_pipe.receivers.tail_report import Report
+from emp_pipe.receivers.tail_scan import Patterns
 from emp_pipe.receivers.tail_settings import TailConfig
 from emp_pipe.receivers.tail_watch import Watcher
 from emp_pipe.self_metrics import Metrics
@@ -45,7 +46,8 @@ class Tailing:
     # the tail
 
     def start(self) -> None:
-        self.reader = Reader("tail", self.config, Watcher(self.config.watch), Report("tail", self.metrics), self._parser)
+        patterns = Patterns(self.config.include, self.config.exclude)
+        self.reader = Reader("tail", self.config, patterns, Watcher(self.config.watch), Report("tail", self.metrics), self._parser)
         index = self.checkpoints.get(self.reader.index_name)
         stored: dict[str, list[Position]] = {}
         ended: dict[str, list[Position]] = {}

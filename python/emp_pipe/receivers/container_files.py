@@ -19,13 +19,23 @@ _POD = re.compile(r"([a-z0-9.-]+)_([a-z0-9.-]+)_([A-Za-z0-9-]+)")
 
 
 class ResourceTail(TailReceiver):
-    """A tail whose files' resources come from a function of their path."""
+    """A tail whose files' resources come from a function of their path; another may leave files out."""
 
     def __init__(
-        self, id: str, include: Sequence[str], tag: str, context: Context, resource_of: Callable[[str], Mapping[str, str]]
+        self,
+        id: str,
+        include: Sequence[str],
+        tag: str,
+        context: Context,
+        resource_of: Callable[[str], Mapping[str, str]],
+        reads: Callable[[str], bool] | None = None,
     ) -> None:
         super().__init__(id, TailConfig.model_validate({"include": tuple(include), "tag": tag, "from_name": {}}), context)
         self._resource_of = resource_of
+        self._reads = reads
+
+    def reads(self, path: str) -> bool:
+        return self._reads is None or self._reads(path)
 
     def resource_of(self, path: str) -> dict[str, str]:
         return {**super().resource_of(path), **self._resource_of(path)}

@@ -14,11 +14,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from fnmatch import fnmatch
+from fnmatch import fnmatch, fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat
 
@@ -26,8 +26,17 @@ from emp_pipe.component import ComponentConfig, Context, Intake
 from emp_pipe.own_reading import ReadingReceiver
 from emp_pipe.receivers.container_files import ResourceTail, container_of_log
 from emp_pipe.receivers.docker_api import DockerApi, DockerError
-from emp_pipe.receivers.docker_containers import Container, Event, container_of, event_record, is_container_id, of_inspect, read_event
-from emp_pipe.receivers.docker_logs import LogCutter, LogLine, NoFrames, Place, as_file_line
+from emp_pipe.receivers.docker_containers import (
+    Container,
+    Event,
+    EventPlace,
+    container_of,
+    event_record,
+    is_container_id,
+    of_inspect,
+    read_event,
+)
+from emp_pipe.receivers.docker_logs import LogCutter, LogLine, NoFrames, Place, as_file_line, fresh_lines
 
 _ACTIONS = ("start", "die", "oom")
 _FIRST_PAUSE_S = 1.0
@@ -37,6 +46,7 @@ _MOST_CONTAINERS = 4096
 _MOST_EVENT_BYTES = 1 << 20
 _READABLE_BY_SOCKET = frozenset({"json-file", "local", ""})
 _EVENTS = "events"
+_EXCLUDE_LABEL = "emp-pipe.exclude"
 
 
 class DockerConfig(ComponentConfig):
@@ -49,25 +59,15 @@ class DockerConfig(ComponentConfig):
     logs: Literal["auto", "files", "socket", "off"] = Field(
         "auto", description="Where logs are read: files; the socket; `auto`: the socket only for those in no file that can be read here."
     )
+    include: tuple[str, ...] = Field(("*",), min_length=1, description="Names of the containers that are read; `*` matches any text.")
+    exclude: tuple[str, ...] = Field(
+        (), description="Names of containers of which neither logs nor events are read; so does the label `emp-pipe.exclude=true` on one."
+    )
     events: bool = Field(True, description="Whether starts, ends and memory that ran out become operational events.")
     labels: tuple[str, ...] = Field(("*",), description="Which labels become resource attributes; `*` matches any text.")
     timeout_s: PositiveFloat = Field(10.0, description="How long the daemon may take for an answer.")
     poll_s: PositiveFloat = Field(30.0, description="How often the list of containers is asked for, also to notice a daemon that hangs.")
     retry_s: PositiveFloat = Field(30.0, description="The longest wait before a daemon that cannot be asked is tried again.")
-
-
-class _EventPlace(NamedTuple):
-    """The last event that is durable, and those of the same time."""
-
-    time_unix_nano: int = 0
-    keys: tuple[str, ...] = ()
-
-    def knows(self, event: Event) -> bool:
-        return event.time_unix_nano == self.time_unix_nano and event.key in self.keys
-
-    def behind(self, event: Event) -> _EventPlace:
-        same = self.keys if event.time_unix_nano == self.time_unix_nano else ()
-        return _EventPlace(event.time_unix_nano, (*same, event.key))
 
 
 class DockerReceiver(ReadingReceiver):
@@ -81,9 +81,12 @@ class DockerReceiver(ReadingReceiver):
         self._attended: set[str] = set()
         self._streams: dict[str, asyncio.Task[None]] = {}
         self._left_out: set[str] = set()
+        self._is_read: dict[str, bool] = {}
         self._tail: ResourceTail | None = None
         if config.logs in ("auto", "files"):
-            self._tail = ResourceTail(id, (f"{config.containers_directory}/*/*-json.log",), "docker", context, self._resource_of_file)
+            self._tail = ResourceTail(
+                id, (f"{config.containers_directory}/*/*-json.log",), "docker", context, self._resource_of_file, self._reads_file
+            )
 
     async def run(self, intake: Intake, started: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -151,6 +154,9 @@ class DockerReceiver(ReadingReceiver):
             if known is not None:
                 found[id] = known
         self._known = found
+        self._left_out &= found.keys()
+        self._attended &= found.keys()
+        self._streams = {id: stream for id, stream in self._streams.items() if id in found or not stream.done()}
         return list(found.values())
 
     async def _inspect(self, id: str) -> Container | None:
@@ -180,23 +186,49 @@ class DockerReceiver(ReadingReceiver):
 
     def _resource_of_file(self, path: str) -> dict[str, str]:
         """Return what is known of the container that a log file is of; called in the tail's thread."""
+        return self._resource(self._container_of_file(path))
+
+    def _container_of_file(self, path: str) -> Container:
+        return self._known.get(os.path.basename(os.path.dirname(path))) or container_of_log(path)
+
+    def _wants(self, container: Container) -> bool:
+        """Return whether the settings and the container's own label let it be read."""
+        if (container.labels or {}).get(_EXCLUDE_LABEL, "").lower() == "true":
+            return False
+        included = any(fnmatchcase(container.name, pattern) for pattern in self.config.include)
+        return included and not any(fnmatchcase(container.name, pattern) for pattern in self.config.exclude)
+
+    def _reads_file(self, path: str) -> bool:
+        """Return whether a log file is of a container that is wanted, decided once it has a name; called in the tail's thread."""
         id = os.path.basename(os.path.dirname(path))
-        return self._resource(self._known.get(id) or container_of_log(path))
+        if id not in self._is_read:
+            container = self._container_of_file(path)
+            if not container.name:
+                return self._wants(container)
+            if len(self._is_read) >= _MOST_CONTAINERS:
+                self._is_read.clear()
+            self._is_read[id] = self._wants(container)
+        return self._is_read[id]
+
+    def _say_left_out(self, container: Container, why: str) -> None:
+        if container.id not in self._left_out:
+            self._left_out.add(container.id)
+            self.logger.info("%s: %s", container.called, why)
 
     # events
 
-    async def _event_place(self) -> tuple[_EventPlace, str]:
+    async def _event_place(self) -> tuple[EventPlace, str]:
         """Return the last event that is durable, and from when on events are asked for; at the very first start from now on."""
         stored = await self.checkpoint(_EVENTS)
         try:
             known: Any = json.loads(stored or b"{}")
-            place = _EventPlace(int(known["time_unix_nano"]), tuple(str(key) for key in known["keys"]))
+            place = EventPlace(int(known["time_unix_nano"]), tuple(str(key) for key in known["keys"]))
         except (ValueError, KeyError, TypeError):
-            place = _EventPlace()
+            place = EventPlace()
         since = place.time_unix_nano or self.context.clock.unix_nano()
         return place, f"{since // 10**9}.{since % 10**9:09d}"
 
-    async def _follow_events(self, place: _EventPlace, since: str, tasks: asyncio.TaskGroup) -> None:
+    async def _follow_events(self, place: EventPlace, since: str, tasks: asyncio.TaskGroup) -> None:
         filters = json.dumps({"type": ["container"], "event": list(_ACTIONS)})
         rest = ""
         async with self._api.stream("/events", since=since, filters=filters) as answer:
@@ -213,11 +245,13 @@ class DockerReceiver(ReadingReceiver):
                         await self._happened(event, place, tasks)
         raise DockerError("closed", "the stream of events has ended")
 
-    async def _happened(self, event: Event, place: _EventPlace, tasks: asyncio.TaskGroup) -> None:
+    async def _happened(self, event: Event, place: EventPlace, tasks: asyncio.TaskGroup) -> None:
         known = self._known.get(event.container_id)
         if event.action == "start" or known is None:
             known = await self._inspect(event.container_id) or known
         container = known or container_of(event)
+        if not self._wants(container):
+            return
         if event.action == "start" and known is not None:
             self._attend(known, tasks)
         record = event_record(event, container) if self.config.events else None
@@ -245,12 +279,13 @@ class DockerReceiver(ReadingReceiver):
         self._streams[container.id] = tasks.create_task(self._follow_log(container), name=f"{self.id} log of {container.called}")
 
     def _reads_by_socket(self, container: Container) -> bool:
+        if not self._wants(container):
+            self._say_left_out(container, "it is left out, by its name or its label")
+            return False
         if self.config.logs not in ("auto", "socket"):
             return False
         if container.log_driver not in _READABLE_BY_SOCKET:
-            if container.id not in self._left_out:
-                self._left_out.add(container.id)
-                self.logger.info("%s: its log goes elsewhere (driver %s), and is not read here", container.called, container.log_driver)
+            self._say_left_out(container, f"its log goes elsewhere (driver {container.log_driver}), and is not read here")
             return False
         if self.config.logs == "socket" or container.log_driver != "json-file":
             return True
@@ -266,7 +301,9 @@ class DockerReceiver(ReadingReceiver):
         try:
             await self._log_of(container)
         except DockerError as error:
-            if error.status != 404:
+            if error.status == 404:  # removed
+                self.troubles.over(of=container.id)
+            else:
                 what = "%s: its log cannot be read by the socket (%s); it is tried again within %g s"
                 self.troubles.met(f"log_{error.reason}", what, container.called, error, self.config.poll_s, of=container.id)
 
@@ -293,7 +330,7 @@ class DockerReceiver(ReadingReceiver):
                     if reading.done():
                         piece, reading = reading.result(), None
                         ended = not piece
-                        fresh, place, again = _fresh(_cut(cutter, piece), place, again)
+                        fresh, place, again = fresh_lines(_cut(cutter, piece), place, again)
                         parser.feed(b"".join(as_file_line(line) for line in fresh), now)
                     if ended or reading is not None:  # nothing more comes, or not soon
                         parser.flush(now, at_end=ended)
@@ -312,19 +349,6 @@ def _cut(cutter: LogCutter, piece: bytes) -> list[LogLine]:
         return cutter.feed(piece) if piece else cutter.end()
     except NoFrames as error:
         raise DockerError("garbage", f"its log is none ({error})") from error
-
-
-def _fresh(lines: Sequence[LogLine], place: Place, again: Place) -> tuple[list[LogLine], Place, Place]:
-    """Leave out lines that are given again after a restart: the first ones of the time at which it ended. Return the place behind."""
-    fresh: list[LogLine] = []
-    for line in lines:
-        if again.lines and line.time.decode("ascii", "replace") == again.time:
-            again = Place(again.time, again.lines - 1)
-            continue
-        again = Place()
-        place = place.behind(line)
-        fresh.append(line)
-    return fresh, place, again
 
 
 def _objects(text: str) -> tuple[list[Any], str]:

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 _MOST_LABELS = 48
 _MOST_LABEL_BYTES = 1024
@@ -130,6 +130,20 @@ class Event:
     @property
     def key(self) -> str:
         return f"{self.action} {self.container_id}"
+
+
+class EventPlace(NamedTuple):
+    """The last event that is durable, and those of the same time."""
+
+    time_unix_nano: int = 0
+    keys: tuple[str, ...] = ()
+
+    def knows(self, event: Event) -> bool:
+        return event.time_unix_nano == self.time_unix_nano and event.key in self.keys
+
+    def behind(self, event: Event) -> EventPlace:
+        same = self.keys if event.time_unix_nano == self.time_unix_nano else ()
+        return EventPlace(event.time_unix_nano, (*same, event.key))
 
 
 def read_event(said: Any) -> Event | None:

@@ -133,6 +133,19 @@ class LogCutter:
             self._open[stream] = (time, whole)
 
 
+def fresh_lines(lines: list[LogLine], place: Place, again: Place) -> tuple[list[LogLine], Place, Place]:
+    """Leave out lines that are given again after a restart: the first ones of the time at which it ended. Return the place behind."""
+    fresh: list[LogLine] = []
+    for line in lines:
+        if again.lines and line.time.decode("ascii", "replace") == again.time:
+            again = Place(again.time, again.lines - 1)
+            continue
+        again = Place()
+        place = place.behind(line)
+        fresh.append(line)
+    return fresh, place, again
+
+
 def as_file_line(line: LogLine) -> bytes:
     """Return a line as Docker's json-file driver would have written it, so that it is read as those are."""
     said: dict[str, object] = {"log": line.text.decode("utf-8", "replace") + "\n", "stream": line.stream}

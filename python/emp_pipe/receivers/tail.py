@@ -26,6 +26,7 @@ from emp_pipe.logs import RateLimitedLogger, get_logger
 from emp_pipe.receivers.tail_position import Position, decode
 from emp_pipe.receivers.tail_reader import Reader
 from emp_pipe.receivers.tail_report import Report
+from emp_pipe.receivers.tail_scan import Patterns
 from emp_pipe.receivers.tail_settings import TailConfig
 from emp_pipe.receivers.tail_watch import Watcher
 from emp_pipe.self_metrics import ComponentGauges
@@ -55,7 +56,8 @@ class TailReceiver:
 
         self._normalizer = self.context.normalizer or Normalizer()
         watcher = Watcher(self.config.watch)
-        reader = Reader(self.id, self.config, watcher, Report(self.id, self.context.metrics), self._make_parser)
+        patterns = Patterns(self.config.include, self.config.exclude, self.reads)
+        reader = Reader(self.id, self.config, patterns, watcher, Report(self.id, self.context.metrics), self._make_parser)
         gauges = ComponentGauges(self.context.metrics, self.id)
         gauges.add("tail_followed", unit="files", help="Files that are read.", read=lambda: reader.followed)
         gauges.add("tail_leaving", unit="files", help="Rotated files that are read to their end.", read=lambda: reader.leaving)
@@ -192,6 +194,10 @@ class TailReceiver:
                     raise
                 self._log.warning(str(error.kind), "reading waits: %s", error)
                 await self._first_of(self.context.clock.sleep(_AGAIN_S))
+
+    def reads(self, path: str) -> bool:
+        """Return whether a file that the patterns name is read; called in the reading thread at every look."""
+        return True
 
     def resource_of(self, path: str) -> dict[str, str]:
         """Return the resource attributes that a file's path says; called in the reading thread when its first bytes are read."""

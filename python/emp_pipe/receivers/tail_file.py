@@ -18,6 +18,9 @@ from emp_pipe.receivers.tail_position import HEAD_BYTES, NO_PRINT, TAIL_BYTES, F
 if TYPE_CHECKING:
     from emp_pipe._core import Batch, LineParser
 
+MakeParser = Callable[[str, int], "LineParser"]
+"""The parser of a file, by its path and in how many parts."""
+
 READ_BYTES = 256 << 10
 """What one read asks for: it stays in the processor's cache until it is parsed."""
 
@@ -56,7 +59,7 @@ class Buffer:
 class TailedFile:
     """See the module's head. `key` is the path under whose name its position is kept, `path` where it lies now."""
 
-    def __init__(self, key: str, path: str, file: FileId, make_parser: Callable[[str, int], LineParser]) -> None:
+    def __init__(self, key: str, path: str, file: FileId, make_parser: MakeParser) -> None:
         self.move(path)
         self.key = key
         self.file = file

@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from emp_pipe.receivers.tail_disk import NoFile, PackedFile, PlainFile, begins_as, holds, last_line_start, open_file
-from emp_pipe.receivers.tail_file import TailedFile
+from emp_pipe.receivers.tail_file import MakeParser, TailedFile
 from emp_pipe.receivers.tail_position import FileId, Position, encode
 from emp_pipe.receivers.tail_report import Report
 from emp_pipe.receivers.tail_rotation import Found, Traced, candidates, is_rotated_name, trace
 from emp_pipe.receivers.tail_scan import Patterns
 from emp_pipe.receivers.tail_settings import TailConfig
 from emp_pipe.receivers.tail_watch import Watcher
-
-if TYPE_CHECKING:
-    from emp_pipe._core import LineParser
 
 LEAST_BETWEEN_LOOKS_S = 0.1
 _LOOK_AGAIN_S = 1.0
@@ -38,12 +34,12 @@ class Paths:
     """See the module's head. `live` by path, `gone` by the path that led there, `ended`: where files ended that were read to their end;
     `dirty`: paths of which the log is to be told anew."""
 
-    def __init__(self, config: TailConfig, watcher: Watcher, report: Report, make_parser: Callable[[str, int], LineParser]) -> None:
+    def __init__(self, config: TailConfig, patterns: Patterns, watcher: Watcher, report: Report, make_parser: MakeParser) -> None:
         self._config = config
         self._watcher = watcher
         self._report = report
         self._make_parser = make_parser
-        self._patterns = Patterns(config.include, config.exclude)
+        self._patterns = patterns
         self.live: dict[str, TailedFile] = {}
         self.gone: dict[str, list[TailedFile]] = {}
         self.ended: dict[str, list[Position]] = {}

@@ -11,20 +11,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from emp_pipe.component import Arrival
-from emp_pipe.receivers.tail_file import Buffer, NoText, Rewritten, TailedFile
+from emp_pipe.receivers.tail_file import Buffer, MakeParser, NoText, Rewritten, TailedFile
 from emp_pipe.receivers.tail_paths import LEAST_BETWEEN_LOOKS_S, Paths
 from emp_pipe.receivers.tail_position import Position, encode
 from emp_pipe.receivers.tail_report import Report
+from emp_pipe.receivers.tail_scan import Patterns
 from emp_pipe.receivers.tail_settings import TailConfig
 from emp_pipe.receivers.tail_watch import Watcher
-
-if TYPE_CHECKING:
-    from emp_pipe._core import LineParser
 
 ROUND_BYTES = 1 << 20
 _LEAST_SHARE_BYTES = 128 << 10
@@ -48,14 +45,12 @@ class Round:
 class Reader:
     """See the module's head."""
 
-    def __init__(
-        self, id: str, config: TailConfig, watcher: Watcher, report: Report, make_parser: Callable[[str, int], LineParser]
-    ) -> None:
+    def __init__(self, id: str, config: TailConfig, patterns: Patterns, watcher: Watcher, report: Report, make_parser: MakeParser) -> None:
         self.id = id
         self._config = config
         self._watcher = watcher
         self._report = report
-        self._paths = Paths(config, watcher, report, make_parser)
+        self._paths = Paths(config, patterns, watcher, report, make_parser)
         self._buffer = Buffer()
         self._keys: frozenset[str] = frozenset()
         self._next_poll_s = 0.0

@@ -15,11 +15,12 @@ _MOST_DIRECTORIES = 8192
 
 
 class Patterns:
-    """Globs of what is read, and of what of it is not. `**` is any number of directories."""
+    """Globs of what is read, and of what of it is not; `**` is any number of directories. `reads` may leave out more files, by path."""
 
-    def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
+    def __init__(self, include: Sequence[str], exclude: Sequence[str], reads: Callable[[str], bool] | None = None) -> None:
         self._include = [os.path.abspath(os.path.expanduser(pattern)) for pattern in include]
         self._exclude = [os.path.expanduser(pattern) for pattern in exclude]
+        self._reads = reads
 
     def excluded(self, path: str) -> bool:
         """Return whether a path, or its last part, is named by `exclude`."""
@@ -40,7 +41,8 @@ class Patterns:
                 refuse(path, f"it cannot be looked at ({error.strerror})")
                 continue
             if stat.S_ISREG(known.st_mode):
-                found[path] = known
+                if self._reads is None or self._reads(path):
+                    found[path] = known
             elif not stat.S_ISDIR(known.st_mode):
                 refuse(path, "not_regular")
         return found
