@@ -1,7 +1,7 @@
 """`deploy/` for containers, Railway and PM2: each file is what its platform documents, and what it starts runs and passes records on.
 
 The schemas here hold what our files use, strictly: a key that the platform's documentation does not know is not in them. The Dockerfile's
-own steps are run by `test_deploy_dockerfile.py`.
+own steps are run by `tests/interop/test_deploy_dockerfile.py`.
 """
 
 from __future__ import annotations
