@@ -68,7 +68,7 @@ class Tailing:
         """Do one round and make what it gave durable; return whether there is more to do at once."""
         done = self.reader.round(self.now_s, 1_700_000_000_000_000_000)
         names = []
-        for arrival in done.arrivals:
+        for arrival in (one for chain in done.chains for one in chain):
             if arrival.batch is not None:
                 lines = [json.loads(line) for line in arrival.batch.to_json_lines().splitlines()]
                 assert arrival.received == len(lines)

@@ -178,3 +178,20 @@ def test_traces_that_wait_for_their_next_line_are_ended_early_where_there_is_too
     tail.pass_s(3)
     assert tail.reader.held_bytes <= (1 << 20) + len(trace)
     assert sum(str(row.get("exception.stacktrace", row["message"])).count("work()") for row in tail.rows) >= 2000 * 10
+
+
+async def test_of_the_parts_of_one_files_rows_none_is_passed_by_a_position_that_is_durable_before_it(tmp_path: Path) -> None:
+    """Rows that were read before a truncation and after it are two batches: the first is refused while the second would be taken."""
+    submitted: list[Arrival] = []
+
+    class Keeping(FailingIntake):
+        def submit(self, arrival: Arrival) -> asyncio.Future[None]:
+            submitted.append(arrival)
+            return super().submit(arrival)
+
+    intake, tail = Keeping(), a_tail(tmp_path)
+    rows, position = Arrival("tail", received=1), Arrival("tail", received=1, checkpoints={"tail:file:a": b"2"})
+    intake.fails = lambda arrival: ErrorKind.LOG_FULL if arrival is rows and len(submitted) < 4 else None
+    intake.room.set()
+    assert await tail._hand_over(intake, [[rows, position]])
+    assert submitted == [rows] * 4 + [position]

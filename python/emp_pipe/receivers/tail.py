@@ -102,8 +102,8 @@ class TailReceiver:
                 if handed_over is not None and not await handed_over:
                     return
                 handed_over = None
-                if round.arrivals:
-                    handed_over = asyncio.create_task(self._hand_over(intake, round.arrivals), name=f"{self.id} hands over")
+                if round.chains:
+                    handed_over = asyncio.create_task(self._hand_over(intake, round.chains), name=f"{self.id} hands over")
                 if not round.more:
                     await self._wait(watcher, round.due_s - clock.monotonic_s())
             if handed_over is not None:
@@ -112,20 +112,24 @@ class TailReceiver:
             if handed_over is not None and not handed_over.done():
                 handed_over.cancel()
 
-    async def _hand_over(self, intake: Intake, arrivals: Sequence[Arrival]) -> bool:
-        """Return when all is durable; what the log refuses is offered again. False: the log is closed."""
-        while arrivals:
-            futures = [intake.submit(arrival) for arrival in arrivals]
-            refused: list[Arrival] = []
-            for arrival, future in zip(arrivals, futures, strict=True):
+    async def _hand_over(self, intake: Intake, chains: Sequence[list[Arrival]]) -> bool:
+        """Return when all is durable; what the log refuses is offered again. False: the log is closed.
+
+        Of a chain each arrival goes when the one before it is durable: a position that is told before its rows are would lose them."""
+        while chains:
+            futures = [intake.submit(chain[0]) for chain in chains]
+            refused = False
+            for chain, future in zip(chains, futures, strict=True):
                 try:
                     await future
                 except LogError as error:
                     if error.kind is ErrorKind.LOG_CLOSED:
                         return False
-                    refused.append(arrival)
+                    refused = True
                     self._log.warning(str(error.kind), "reading waits: %s", error)
-            arrivals = refused
+                else:
+                    del chain[0]
+            chains = [chain for chain in chains if chain]
             if refused:
                 await self._first_of(self.context.clock.sleep(_AGAIN_S))
                 if not intake.admitting and not await self._first_of(intake.wait_admitting()):

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from emp_pipe.component import Arrival
 from emp_pipe.receivers.tail_file import Buffer, MakeParser, NoText, Rewritten, TailedFile
@@ -22,6 +23,9 @@ from emp_pipe.receivers.tail_report import Report
 from emp_pipe.receivers.tail_scan import Patterns
 from emp_pipe.receivers.tail_settings import TailConfig
 from emp_pipe.receivers.tail_watch import Watcher
+
+if TYPE_CHECKING:
+    from emp_pipe._core import Batch
 
 ROUND_BYTES = 1 << 20
 _LEAST_SHARE_BYTES = 128 << 10
@@ -35,9 +39,11 @@ _SLOWEST_POLL_S = 1.0
 
 @dataclass(slots=True)
 class Round:
-    """What one round gave. `due_s`: when there is something to do again if nothing changes; `more`: at once."""
+    """What one round gave. `due_s`: when there is something to do again if nothing changes; `more`: at once.
 
-    arrivals: list[Arrival] = field(default_factory=list)
+    The last arrival of a chain tells how far all of it brings a file: each goes to the log when the one before it is durable."""
+
+    chains: list[list[Arrival]] = field(default_factory=list)
     more: bool = False
     due_s: float = 0.0
 
@@ -114,8 +120,8 @@ class Reader:
             self._poll_due()
         if self._paths.dirty:
             return Round(self._structure(), more=True)
-        arrivals = self._read_ready(now_unix_nano)
-        return Round(arrivals, more=bool(self._paths.ready or self._paths.dirty), due_s=min(self._paths.next_look_s, self._next_poll_s))
+        chains = self._read_ready(now_unix_nano)
+        return Round(chains, more=bool(self._paths.ready or self._paths.dirty), due_s=min(self._paths.next_look_s, self._next_poll_s))
 
     @property
     def _look_every_s(self) -> float:
@@ -153,24 +159,31 @@ class Reader:
                 self._paths.queue(file)
         self._next_poll_s = now_s + interval_s if polled else float("inf")
 
-    def _structure(self) -> list[Arrival]:
+    def _structure(self) -> list[list[Arrival]]:
         """Tell the log which files there are, all that changed at once, with the positions that are durable."""
-        checkpoints: dict[str, bytes] = {}
-        for key in self._paths.dirty:
-            checkpoints |= self._checkpoints(key)
+        chains: list[list[Arrival]] = []
+        without_rows: dict[str, bytes] = {}
+        index: dict[str, bytes] = {}
         keys = frozenset(self._paths.live) | frozenset(self._paths.gone) | frozenset(self._paths.ended)
         if keys != self._keys:
             self._keys = keys
-            checkpoints[self.index_name] = json.dumps(sorted(keys)).encode()
-        arrivals = []
+            index[self.index_name] = json.dumps(sorted(keys)).encode()
         for key in self._paths.dirty:
-            for file in [*self._paths.gone.get(key, ()), *([self._paths.live[key]] if key in self._paths.live else [])]:
-                arrivals += [Arrival(self.id, batch, received=batch.record_count) for batch in file.take()]
+            checkpoints = self._checkpoints(key)
+            files = [*self._paths.gone.get(key, ()), *([self._paths.live[key]] if key in self._paths.live else [])]
+            if batches := [batch for file in files for batch in file.take()]:
+                chains.append(self._chain(batches, index | checkpoints))
+            else:
+                without_rows |= checkpoints
         self._paths.dirty.clear()
-        if not arrivals:
-            arrivals.append(Arrival(self.id))
-        arrivals[-1].checkpoints = checkpoints
-        return arrivals
+        if without_rows or not chains:
+            chains.append([Arrival(self.id, checkpoints=index | without_rows)])
+        return chains
+
+    def _chain(self, batches: Sequence[Batch], checkpoints: Mapping[str, bytes]) -> list[Arrival]:
+        chain = [Arrival(self.id, batch, received=batch.record_count) for batch in batches]
+        chain[-1].checkpoints = checkpoints
+        return chain
 
     def _checkpoints(self, key: str) -> dict[str, bytes]:
         """Return what the log is to keep of a path; where its files ended only when another one did."""
@@ -180,12 +193,12 @@ class Reader:
             checkpoints[self.ended_name(key)] = encode(self._paths.ended.get(key, ()))
         return checkpoints
 
-    def _read_ready(self, now_unix_nano: int) -> list[Arrival]:
+    def _read_ready(self, now_unix_nano: int) -> list[list[Arrival]]:
         """Give each file that has something its share. Of the files of one path only one a round: one arrival tells of all of them."""
-        arrivals: list[Arrival] = []
+        chains: list[list[Arrival]] = []
         turns = min(len(self._paths.ready), _MOST_FILES_A_ROUND)
         if not turns:
-            return arrivals
+            return chains
         share_bytes = max(ROUND_BYTES // turns, _LEAST_SHARE_BYTES)
         left_bytes = ROUND_BYTES
         seen: set[str] = set()
@@ -201,16 +214,12 @@ class Reader:
             got_bytes = self._read(file, min(share_bytes, left_bytes), now_unix_nano)
             left_bytes -= got_bytes
             self._hold(file)
-            batches = file.take() if not self._paths.dirty else []
-            for index, batch in enumerate(batches):
-                arrival = Arrival(self.id, batch, received=batch.record_count)
-                if index == len(batches) - 1:
-                    arrival.checkpoints = self._checkpoints(file.key)
-                arrivals.append(arrival)
+            if not self._paths.dirty and (batches := file.take()):
+                chains.append(self._chain(batches, self._checkpoints(file.key)))
             self._report.counted(file.counts())
             if file.is_finished:
                 self._paths.dirty[file.key] = None
-        return arrivals
+        return chains
 
     def _hold(self, file: TailedFile) -> None:
         """Keep the unfinished lines of all files within their limit."""
