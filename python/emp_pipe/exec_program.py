@@ -198,7 +198,8 @@ def find_node_package(directory: Path, environment: Mapping[str, str], *name: st
     """Return the folder of a package as Node resolves it from a directory: node_modules of it and of those above it, then NODE_PATH."""
     folders = [above / "node_modules" for above in (directory, *directory.parents) if above.name != "node_modules"]
     folders += [Path(part) for part in environment.get("NODE_PATH", "").split(os.pathsep) if part]
-    return next((found for folder in folders if (found := folder.joinpath(*name)).is_dir()), None)
+    # `Path.is_dir` raises where a folder above is closed to this user: there Node finds nothing either.
+    return next((found for folder in folders if os.path.isdir(found := folder.joinpath(*name))), None)
 
 
 def find_node_register(directory: Path, environment: Mapping[str, str]) -> str:
@@ -212,4 +213,4 @@ def find_node_register(directory: Path, environment: Mapping[str, str]) -> str:
     while isinstance(target, dict):
         target = target.get("require", target.get("default"))
     file = package / (target if isinstance(target, str) else "build/src/register.js")
-    return str(file) if file.is_file() else ""
+    return str(file) if os.path.isfile(file) else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -40,7 +41,7 @@ def deriving(directory: Path, processors: Mapping[str, Mapping[str, Any]]) -> tu
     return member(directory, "deriving", parts), otlp_port
 
 
-class OnceSender(Generic[K]):
+class OnceSender(ABC, Generic[K]):
     """Posts each request once, and knows which were acknowledged: one without an answer may have been kept or not."""
 
     pace_s = 0.0
@@ -55,9 +56,9 @@ class OnceSender(Generic[K]):
         self.died = 0
         """Requests whose connection broke while they waited for an answer."""
 
+    @abstractmethod
     def request(self, signal: str) -> tuple[Iterable[K], Message]:
         """Return the next request and what its acknowledgement is remembered by."""
-        raise NotImplementedError
 
     async def run(self) -> None:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE_S)) as session, asyncio.TaskGroup() as tasks:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support.machine_tree import Machine
-
-_NOBODY = 65_534
+from tests.support.nobody import nobody
 
 
 @pytest.fixture
@@ -21,19 +18,6 @@ def machine() -> Iterator[Machine]:
     with tempfile.TemporaryDirectory(prefix="machine-") as folder:
         Path(folder).chmod(0o755)
         yield Machine(Path(folder))
-
-
-@contextmanager
-def nobody() -> Iterator[None]:
-    """Be a user without privileges, where the tests are run by root."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.setresuid(_NOBODY, _NOBODY, 0)
-    try:
-        yield
-    finally:
-        os.setresuid(0, 0, 0)
 
 
 def test_a_home_of_roots_that_may_not_be_looked_into_does_not_stop_it(machine: Machine) -> None:
