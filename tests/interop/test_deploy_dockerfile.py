@@ -51,6 +51,7 @@ def clean_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
     if done.returncode != 0:
         pytest.skip(f"not run: the RUN steps of deploy/Dockerfile; debootstrap makes no Debian here ({done.stdout[-200:].strip()})")
+    root.chmod(0o755)  # pytest's folders are closed to others, and this one is what the image's user sees as /
     certificates = Path(os.environ.get("PIP_CERT", "/nonexistent"))
     if certificates.is_file():  # of this machine's way to the package index
         shutil.copy(certificates, root / "etc/ssl/certs/ca-certificates.crt")

@@ -43,6 +43,7 @@ def programs() -> str:
             done = subprocess.run(command, cwd=fetched, capture_output=True, text=True, timeout=counterparts.INSTALL_TIMEOUT_S, check=False)
             if done.returncode:
                 raise counterparts.absent("dockerd", f"Debian's packages could not be fetched ({done.stderr.strip()[-200:]})")
+            unpacked.mkdir(parents=True, exist_ok=True)
             for package in Path(fetched).glob("*.deb"):
                 subprocess.run(["dpkg", "-x", str(package), str(unpacked)], check=True, timeout=counterparts.INSTALL_TIMEOUT_S)
     version = subprocess.run(["dockerd", "--version"], env={"PATH": path}, capture_output=True, text=True, timeout=60, check=True)
